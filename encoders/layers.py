@@ -1,0 +1,230 @@
+"""What the encoders share: position code, deformable attention, the encoder layer, convolution with norm.
+
+Legend: B batch, K tokens of the levels at hand, Q queries, M heads, L levels, P points, C channels.
+Level order is always low to high resolution (stride 32, 16, 8). Module names are those of the official
+Mask2Former state dict (facebookresearch/Mask2Former, modeling/pixel_decoder/msdeformattn.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ops import ms_deform_attn
+
+NORM_EPS = 1e-5
+GROUPS = 32
+
+
+def sine_position_code(
+    height: int,
+    width: int,
+    channels: int = 256,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    temperature: float = 10000.0,
+) -> Tensor:
+    """Mask2Former's sine position code, (C, H, W): C/2 channels for y, then C/2 for x.
+
+    A coordinate is (index + 1) / (size + 1e-6) * 2 pi, so the last row and column are at 2 pi. Even
+    channels are sines and odd ones cosines, of frequencies ``temperature ** (-2 * (i // 2) / (C/2))``.
+    """
+    half = channels // 2
+    index = torch.arange(half, device=device, dtype=torch.float32)
+    frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
+
+    def axis_code(size: int) -> Tensor:
+        steps = torch.arange(1, size + 1, device=device, dtype=torch.float32)
+        angle = (steps / (size + 1e-6) * (2 * math.pi))[:, None] / frequency
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
+
+    rows = axis_code(height).t()[:, :, None].expand(half, height, width)
+    columns = axis_code(width).t()[:, None, :].expand(half, height, width)
+    return torch.cat((rows, columns)).to(dtype)
+
+
+def cell_centres(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Reference points of a level's own cells, (H*W, 2): ((x + 0.5) / W, (y + 0.5) / H)."""
+    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    centres = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
+    return centres.flatten(0, 1).to(dtype)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The geometry of one set of levels: constant for an image size, computed once per forward.
+
+    Attributes:
+        sizes: (H, W) of each level.
+        shapes: (L, 2) int64 tensor of the sizes.
+        starts: (L,) int64, each level's first token.
+        centres: (K, 2) reference point of each token.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    shapes: Tensor
+    starts: Tensor
+    centres: Tensor
+
+    @property
+    def tokens_per_level(self) -> list[int]:
+        """H*W of each level."""
+        return [height * width for height, width in self.sizes]
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> "Levels":
+        """Geometry of feature maps (B, C, H, W)."""
+        device, dtype = maps[0].device, maps[0].dtype
+        sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        counts = [height * width for height, width in sizes]
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        return cls(
+            sizes=sizes,
+            shapes=torch.tensor(sizes, dtype=torch.int64, device=device),
+            starts=torch.tensor(starts, dtype=torch.int64, device=device),
+            centres=torch.cat([cell_centres(h, w, device=device, dtype=dtype) for h, w in sizes]),
+        )
+
+    def first(self, count: int) -> "Levels":
+        """The geometry of the first ``count`` levels alone."""
+        tokens = sum(self.tokens_per_level[:count])
+        return Levels(
+            self.sizes[:count], self.shapes[:count], self.starts[:count], self.centres[:tokens]
+        )
+
+
+def to_tokens(feature_map: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H*W, C), row-major."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def to_maps(tokens: Tensor, levels: Levels) -> list[Tensor]:
+    """(B, K, C) -> one (B, C, H, W) per level."""
+    parts = tokens.split(levels.tokens_per_level, dim=1)
+    return [
+        part.transpose(1, 2).unflatten(2, size)
+        for part, size in zip(parts, levels.sizes, strict=True)
+    ]
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable attention with its four projections.
+
+    Source: Deformable DETR (arXiv 2010.04159), section 4.1. Rows of ``sampling_offsets`` are laid out
+    head, level, point, (x, y); rows of ``attention_weights`` head, level, point, with one softmax over
+    levels and points together.
+    """
+
+    def __init__(self, dim: int = 256, levels: int = 3, heads: int = 8, points: int = 4) -> None:
+        super().__init__()
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Deformable DETR's start: each head looks in its own direction, point i at i + 1 pixels."""
+        angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        distance = torch.arange(1, self.points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None, :] * distance[:, None]
+        with torch.no_grad():
+            bias = offsets.expand(self.heads, self.levels, self.points, 2).reshape(-1)
+            self.sampling_offsets.bias.copy_(bias)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query: Tensor, centres: Tensor, tokens: Tensor, levels: Levels) -> Tensor:
+        """Attend from each query to samples around its reference point.
+
+        Args:
+            query: (B, Q, C) tokens plus position, which feed offsets and weights only.
+            centres: (Q, 2) reference points in [0, 1], the same for all levels.
+            tokens: (B, K, C) the values, without position.
+            levels: geometry of the K tokens.
+
+        Returns:
+            (B, Q, C).
+        """
+        value = self.value_proj(tokens).unflatten(2, (self.heads, -1))
+        by_point = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).unflatten(2, (*by_point, 2))
+        logits = self.attention_weights(query).unflatten(2, (self.heads, -1))
+        weights = logits.softmax(-1).unflatten(3, (self.levels, self.points))
+        # Offsets are pixels of the level they sample: divide by (W, H).
+        scale = levels.shapes.flip(-1)[:, None, :].to(offsets.dtype)
+        locations = centres[None, :, None, None, None, :] + offsets / scale
+        sampled = ms_deform_attn(value, levels.shapes, levels.starts, locations, weights)
+        return self.output_proj(sampled)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and FFN, post-norm.
+
+    Source: Mask2Former (arXiv 2112.01527), pixel decoder; ``MSDeformAttnTransformerEncoderLayer`` of the
+    official code.
+    """
+
+    def __init__(
+        self, dim: int = 256, ffn_dim: int = 1024, levels: int = 3, heads: int = 8, points: int = 4
+    ) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(dim, levels, heads, points)
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, levels: Levels, num_queries: int | None = None
+    ) -> Tensor:
+        """Update the first ``num_queries`` tokens (all of them if None) from all tokens.
+
+        Args:
+            tokens: (B, K, C).
+            position: (B or 1, K, C) position code plus level embedding.
+            levels: geometry of the K tokens.
+            num_queries: how many leading tokens are queries; the rest are keys and values only.
+
+        Returns:
+            (B, Q, C), the updated queries.
+        """
+        queries = tokens[:, :num_queries]
+        attended = self.self_attn(
+            queries + position[:, :num_queries], levels.centres[:num_queries], tokens, levels
+        )
+        queries = self.norm1(queries + attended)
+        return self.norm2(queries + self.linear2(F.relu(self.linear1(queries))))
+
+
+class ConvNorm(nn.Conv2d):
+    """A convolution without bias, then GroupNorm; weights named as detectron2's Conv2d wrapper."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+        )
+        self.norm = nn.GroupNorm(GROUPS, out_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        return self.norm(super().forward(x))
+
+
+def input_projection(in_channels: int, dim: int) -> nn.Sequential:
+    """1x1 convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, dim, kernel_size=1), nn.GroupNorm(GROUPS, dim, eps=NORM_EPS)
+    )

@@ -1,0 +1,69 @@
+"""The Lite-M2F encoder: coarse tokens are updated often, the finest scale rarely.
+
+Source: Lite DETR (arXiv 2303.07335), section 3, as the PRO-SCALE paper (its Table 1) applies it to
+Mask2Former's pixel decoder: plain deformable attention, FFN 1024, M2F's stride-4 path. ``(5+1)x1`` is five
+layers whose queries are the stride-32 and stride-16 tokens alone, attending to all tokens, then one full layer.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from encoders.layers import DeformableEncoderLayer, Levels
+from encoders.m2f import DIM, TOKEN_LEVELS, DeformablePixelDecoder
+
+HIGH_LEVELS = 2  # stride 32 and 16: the leading tokens
+
+
+def interleave(high_level_layers: int, full_layers: int) -> tuple[bool, ...]:
+    """Order of the layers, True for a full one: each full layer closes a block of high-level ones.
+
+    Layers that do not divide evenly go to the earlier blocks.
+
+    >>> interleave(5, 1)
+    (False, False, False, False, False, True)
+    >>> interleave(4, 2)
+    (False, False, True, False, False, True)
+    """
+    if full_layers == 0:
+        return (False,) * high_level_layers
+    share, rest = divmod(high_level_layers, full_layers)
+    order: list[bool] = []
+    for block in range(full_layers):
+        order += [False] * (share + (block < rest)) + [True]
+    return tuple(order)
+
+
+class InterleavedStack(nn.Module):
+    """Layers that update either the high-level tokens alone or all tokens."""
+
+    def __init__(self, order: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.order = order
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(DIM, levels=len(TOKEN_LEVELS)) for _ in order
+        )
+
+    def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
+        """(B, K, C) -> (B, K, C)."""
+        high_level_tokens = sum(levels.tokens_per_level[:HIGH_LEVELS])
+        for layer, is_full in zip(self.layers, self.order, strict=True):
+            if is_full:
+                tokens = layer(tokens, position, levels)
+            else:
+                updated = layer(tokens, position, levels, num_queries=high_level_tokens)
+                tokens = torch.cat((updated, tokens[:, high_level_tokens:]), dim=1)
+        return tokens
+
+
+def build_lite_m2f(
+    in_channels: Mapping[str, int],
+    *,
+    high_level_layers: int = 5,
+    full_layers: int = 1,
+    pixel_embedding: str = "conv",
+) -> DeformablePixelDecoder:
+    """Lite-M2F with that many layers of either kind in all; (A+1)xB is A*B high-level, B full."""
+    stack = InterleavedStack(interleave(high_level_layers, full_layers))
+    return DeformablePixelDecoder(in_channels, stack, pixel_embedding)

@@ -1,0 +1,74 @@
+"""The stride-4 path of a pixel decoder: from res2 and the stride-8 tokens to the pixel embeddings.
+
+One FPN step: a 1x1 convolution of res2 (``adapter_1``) plus the enlarged stride-8 map, smoothed
+(``layer_1``), then a 1x1 convolution (``mask_features``). At stride 4 the smoothing decides the bill: a
+3x3 convolution costs 77.3 GMACs at 1024x2048, PRO-SCALE's LPE almost nothing.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.layers import GROUPS, NORM_EPS, ConvNorm
+
+PIXEL_EMBEDDINGS = {
+    "conv": "3x3 convolution, GroupNorm, ReLU (Mask2Former)",
+    "lpe": "3x3 max-pool of stride 1, GroupNorm, ReLU (PRO-SCALE's light-weight pixel embedding)",
+    "lpe-avg": "3x3 average pool of stride 1, GroupNorm, ReLU (the ablation of LPE)",
+}
+
+
+class ConvSmoothing(ConvNorm):
+    """Mask2Former's ``layer_1``: 3x3 convolution without bias, GroupNorm, ReLU."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, kernel_size=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.relu(super().forward(x))
+
+
+class PooledSmoothing(nn.Module):
+    """LPE (PRO-SCALE, section 3.2): 3x3 pool of stride 1, GroupNorm, ReLU.
+
+    Max-pooling pads with -inf. Average pooling divides by the number of pixels that lie in the map, so
+    that a constant map stays constant up to its border.
+    """
+
+    def __init__(self, dim: int, pool: str) -> None:
+        super().__init__()
+        self.pool = pool
+        self.norm = nn.GroupNorm(GROUPS, dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if self.pool == "max":
+            pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+        else:
+            pooled = F.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+        return F.relu(self.norm(pooled))
+
+
+def smoothing(kind: str, dim: int) -> nn.Module:
+    """Build ``layer_1`` of the kind named in :data:`PIXEL_EMBEDDINGS`."""
+    if kind == "conv":
+        return ConvSmoothing(dim)
+    return PooledSmoothing(dim, "max" if kind == "lpe" else "avg")
+
+
+def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor) -> Tensor:
+    """One FPN step: (B, C_in, H/4, W/4) and (B, C, H/8, W/8) -> (B, C, H/4, W/4)."""
+    lateral = adapter(res2)
+    enlarged = F.interpolate(
+        stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False
+    )
+    return smoother(lateral + enlarged)
+
+
+def pixel_embedding_components(kind: str) -> dict[str, str]:
+    """Component of each submodule of the stride-4 path."""
+    return {
+        "adapter_1": "pixel_embedding.lateral",
+        "layer_1": f"pixel_embedding.{'conv3x3' if kind == 'conv' else 'lpe'}",
+        "mask_features": "pixel_embedding.mask_features",
+    }
