@@ -1,0 +1,1 @@
+"""From specs to records: counting, cross-checking, sizes, published figures."""

@@ -1,0 +1,82 @@
+"""From module paths to the components that the tables name.
+
+A module may describe its parts with a method ``components() -> dict[str, str]``: a pattern over submodule
+paths (``*`` and ``?`` match within one name) -> a dotted component name. The innermost module decides: its
+own path is tried against the patterns first, then its parent's, and so on. Where no module describes
+itself, the component is the module path, which makes any model readable at any depth.
+"""
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+
+def component_finder(root: nn.Module) -> Callable[[str], str]:
+    """A function from module path to dotted component name, for ``root`` and all below it."""
+    described = {
+        name: [(_to_regex(pattern), component) for pattern, component in module.components().items()]
+        for name, module in root.named_modules()
+        if hasattr(module, "components")
+    }
+    known: dict[str, str] = {}
+
+    def find(path: str) -> str:
+        if path not in known:
+            known[path] = _find(path, described)
+        return known[path]
+
+    return find
+
+
+Described = dict[str, list[tuple[re.Pattern[str], str]]]
+
+
+def _find(path: str, described: Described) -> str:
+    owner = next((p for p in _with_parents(path) if p in described), None)
+    if owner is None:
+        return path
+    if owner == path and path:
+        # What a part runs itself is described by the part; its own place by the model around it.
+        outer = _place(path, described)
+        return _join(outer, _match("", described[path]) or "")
+    inside = path[len(owner) :].removeprefix(".")
+    return _join(_place(owner, described), _match(inside, described[owner]) or inside)
+
+
+def _place(path: str, described: Described) -> str:
+    """Component of a described part within the models around it."""
+    if not path:
+        return ""
+    owner = next((p for p in _with_parents(path)[1:] if p in described), None)
+    if owner is None:
+        return path
+    inside = path[len(owner) :].removeprefix(".")
+    return _join(_place(owner, described), _match(inside, described[owner]) or inside)
+
+
+def _match(path: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None:
+    for candidate in _with_parents(path):
+        for pattern, component in patterns:
+            if pattern.fullmatch(candidate):
+                return component
+    return None
+
+
+def _with_parents(path: str) -> list[str]:
+    """The path, its parents from the inside out, and the root "".
+
+    >>> _with_parents("a.b")
+    ['a.b', 'a', '']
+    """
+    names = path.split(".") if path else []
+    return [".".join(names[:length]) for length in range(len(names), -1, -1)]
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _to_regex(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace(r"\*", "[^.]*").replace(r"\?", "[^.]")
+    return re.compile(escaped)

@@ -1,0 +1,171 @@
+"""The three counting conventions, and what each leaves out.
+
+``published``
+    What the papers print as "GFLOPs": MACs as fvcore counts them on the authors' code, in GMACs. Deformable
+    sampling is invisible to it, and so is the query-key product of masked attention.
+``macs``
+    Every multiply-accumulate: ``published`` plus everything it does not count, in GMACs. Norms and resizing
+    keep fvcore's weights, so that the two differ by the list of what is not counted and by nothing else.
+``flops``
+    Floating-point operations in GFLOPs: 2 per multiply-accumulate, plus norm, softmax and elementwise work.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.counter import Count, Work
+
+CONVENTIONS = {
+    "published": "MACs as the papers' tool counts them; sampling and masked query-key products left out",
+    "macs": "every multiply-accumulate, deformable sampling and both attention products included",
+    "flops": "2 x MACs plus norm, softmax and elementwise work",
+}
+UNITS = {"published": "GMACs", "macs": "GMACs", "flops": "GFLOPs"}
+
+
+@dataclass(frozen=True)
+class Omission:
+    """One kind of work that the published convention does not count, and why."""
+
+    name: str
+    title: str
+    reason: str
+    applies: Callable[[str, str], bool]
+
+
+OMISSIONS = (
+    Omission(
+        "deformable_sampling",
+        "deformable attention: bilinear sampling",
+        "the compiled op is opaque to the papers' tracer",
+        lambda component, operator: operator == "deform_sampling",
+    ),
+    Omission(
+        "deformable_weighting",
+        "deformable attention: weighting of the samples",
+        "the compiled op is opaque to the papers' tracer; traced, it is an elementwise product to fvcore",
+        lambda component, operator: operator == "deform_weighting",
+    ),
+    Omission(
+        "masked_attention_scores",
+        "masked cross-attention: query-key product",
+        "with a mask it runs as baddbmm, which fvcore does not know",
+        lambda component, operator: (
+            operator == "attention_scores" and component.startswith("decoder.cross_attention")
+        ),
+    ),
+)
+
+# The FPN step's resizing is a plain call in the official head, outside the pixel decoder's own modules, so
+# the papers' tool books it with the head's other resizing.
+PUBLISHED_PLACES = {"encoder.pixel_embedding.upsampling": "postprocess.fpn_upsampling"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A count seen through one convention.
+
+    Attributes:
+        convention: a key of :data:`CONVENTIONS`.
+        by_component: dotted component -> units of work (MACs or FLOPs), its own without its children's.
+            Whole numbers for one input, means over a data set.
+        by_operator: operator -> units of work.
+        not_counted: omission name -> MACs left out; unknown operators -> None.
+        counted_flops: FLOPs of the work that the convention counts.
+        all_flops: FLOPs of all work that has a formula.
+    """
+
+    convention: str
+    by_component: dict[str, float]
+    by_operator: dict[str, float]
+    not_counted: dict[str, float | None]
+    counted_flops: float
+    all_flops: float
+
+    @property
+    def total(self) -> float:
+        """Units of work in all."""
+        return sum(self.by_component.values())
+
+    @property
+    def coverage(self) -> float:
+        """Counted share of all estimated work, both in FLOPs, in [0, 1]."""
+        return self.counted_flops / self.all_flops if self.all_flops else 1.0
+
+    def of(self, component: str) -> float:
+        """Units of work of a component with everything below it."""
+        return sum(
+            units
+            for name, units in self.by_component.items()
+            if name == component or name.startswith(component + ".")
+        )
+
+
+def apply_convention(
+    count: Count, find_component: Callable[[str], str], convention: str
+) -> Figures:
+    """See a count through a convention.
+
+    Args:
+        count: the work of one forward pass.
+        find_component: module path -> dotted component (:func:`harness.components.component_finder`).
+        convention: a key of :data:`CONVENTIONS`.
+    """
+    by_component: defaultdict[str, int] = defaultdict(int)
+    by_operator: defaultdict[str, int] = defaultdict(int)
+    not_counted: dict[str, float | None] = {}
+    counted_flops = 0
+    for work in count.work:
+        component = find_component(work.module)
+        omission = _omission(component, work) if convention == "published" else None
+        if omission is not None:
+            not_counted[omission.name] = (not_counted.get(omission.name) or 0) + work.macs
+            continue
+        units = work.flops if convention == "flops" else work.macs
+        if convention == "published" and work.operator.startswith("upsample"):
+            component = PUBLISHED_PLACES.get(component, component)
+        if units or convention == "flops":
+            counted_flops += work.flops
+        by_component[component] += units
+        if units:
+            by_operator[work.operator] += units
+    for unknown in count.unknown:
+        not_counted[unknown.operator] = None
+    return Figures(
+        convention=convention,
+        by_component={name: units for name, units in by_component.items() if units},
+        by_operator=dict(by_operator),
+        not_counted=not_counted,
+        counted_flops=counted_flops,
+        all_flops=count.flops,
+    )
+
+
+def _omission(component: str, work: Work) -> Omission | None:
+    for omission in OMISSIONS:
+        if omission.applies(component, work.operator):
+            return omission
+    return None
+
+
+def mean_figures(weighted: Sequence[tuple[Figures, int]]) -> Figures:
+    """Mean of figures of one convention, each weighted by its number of images."""
+    images = sum(n for _, n in weighted)
+
+    def mean(values: Callable[[Figures], Mapping[str, float | None]]) -> dict[str, float | None]:
+        sums: dict[str, float | None] = {}
+        for figures, n in weighted:
+            for name, value in values(figures).items():
+                before = sums.get(name, 0)
+                sums[name] = None if value is None or before is None else before + value * n / images
+        return sums
+
+    return Figures(
+        convention=weighted[0][0].convention,
+        by_component={k: v for k, v in mean(lambda f: f.by_component).items() if v is not None},
+        by_operator={k: v for k, v in mean(lambda f: f.by_operator).items() if v is not None},
+        not_counted=mean(lambda f: f.not_counted),
+        counted_flops=sum(f.counted_flops * n for f, n in weighted) / images,
+        all_flops=sum(f.all_flops * n for f, n in weighted) / images,
+    )

@@ -1,0 +1,261 @@
+"""Three independent counters over the same model, and the reason for every difference.
+
+fvcore traces the model to a graph, ptflops (its aten backend) and torch's FlopCounterMode watch the dispatcher.
+All three run here on meta tensors, part by part, and know segmeter's deformable-attention op by its
+registered formula. Each counts some operators and passes over others in silence; :data:`KNOWN` says which. A
+difference to segmeter's own count (``macs`` convention) is explained when it is exactly the work of the
+operators the counter passes over and of what it adds (:mod:`harness.counter_quirks`); whatever is left is
+printed as unexplained.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cuda_ops.formulas import fvcore_handles, ptflops_hooks
+from harness.conventions import CONVENTIONS
+from harness.counter import Count, run_and_count
+from harness.counter_quirks import bias_additions, einsum_rounding
+from harness.flops_record import versions
+from harness.model_count import PARTS, meta_model
+from harness.record import GIGA
+from harness.sizes import ImageSize
+from harness.meta_tracing import traceable_on_meta
+from harness.spec import ModelSpec
+
+SCHEMA = "segmeter.crosscheck/1"
+_PRODUCTS = {"conv", "linear", "matmul"}
+_DEFORMABLE = {"deform_sampling", "deform_weighting"}
+_ATTENTION = {"attention_scores", "attention_values"}
+_NORMS = {"layer_norm", "group_norm", "batch_norm"}
+_RESIZING = {"upsample_bilinear", "upsample_nearest"}
+
+# Operators (segmeter's names) that each counter has a formula for.
+KNOWN: dict[str, frozenset[str]] = {
+    "fvcore": frozenset(_PRODUCTS | _DEFORMABLE | _NORMS | _RESIZING),
+    # On meta tensors both attention products reach the dispatcher as plain batched products.
+    "ptflops": frozenset(_PRODUCTS | _DEFORMABLE | _ATTENTION),
+    "torch": frozenset(_PRODUCTS | _DEFORMABLE | _ATTENTION),
+}
+REASONS = {
+    "attention_scores": "scaled_dot_product_attention has no handle: query-key product",
+    "attention_values": "scaled_dot_product_attention has no handle: product with the values",
+    "layer_norm": "norms are not counted",
+    "group_norm": "norms are not counted",
+    "batch_norm": "norms are not counted",
+    "upsample_bilinear": "resizing is not counted",
+    "upsample_nearest": "resizing is not counted",
+    "pooling": "pooling is not counted",
+    "bias_additions": "counted on top: one for every output of a linear layer or convolution with bias",
+    "einsum_rounding": "fvcore reads an einsum's cost from numpy's printed table, to four digits",
+}
+COUNTERS = tuple(KNOWN)
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """One counter on one part of a model. All figures are MACs.
+
+    Attributes:
+        part: backbone, encoder, decoder or postprocess.
+        counter: "fvcore", "ptflops" or "torch".
+        version: of the counter's package.
+        counted: what the counter says (torch's FLOPs halved).
+        reference: segmeter's count in the ``macs`` convention.
+        explained: reason (a key of :data:`REASONS`) -> MACs. Positive for operators that the counter
+            passes over, by segmeter's count of them; negative for what it counts on top.
+        unsupported: operators that the counter itself reports as unsupported, with their calls; None where
+            the counter does not say.
+        unexplained: reference - counted - explained; 0 when all is explained.
+    """
+
+    part: str
+    counter: str
+    version: str
+    counted: int
+    reference: int
+    explained: dict[str, int]
+    unsupported: dict[str, int] | None
+    unexplained: int
+
+
+class TensorsOnly(nn.Module):
+    """A part of a model with tensors in and tensors out, as tracers want it."""
+
+    def __init__(self, part: nn.Module, call: Callable[[nn.Module, tuple[Tensor, ...]], Any]) -> None:
+        super().__init__()
+        self.part = part
+        self.call = call
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the part; flat tensors in, flat tensors out."""
+        return self.call(self.part, tensors)
+
+
+def cross_check(
+    spec: ModelSpec, size: ImageSize, progress: Callable[[int], None] = lambda done: None
+) -> list[CrossCheck]:
+    """Run the three counters over each part of a model at one size.
+
+    ``progress`` is called with the number of (part, counter) pairs done.
+    """
+    results = []
+    for part, (module, inputs) in _parts(spec, size).items():
+        _, reference = run_and_count(module, *inputs)
+        for counter in COUNTERS:
+            results.append(_check(part, counter, module, inputs, reference))
+            progress(len(results))
+    return results
+
+
+def cross_check_record(
+    spec: ModelSpec, size: ImageSize, checks: Sequence[CrossCheck]
+) -> dict[str, Any]:
+    """The cross-check as plain data, in GMACs."""
+    return {
+        "schema": SCHEMA,
+        "model": spec.text,
+        "title": spec.title,
+        "convention": "macs",
+        "convention_text": CONVENTIONS["macs"],
+        "padded_size": list(size.padded),
+        "original_size": list(size.original),
+        "rows": [
+            {
+                "part": check.part,
+                "counter": check.counter,
+                "version": check.version,
+                "gmacs": check.counted / GIGA,
+                "reference_gmacs": check.reference / GIGA,
+                "explained": {name: macs / GIGA for name, macs in check.explained.items()},
+                "unsupported_ops": check.unsupported,
+                "unexplained_gmacs": check.unexplained / GIGA,
+            }
+            for check in checks
+        ],
+        "unexplained_gmacs": sum(abs(check.unexplained) for check in checks) / GIGA,
+        "versions": versions(),
+    }
+
+
+def _check(
+    part: str, counter: str, module: nn.Module, inputs: tuple[Tensor, ...], reference: Count
+) -> CrossCheck:
+    counted, unsupported = _COUNT[counter](module, inputs)
+    explained: defaultdict[str, int] = defaultdict(int)
+    for work in reference.work:
+        if work.macs and work.operator not in KNOWN[counter]:
+            explained[work.operator] += work.macs
+    if counter == "ptflops":
+        explained["bias_additions"] = -bias_additions(module, inputs)
+    if counter == "fvcore":
+        explained["einsum_rounding"] = -einsum_rounding(module, inputs)
+    return CrossCheck(
+        part=part,
+        counter=counter,
+        version=version(counter),
+        counted=counted,
+        reference=reference.macs,
+        explained={name: macs for name, macs in explained.items() if macs},
+        unsupported=unsupported,
+        unexplained=reference.macs - counted - sum(explained.values()),
+    )
+
+
+def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, dict[str, int]]:
+    from fvcore.nn import FlopCountAnalysis
+
+    analysis = FlopCountAnalysis(module, inputs).set_op_handle(**fvcore_handles())
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    # The tracer warns about every Python number it bakes in; sizes are fixed here on purpose.
+    with warnings.catch_warnings(), torch.no_grad(), traceable_on_meta():
+        warnings.simplefilter("ignore")
+        total = int(analysis.total())
+        return total, dict(analysis.unsupported_ops())
+
+
+def _count_ptflops(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, None]:
+    # Importing ptflops configures nothing, but it prints as it counts.
+    from ptflops.aten_engine import FlopCounterMode as PtflopsMode
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), torch.no_grad():
+        mode = PtflopsMode(
+            output_params={"serialize_params": {}, "print_params": {"file": said}},
+            custom_hooks=ptflops_hooks(),
+        )
+        with mode:
+            module(*inputs)
+    return int(mode.complexity), None
+
+
+def _count_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, None]:
+    mode = FlopCounterMode(display=False)
+    # It logs a warning for modules that are called outside their parent's forward.
+    logger = logging.getLogger("torch.utils.module_tracker")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        # With gradients off its module tracker stumbles over views of parameters.
+        with mode, torch.enable_grad():
+            module(*inputs)
+    finally:
+        logger.setLevel(before)
+    return mode.get_total_flops() // 2, None
+
+
+_COUNT: dict[str, Callable[..., tuple[int, dict[str, int] | None]]] = {
+    "fvcore": _count_fvcore,
+    "ptflops": _count_ptflops,
+    "torch": _count_torch,
+}
+
+
+def _parts(
+    spec: ModelSpec, size: ImageSize
+) -> dict[str, tuple[TensorsOnly, tuple[Tensor, ...]]]:
+    """Each part with meta inputs of the shapes it gets at this size."""
+    model = meta_model(spec)
+    image = torch.empty((1, 3, *size.padded), device="meta")
+    with torch.no_grad():
+        features = model.backbone(image)
+        encoded = model.encoder(features)
+        decoded = model.decoder(encoded.multi_scale, encoded.mask_features)
+    names = tuple(features)
+
+    def run_backbone(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(part(tensors[0]).values())
+
+    def run_encoder(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        output = part(dict(zip(names, tensors, strict=True)))
+        return (output.mask_features, *output.multi_scale)
+
+    def run_decoder(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        output = part(list(tensors[1:]), tensors[0])
+        return output.class_logits, output.mask_logits
+
+    def run_postprocess(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        output = part(*tensors, size.padded, size.padded, size.original)
+        return output.semantic, output.masks
+
+    calls = (run_backbone, run_encoder, run_decoder, run_postprocess)
+    inputs: tuple[tuple[Tensor, ...], ...] = (
+        (image,),
+        tuple(features.values()),
+        (encoded.mask_features, *encoded.multi_scale),
+        (decoded.class_logits, decoded.mask_logits),
+    )
+    return {
+        part: (TensorsOnly(getattr(model, part), call).eval(), tensors)
+        for part, call, tensors in zip(PARTS, calls, inputs, strict=True)
+    }

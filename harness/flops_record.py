@@ -1,0 +1,104 @@
+"""From counts to records: the one place where a count meets its spec, size and versions."""
+
+import platform
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from harness.conventions import CONVENTIONS, OMISSIONS, UNITS, Figures
+from harness.model_count import DatasetCount, ModelCount, Spread
+from harness.record import GIGA, SCHEMA, FlopsRecord, component_tree
+from harness.record import Spread as SpreadRecord
+from harness.sizes import format_size
+from harness.spec import ModelSpec
+
+NO_FORMULA = "no formula for this operator; register one, or read its share as unknown"
+
+
+def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
+    """The record of one model's cost, at one size or as a data set's mean."""
+    record = _record(counted.spec, counted.figures, counted.params, counted.encoder_params)
+    if isinstance(counted, ModelCount):
+        size = counted.size
+        record["size"] = format_size(size.padded)
+        record["padded_size"] = list(size.padded)
+        record["original_size"] = list(size.original)
+        return record
+    sizes = counted.sizes
+    record["size"] = f"mean over {sizes.total} images of {sizes.name}"
+    padded = [s.padded for s in sizes.images]
+    record["dataset"] = {
+        "name": sizes.name,
+        "source": sizes.source,
+        "images": sizes.total,
+        "distinct_sizes": len(sizes.images),
+        "distinct_padded_sizes": len(set(padded)),
+        "mean_padded_pixels": sum(s.padded[0] * s.padded[1] * n for s, n in sizes.images.items())
+        / sizes.total,
+        "mean_original_pixels": sum(
+            s.original[0] * s.original[1] * n for s, n in sizes.images.items()
+        )
+        / sizes.total,
+    }
+    record["spread"] = {
+        "total": _spread(counted.total),
+        **{part: _spread(spread) for part, spread in counted.parts.items()},
+    }
+    return record
+
+
+def _record(
+    spec: ModelSpec, figures: Figures, params: int, encoder_params: int
+) -> FlopsRecord:
+    reasons = {omission.name: omission.reason for omission in OMISSIONS}
+    return {
+        "schema": SCHEMA,
+        "model": spec.text,
+        "title": spec.title,
+        "encoder": spec.encoder,
+        "encoder_title": spec.encoder_title,
+        "encoder_options": dict(spec.options),
+        "backbone": spec.backbone,
+        "num_classes": spec.num_classes,
+        "num_queries": spec.num_queries,
+        "convention": figures.convention,
+        "convention_text": CONVENTIONS[figures.convention],
+        "unit": UNITS[figures.convention],
+        "total_gmacs": figures.total / GIGA,
+        "components": component_tree(figures.by_component),
+        "by_operator": {name: units / GIGA for name, units in figures.by_operator.items()},
+        "not_counted": {
+            name: None if units is None else units / GIGA
+            for name, units in figures.not_counted.items()
+        },
+        "not_counted_reasons": {
+            name: reasons.get(name, NO_FORMULA) for name in figures.not_counted
+        },
+        "coverage": figures.coverage,
+        "params": params,
+        "encoder_params": encoder_params,
+        "size": "",
+        "padded_size": None,
+        "original_size": None,
+        "versions": versions(),
+    }
+
+
+def _spread(spread: Spread) -> SpreadRecord:
+    return {
+        "mean": spread.mean / GIGA,
+        "std": spread.std / GIGA,
+        "min": spread.low / GIGA,
+        "max": spread.high / GIGA,
+    }
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of everything a count depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("segmeter", "torch", "torchvision", "timm", "fvcore", "ptflops"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,76 @@
+"""Let torch's graph tracer, and so fvcore, run on meta tensors.
+
+Two things stand in its way. While it traces, a tensor's size is itself a traced tensor, on which the Python
+kernels of meta tensors cannot decide anything. And it records a convolution inside the kernel of real
+devices (as ``aten::_convolution``), which a meta tensor never reaches.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+@contextmanager
+def traceable_on_meta() -> Iterator[None]:
+    """Trace inside this context; gradients must be off."""
+    with (
+        ThreadPoolExecutor(max_workers=1) as thread,
+        _RecordedConvolutions(),
+        _UntracedKernels(thread),
+    ):
+        yield
+
+
+class _RecordedConvolutions(TorchFunctionMode):
+    """Call ``aten::_convolution`` from the top, where the tracer records it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.conv2d:
+            return func(*args, **(kwargs or {}))
+        return _convolution(*args, **(kwargs or {}))
+
+
+def _convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
+    flags = (False, False, False, False)  # benchmark, deterministic, cudnn, TF32: no kernel runs
+    return torch._convolution(input, weight, bias, *pairs, False, (0, 0), groups, *flags)
+
+
+class _UntracedKernels(TorchDispatchMode):
+    """Run every kernel in another thread: the tracer's state belongs to the one that traces.
+
+    The operator has been recorded by the time its kernel runs.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self.thread = thread
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.is_view:
+            # Views have kernels in C++, and must stay tied to this thread's autograd.
+            return func(*args, **(kwargs or {}))
+        if func is aten._convolution.default:
+            func, args = aten.convolution.default, args[:9]
+        return self.thread.submit(_run_kernel, func, args, kwargs or {}).result()
+
+
+def _run_kernel(func: Any, args: Any, kwargs: Any) -> Any:
+    # A mode runs below autograd, which has handled the call already; a new thread must be told.
+    with torch._C._AutoDispatchBelowAutograd():
+        return func(*args, **kwargs)

@@ -1,0 +1,209 @@
+"""Count a whole model at an image size, part by part, on meta tensors.
+
+A model is a chain: backbone, encoder, decoder, post-processing. Each part is counted once for each shape of its
+inputs and kept, so that a table of models that share a backbone, or a data set of 5,000 images of 55 padded
+sizes, costs what its distinct parts cost. The sum equals the count of the whole model run in one go.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders import build_encoder
+from encoders.backbones import build_backbone
+from encoders.decoder import MaskedDecoder
+from encoders.postprocess import PostProcess
+from encoders.segmenter import Segmenter
+from harness.components import component_finder
+from harness.conventions import Figures, apply_convention, mean_figures
+from harness.counter import Count, run_and_count
+from harness.sizes import ImageSize, Size, SizeSet
+from harness.spec import ModelSpec
+
+PARTS = ("backbone", "encoder", "decoder", "postprocess")
+# Shapes of the maps a decoder reads: mask features, then multi-scale from low to high resolution.
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ModelCount:
+    """A model counted at one size through one convention."""
+
+    spec: ModelSpec
+    size: ImageSize
+    figures: Figures
+    params: int
+    encoder_params: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, population standard deviation and range over a data set's images, in units of work."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DatasetCount:
+    """A model counted over a data set's real image sizes.
+
+    Attributes:
+        figures: mean over the images, in units of work (floats).
+        total: spread of the whole model's work over the images.
+        parts: backbone, encoder, decoder, postprocess -> spread.
+    """
+
+    spec: ModelSpec
+    sizes: SizeSet
+    figures: Figures
+    total: Spread
+    parts: dict[str, Spread]
+    params: int
+    encoder_params: int
+
+    @property
+    def distinct_sizes(self) -> int:
+        """Number of distinct (padded, original) sizes, each counted once."""
+        return len(self.sizes.images)
+
+
+def count_model(spec: ModelSpec, size: ImageSize, convention: str) -> ModelCount:
+    """Count one model at one size, batch 1."""
+    model = meta_model(spec)
+    figures = apply_convention(work_of(spec, size), _finder(spec), convention)
+    return ModelCount(
+        spec,
+        size,
+        figures,
+        params=sum(p.numel() for p in model.parameters()),
+        encoder_params=sum(p.numel() for p in model.encoder.parameters()),
+    )
+
+
+def count_dataset(
+    spec: ModelSpec,
+    sizes: SizeSet,
+    convention: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> DatasetCount:
+    """Count one model over a data set: each distinct size once, weighted by its images.
+
+    Args:
+        spec: the model.
+        sizes: the data set's image sizes.
+        convention: a key of :data:`harness.conventions.CONVENTIONS`.
+        progress: called with the number of distinct sizes done.
+    """
+    counts: list[tuple[ModelCount, int]] = []
+    for done, (size, images) in enumerate(sizes.images.items(), start=1):
+        counts.append((count_model(spec, size, convention), images))
+        progress(done)
+    first = counts[0][0]
+    return DatasetCount(
+        spec,
+        sizes,
+        mean_figures([(c.figures, n) for c, n in counts]),
+        total=_spread([(c.figures.total, n) for c, n in counts]),
+        parts={part: _spread([(c.figures.of(part), n) for c, n in counts]) for part in PARTS},
+        params=first.params,
+        encoder_params=first.encoder_params,
+    )
+
+
+def _spread(weighted: list[tuple[float, int]]) -> Spread:
+    mean = fmean((units for units, _ in weighted), weights=[n for _, n in weighted])
+    variance = fmean(
+        ((units - mean) ** 2 for units, _ in weighted), weights=[n for _, n in weighted]
+    )
+    values = [units for units, _ in weighted]
+    return Spread(mean, variance**0.5, min(values), max(values))
+
+
+@lru_cache(maxsize=256)
+def meta_model(spec: ModelSpec) -> Segmenter:
+    """The model on the meta device: structure without weights."""
+    backbone = _meta_backbone(spec.backbone)
+    with torch.device("meta"):
+        return Segmenter(
+            backbone,
+            build_encoder(spec.encoder, backbone.channels, **dict(spec.options)),
+            MaskedDecoder(num_classes=spec.num_classes, num_queries=spec.num_queries),
+            PostProcess(),
+        ).eval()
+
+
+def work_of(spec: ModelSpec, size: ImageSize) -> Count:
+    """All work of one forward pass at batch 1, post-processing included."""
+    features, backbone_count = _backbone_work(spec.backbone, size.padded)
+    maps, encoder_count = _encoder_work(spec, features)
+    masks, decoder_count = _decoder_work(spec.num_classes, spec.num_queries, maps)
+    return (
+        backbone_count
+        + encoder_count
+        + decoder_count
+        + _postprocess_work(spec.num_classes, masks, size)
+    )
+
+
+@lru_cache(maxsize=32)
+def _meta_backbone(name: str) -> Any:
+    with torch.device("meta"):
+        return build_backbone(name).eval()
+
+
+@lru_cache(maxsize=256)
+def _finder(spec: ModelSpec) -> Callable[[str], str]:
+    return component_finder(meta_model(spec))
+
+
+@lru_cache(maxsize=4096)
+def _backbone_work(name: str, padded: Size) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], Count]:
+    features, count = run_and_count(_meta_backbone(name), _empty((1, 3, *padded)))
+    shapes = tuple((level, tuple(m.shape)) for level, m in features.items())
+    return shapes, count.under("backbone")
+
+
+@lru_cache(maxsize=4096)
+def _encoder_work(
+    spec: ModelSpec, features: tuple[tuple[str, tuple[int, ...]], ...]
+) -> tuple[Shapes, Count]:
+    maps = {level: _empty(shape) for level, shape in features}
+    output, count = run_and_count(meta_model(spec).encoder, maps)
+    shapes = tuple(tuple(m.shape) for m in (output.mask_features, *output.multi_scale))
+    return shapes, count.under("encoder")
+
+
+@lru_cache(maxsize=4096)
+def _decoder_work(num_classes: int, num_queries: int, maps: Shapes) -> tuple[Shapes, Count]:
+    mask_features, *multi_scale = (_empty(shape) for shape in maps)
+    decoder = _meta_decoder(num_classes, num_queries)
+    output, count = run_and_count(decoder, multi_scale, mask_features)
+    shapes = (tuple(output.class_logits.shape), tuple(output.mask_logits.shape))
+    return shapes, count.under("decoder")
+
+
+@lru_cache(maxsize=64)
+def _meta_decoder(num_classes: int, num_queries: int) -> nn.Module:
+    with torch.device("meta"):
+        return MaskedDecoder(num_classes=num_classes, num_queries=num_queries).eval()
+
+
+@lru_cache(maxsize=16384)
+def _postprocess_work(num_classes: int, outputs: Shapes, size: ImageSize) -> Count:
+    class_logits, mask_logits = (_empty(shape) for shape in outputs)
+    _, count = run_and_count(
+        PostProcess().eval(), class_logits, mask_logits, size.padded, size.padded, size.original
+    )
+    return count.under("postprocess")
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, device="meta")

@@ -1,0 +1,139 @@
+"""The published figures as data, and what each of them should be measured with."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+from harness.sizes import Size
+from harness.spec import ModelSpec, model_spec
+
+FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
+TABLES = range(1, 8)
+CLASSES = {"coco": 133, "cityscapes": 19}
+METRICS = {"gflops_encoder": "encoder", "gflops_total": "total"}
+
+# The paper's COCO encoder figures come from one image each, and not always the same one: these are what
+# photos of 640x480 and of 640x427 pixels become.
+COCO_ENCODER_SIZES: tuple[Size, ...] = ((800, 1088), (800, 1216))
+CITYSCAPES_SIZE: Size = (1024, 2048)
+
+
+@dataclass(frozen=True)
+class PublishedCell:
+    """One printed figure of the PRO-SCALE paper.
+
+    Attributes:
+        table, row: where it stands; rows count from 1 without the header.
+        model, stages, modifier, backbone, dataset: the row's model as the paper labels it.
+        what: "encoder" or "total".
+        printed: the figure as printed, e.g. "055.14".
+        value: the same as a number, GMACs (printed as "GFLOPs").
+    """
+
+    table: int
+    row: int
+    model: str
+    stages: str
+    modifier: str
+    backbone: str
+    dataset: str
+    what: str
+    printed: str
+    value: float
+
+    @property
+    def step(self) -> float:
+        """One unit of the last digit that carries information, GMACs.
+
+        Totals are printed to 0.1 (with a trailing zero), encoder figures to 0.01, but from 100 on to 1.
+        """
+        if self.what == "total":
+            return 0.1
+        return 1.0 if self.value >= 100 else 0.01
+
+    @property
+    def label(self) -> str:
+        """The row's model in a few words."""
+        stages = f" ({self.stages})" if self.stages else ""
+        return f"{self.model}{stages} {self.modifier}".strip()
+
+
+def family_cells(table: int | None = None) -> list[PublishedCell]:
+    """GFLOPs cells of tables 1 to 7 whose model is of the M2F family, in the paper's order.
+
+    Raises:
+        ValueError: a table that is not 1 to 7.
+    """
+    if table is not None and table not in TABLES:
+        raise ValueError(f"table must be from {TABLES[0]} to {TABLES[-1]}, got {table}")
+    return [
+        cell
+        for cell in _read_cells()
+        if cell.model in FAMILY and cell.table in ((table,) if table else TABLES)
+    ]
+
+
+def spec_of(cell: PublishedCell) -> ModelSpec | None:
+    """The model a cell's label describes, or None where no encoder here has that structure.
+
+    Only Table 3's case C_1 ("completely remove s_1") is none of the encoders' options.
+    """
+    options: dict[str, object] = {}
+    if cell.stages:
+        options["stages"] = tuple(int(p) for p in cell.stages.split(","))
+    if cell.modifier == "+lpe":
+        options["pixel_embedding"] = "lpe"
+    elif cell.modifier == "+s1":
+        options["pixel_embedding"] = "conv"
+    elif cell.modifier:
+        return None
+    return model_spec(cell.model, cell.backbone, num_classes=CLASSES[cell.dataset], **options)
+
+
+def _read_cells() -> Iterator[PublishedCell]:
+    table = files("results.published").joinpath("proscale.csv")
+    with table.open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row["metric"] in METRICS:
+                yield PublishedCell(
+                    table=int(row["table"]),
+                    row=int(row["row_in_table"]),
+                    model=row["model"],
+                    stages=row["variant"],
+                    modifier=row["modifier"],
+                    backbone=row["backbone"],
+                    dataset=row["dataset"],
+                    what=METRICS[row["metric"]],
+                    printed=row["printed"].replace(" ", ""),
+                    value=float(row["value"]),
+                )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of the paper as a model one can name.
+
+    Attributes:
+        model: as :func:`harness.spec.parse_model` reads it.
+        dataset: "coco" or "cityscapes".
+        source: the table and row it stands in first.
+    """
+
+    model: str
+    dataset: str
+    source: str
+
+
+def presets() -> dict[str, Preset]:
+    """The paper's rows under short names, e.g. "table2.4"; each model once for each data set."""
+    found: dict[str, Preset] = {}
+    seen: set[tuple[str, str]] = set()
+    for cell in family_cells():
+        spec = spec_of(cell)
+        if spec is None or (spec.text, cell.dataset) in seen:
+            continue
+        seen.add((spec.text, cell.dataset))
+        where = f"PRO-SCALE, Table {cell.table}, row {cell.row}"
+        found[f"table{cell.table}.{cell.row}"] = Preset(spec.text, cell.dataset, where)
+    return found

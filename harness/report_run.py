@@ -1,0 +1,167 @@
+"""The main job's measurements: four models, on real photos and at the data sets' sizes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from encoders import ENCODERS
+from encoders.segmenter import Segmenter, build_segmenter, normalise, pad_to_multiple
+from harness.flops_record import flops_record, versions
+from harness.model_count import count_dataset, count_model
+from harness.photos import Photo, read_photo
+from harness.published import family_cells
+from harness.record import FlopsRecord
+from harness.reproduce import Reproduction, reproduce
+from harness.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
+from harness.spec import ModelSpec, model_spec
+
+SCHEMA = "segmeter.report/1"
+CONVENTION = "published"
+DATASETS = ("cityscapes", "coco-val2017")
+DATASET_CLASSES = {"cityscapes": 19, "coco-val2017": 133}
+# Small enough that four forward passes on two CPU cores take seconds, not minutes.
+FORWARD_SHORT_SIDE = 256
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """One real forward pass: proof that the model runs, not a benchmark."""
+
+    model: str
+    title: str
+    photo: str
+    input_size: Size
+    seconds: float
+    outputs: dict[str, tuple[int, ...]]
+    weights: str
+    device: str
+    dtype: str
+    threads: int
+
+
+def report_specs(backbone: str, num_classes: int) -> list[ModelSpec]:
+    """The four encoders with their default options on one backbone."""
+    return [model_spec(name, backbone, num_classes=num_classes) for name in ENCODERS]
+
+
+def run_report(
+    photos: Sequence[Photo], backbone: str, step: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
+    """Measure everything the report shows.
+
+    Args:
+        photos: at least one; the first also goes through a real forward pass of each model.
+        backbone: backbone of all four models.
+        step: called before each step with a few words on it (:func:`count_steps` of them).
+
+    Returns:
+        The report record: plain data, ready for JSON.
+    """
+    forwards = []
+    for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"]):
+        step(f"forward pass of {spec.encoder_title}")
+        forwards.append(asdict(forward_pass(spec, photos[0])))
+    photo_sizes = _photo_sizes(photos)
+    records: dict[str, list[FlopsRecord]] = {}
+    for name in DATASETS:
+        records[name] = []
+        for spec in report_specs(backbone, DATASET_CLASSES[name]):
+            step(f"{spec.encoder_title} at {name}")
+            records[name].append(_count(spec, dataset_sizes(name)))
+    for size_set in photo_sizes:
+        step(f"photo {size_set.name}")
+        records[size_set.name] = [
+            _count(spec, size_set)
+            for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"])
+        ]
+    step("the paper's tables")
+    cells = [reproduction_row(r) for r in reproduce(family_cells())]
+    return {
+        "schema": SCHEMA,
+        "convention": CONVENTION,
+        "backbone": backbone,
+        "photos": [{"name": p.name, "size": list(p.size)} for p in photos],
+        "forward_passes": forwards,
+        "records": records,
+        "reproduction": cells,
+        "versions": versions(),
+    }
+
+
+def count_steps(photos: Sequence[Photo]) -> int:
+    """How often :func:`run_report` calls ``step``."""
+    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 1
+
+
+def reproduction_row(result: Reproduction) -> dict[str, Any]:
+    """One published cell and its measurement as plain data; GMACs in the published convention."""
+    cell = result.cell
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "model": cell.label,
+        "backbone": cell.backbone,
+        "dataset": cell.dataset,
+        "what": cell.what,
+        "printed": cell.printed,
+        "published_gmacs": cell.value,
+        "measured_gmacs": result.measured,
+        "difference_percent": result.difference_percent,
+        "size": result.size,
+        "verdict": result.verdict,
+        "note": result.note,
+    }
+
+
+def _photo_sizes(photos: Sequence[Photo]) -> list[SizeSet]:
+    return [
+        SizeSet(photo.name, {from_image(photo.size, COCO_RULE): 1}, str(photo.name))
+        for photo in photos
+    ]
+
+
+def _count(spec: ModelSpec, sizes: SizeSet) -> FlopsRecord:
+    if len(sizes.images) == 1:
+        size = next(iter(sizes.images))
+        return flops_record(count_model(spec, size, CONVENTION))
+    return flops_record(count_dataset(spec, sizes, CONVENTION))
+
+
+def forward_pass(spec: ModelSpec, photo: Photo, seed: int = 0) -> ForwardPass:
+    """Run one model with random weights on one photo, in float32 on the CPU, and time that one pass."""
+    torch.manual_seed(seed)
+    model: Segmenter = build_segmenter(
+        spec.encoder,
+        spec.backbone,
+        num_classes=spec.num_classes,
+        num_queries=spec.num_queries,
+        **dict(spec.options),
+    ).eval()
+    scale = FORWARD_SHORT_SIDE / min(photo.size)
+    size = (round(photo.size[0] * scale), round(photo.size[1] * scale))
+    image = normalise(read_photo(photo, size))[None]
+    padded = pad_to_multiple(image)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        output = model(padded, image_size=size, original_size=size)
+    seconds = time.perf_counter() - start
+    return ForwardPass(
+        model=spec.text,
+        title=spec.encoder_title,
+        photo=photo.name,
+        input_size=(padded.shape[-2], padded.shape[-1]),
+        seconds=seconds,
+        outputs={
+            "class_logits": tuple(output.class_logits.shape),
+            "masks": tuple(output.masks.shape),
+            "semantic": tuple(output.semantic.shape),
+        },
+        weights=f"random, seed {seed}",
+        device="cpu",
+        dtype="float32",
+        threads=torch.get_num_threads(),
+    )
+

@@ -1,0 +1,211 @@
+"""What to measure: a model, and how a user writes it down.
+
+A model is written ``ENCODER[@BACKBONE][:OPTION=VALUE]...``, for instance ``pro-scale``,
+``m2f@r50`` or ``pro-scale@swin-t:stages=1,1,3:pixel_embedding=conv``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from encoders.backbones import BACKBONES, check_backbone, default_num_queries
+from encoders.build import ENCODERS, check_options, encoder_options
+
+DEFAULT_BACKBONE = "swin-t"
+MAX_CLASSES = 100_000
+MAX_QUERIES = 100_000
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One full model. Build it with :func:`model_spec`, which checks every part.
+
+    Attributes:
+        encoder: a key of :data:`encoders.ENCODERS`.
+        backbone: a name that :func:`encoders.backbones.build_backbone` knows.
+        options: the encoder's options, complete, sorted by name.
+        num_classes: classes of the data set, without "no object".
+        num_queries: mask queries of the decoder.
+    """
+
+    encoder: str
+    backbone: str
+    options: tuple[tuple[str, Any], ...]
+    num_classes: int
+    num_queries: int
+
+    @property
+    def title(self) -> str:
+        """How a paper would name it, e.g. "PRO-SCALE (3,3,3), Swin-T"."""
+        kind = BACKBONES.get(self.backbone)
+        return f"{self.encoder_title}, {kind.title if kind else self.backbone}"
+
+    @property
+    def encoder_title(self) -> str:
+        """The encoder's name with the options that are not its defaults."""
+        kind, defaults = ENCODERS[self.encoder].title, encoder_options(self.encoder)
+        parts = []
+        for name, value in self.options:
+            if name == "stages":
+                kind = f"{kind} ({','.join(str(p) for p in value)})"
+            elif value != defaults[name]:
+                parts.append(_option_title(name, value))
+        return " ".join([kind, *parts])
+
+    @property
+    def text(self) -> str:
+        """The shortest way to write it down; :func:`parse_model` reads it back."""
+        defaults = encoder_options(self.encoder)
+        options = "".join(
+            f":{name}={_to_text(value)}" for name, value in self.options if value != defaults[name]
+        )
+        return f"{self.encoder}@{self.backbone}{options}"
+
+
+def model_spec(
+    encoder: str,
+    backbone: str = DEFAULT_BACKBONE,
+    *,
+    num_classes: int = 133,
+    num_queries: int | None = None,
+    **options: Any,
+) -> ModelSpec:
+    """Check and complete a model.
+
+    Args:
+        encoder: encoder name.
+        backbone: backbone name.
+        num_classes: classes without "no object".
+        num_queries: defaults to the papers' choice: 200 for swin-l, otherwise 100.
+        options: encoder options; the rest take their defaults.
+
+    Raises:
+        ValueError: an unknown name, option or value; one line with the nearest valid choice.
+    """
+    checked = {**encoder_options(encoder), **check_options(encoder, options)}
+    check_backbone(backbone)
+    if num_queries is None:
+        num_queries = default_num_queries(backbone)
+    for name, number, limit in (
+        ("num_classes", num_classes, MAX_CLASSES),
+        ("num_queries", num_queries, MAX_QUERIES),
+    ):
+        if not 1 <= number <= limit:
+            raise ValueError(f"{name} must be from 1 to {limit}, got {number}")
+    return ModelSpec(encoder, backbone, tuple(sorted(checked.items())), num_classes, num_queries)
+
+
+def parse_model(
+    text: str, *, num_classes: int = 133, num_queries: int | None = None
+) -> ModelSpec:
+    """Read ``ENCODER[@BACKBONE][:OPTION=VALUE]...``.
+
+    Raises:
+        ValueError: what is wrong with it, in one line.
+    """
+    encoder, backbone, options = _split(text)
+    return model_spec(
+        encoder,
+        backbone or DEFAULT_BACKBONE,
+        num_classes=num_classes,
+        num_queries=num_queries,
+        **options,
+    )
+
+
+def model_from_parts(
+    model: str | None,
+    encoder: str | None,
+    backbone: str | None,
+    num_classes: int,
+    num_queries: int | None,
+    options: dict[str, Any],
+) -> ModelSpec:
+    """A model from its written form, from single settings, or from both where they do not clash.
+
+    Raises:
+        ValueError: no encoder at all, or the same thing said twice.
+    """
+    written_encoder, written_backbone, written = _split(model or "")
+    for what, first, second in (
+        ("encoder", written_encoder, encoder),
+        ("backbone", written_backbone, backbone),
+    ):
+        if first and second and first != second:
+            raise ValueError(f"two values for the {what}: {first!r} and {second!r}")
+    twice = sorted(set(written) & set(options))
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice: in {model!r} and as an option")
+    chosen = written_encoder or encoder
+    if not chosen:
+        raise ValueError(f"no encoder given; choose from {', '.join(ENCODERS)}")
+    settings = {
+        name: read_option(name, value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    return model_spec(
+        chosen,
+        written_backbone or backbone or DEFAULT_BACKBONE,
+        num_classes=num_classes,
+        num_queries=num_queries,
+        **written,
+        **settings,
+    )
+
+
+def _split(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Encoder, backbone and options of ``ENCODER[@BACKBONE][:OPTION=VALUE]...``."""
+    head, *settings = text.strip().split(":")
+    encoder, _, backbone = head.partition("@")
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")
+        if name in options:
+            raise ValueError(f"{name} is given twice in {text!r}")
+        options[name] = read_option(name, value.strip())
+    return encoder.strip(), backbone.strip(), options
+
+
+def read_option(name: str, text: str) -> Any:
+    """An option's value from its text: stages, a number, none, or a word."""
+    if name == "stages":
+        return parse_stages(text)
+    if text.lower() in ("none", "off"):
+        return None
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_stages(text: str) -> tuple[int, ...]:
+    """Read "3,3,3".
+
+    Raises:
+        ValueError: not whole numbers joined by commas.
+
+    >>> parse_stages("1,1,3")
+    (1, 1, 3)
+    """
+    try:
+        return tuple(int(part) for part in text.strip("()").split(","))
+    except ValueError:
+        raise ValueError(f"stages must be three whole numbers such as 3,3,3; got {text!r}") from None
+
+
+def _option_title(name: str, value: Any) -> str:
+    if name == "pixel_embedding":
+        return {"lpe": "+ LPE", "conv": "+ 3x3 conv", "lpe-avg": "+ LPE (average)"}[value]
+    if name == "recalibration":
+        return "without TRC" if value is None else f"TRC {value}"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,113 @@
+"""The compute breakdown: where each model's work sits (as the PRO-SCALE paper's Figure 1b)."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.record import FlopsRecord
+from reports.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
+from reports.terminal import part_figure
+from reports.units import PART_TITLES, PARTS, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("pdf", "svg", "png")
+
+
+def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
+    """Stacked bars: whole models by part on the left, their encoders by component on the right.
+
+    Args:
+        records: one record for each model, all at one size and in one convention.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with paper_style():
+        figure = Figure(figsize=(PAGE_INCHES, 3.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        whole, inside = figure.subplots(1, 2)
+        names = [record["encoder_title"].replace(" (", "\n(") for record in records]
+        _stack(
+            whole,
+            names,
+            {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS},
+            [PART_COLOURS[p] for p in PARTS],
+        )
+        parts = {
+            name: [_encoder_part(record, name) for record in records]
+            for name in ENCODER_PART_COLOURS
+        }
+        parts = {name: values for name, values in parts.items() if any(values)}
+        _stack(
+            inside,
+            names,
+            {title(name): values for name, values in parts.items()},
+            [ENCODER_PART_COLOURS[name] for name in parts],
+        )
+        first = records[0]
+        whole.set_ylabel(first["unit"])
+        whole.set_title(f"Whole model, {first['backbone']}")
+        inside.set_title("Encoder alone")
+        figure.supxlabel(_caption(first), fontsize=6.5)
+        return figure
+
+
+def figure_bytes(figure: "Figure", kind: str) -> bytes:
+    """A figure as PDF, SVG or PNG; no date inside, so the same records give the same file."""
+    metadata: dict[str, dict[str, str | None]] = {
+        "pdf": {"CreationDate": None},
+        "svg": {"Date": None},
+        "png": {},
+    }
+    buffer = io.BytesIO()
+    with paper_style():
+        figure.savefig(buffer, format=kind, metadata=metadata[kind])  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _stack(
+    axes: "Axes", names: Sequence[str], layers: dict[str, list[float]], colours: Sequence[str]
+) -> None:
+    bottom = [0.0] * len(names)
+    positions = range(len(names))
+    for (label, heights), colour in zip(layers.items(), colours, strict=True):
+        axes.bar(
+            positions,
+            heights,
+            0.62,
+            bottom,
+            label=label,
+            color=colour,
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for position, top in zip(positions, bottom, strict=True):
+        axes.annotate(
+            f"{top:.0f}" if top >= 100 else f"{top:.1f}",
+            (position, top),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+        )
+    axes.set_xticks(positions, names)
+    axes.tick_params(axis="x", length=0)
+    # Room for the legend above the bars.
+    axes.set_ylim(0, max(bottom) * 1.32)
+    axes.legend(loc="upper right", ncols=2, columnspacing=1.0, handlelength=1.0)
+
+
+def _encoder_part(record: FlopsRecord, name: str) -> float:
+    part = record["components"]["encoder"]["parts"].get(name)
+    return part["gmacs"] if part else 0.0
+
+
+def _caption(record: FlopsRecord) -> str:
+    return (
+        f"{record['unit']}, convention '{record['convention']}', {record['size']}, batch 1, "
+        f"{record['num_classes']} classes, {record['num_queries']} queries"
+    )

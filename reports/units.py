@@ -1,0 +1,53 @@
+"""The only place where a number becomes text."""
+
+PARTS = ("backbone", "encoder", "decoder", "postprocess")
+PART_TITLES = {
+    "backbone": "backbone",
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "postprocess": "post-processing",
+}
+TITLES = {
+    "ffn": "FFN",
+    "lpe": "LPE",
+    "conv3x3": "3x3 convolution",
+    "postprocess": "post-processing",
+    "fpn_upsampling": "FPN upsampling",
+}
+
+
+def giga(value: float) -> str:
+    """GMACs or GFLOPs to two decimals, as the papers print them; more where two would show nothing.
+
+    >>> giga(135.348), giga(0.0042), giga(0)
+    ('135.35', '0.0042', '0')
+    """
+    if not value:
+        return "0"
+    if abs(value) < 0.01:
+        return f"{value:.2g}"
+    return f"{value:.2f}"
+
+
+def percent(value: float, signed: bool = False) -> str:
+    """A percentage to two decimals.
+
+    >>> percent(-51.956, signed=True)
+    '-51.96 %'
+    """
+    return f"{value:+.2f} %" if signed else f"{value:.2f} %"
+
+
+def millions(value: int) -> str:
+    """Parameters in millions to two decimals, e.g. "47.41 M"."""
+    return f"{value / 1e6:.2f} M"
+
+
+def title(component: str) -> str:
+    """A component's last name as a reader would write it.
+
+    >>> title("encoder.deformable_attention")
+    'deformable attention'
+    """
+    name = component.rsplit(".", 1)[-1]
+    return TITLES.get(name, name.replace("_", " "))
