@@ -40,9 +40,7 @@ def backward_op(
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to value, sampling locations and attention weights."""
-    return reference.backward(
-        grad_output, value, spatial_shapes, sampling_locations, attention_weights
-    )
+    return reference.backward(grad_output, value, spatial_shapes, sampling_locations, attention_weights)
 
 
 @forward_op.register_fake
@@ -78,9 +76,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_value, grad_locations, grad_weights = backward_op(
-        grad_output.contiguous(), *ctx.saved_tensors
-    )
+    grad_value, grad_locations, grad_weights = backward_op(grad_output.contiguous(), *ctx.saved_tensors)
     return grad_value, None, None, grad_locations, grad_weights
 
 
@@ -114,12 +110,8 @@ def ms_deform_attn(
         ValueError: an argument's rank or size does not fit the others.
         TypeError: an argument's dtype or device does not fit.
     """
-    _check_arguments(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
-    return forward_op(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
+    _check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    return forward_op(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
 
 
 def _check_arguments(
@@ -142,7 +134,10 @@ def _check_arguments(
             f"level_start_index must be ({levels},) to match spatial_shapes, "
             f"got shape {tuple(level_start_index.shape)}"
         )
-    for name, index in (("spatial_shapes", spatial_shapes), ("level_start_index", level_start_index)):
+    for name, index in (
+        ("spatial_shapes", spatial_shapes),
+        ("level_start_index", level_start_index),
+    ):
         if index.dtype is not torch.int64:
             raise TypeError(f"{name} must be int64, got {index.dtype}")
     if sampling_locations.dim() != 6 or sampling_locations.shape[-1] != 2:

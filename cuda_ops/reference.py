@@ -31,9 +31,7 @@ def level_sizes(spatial_shapes: Tensor, num_tokens: int) -> list[tuple[int, int]
     sizes = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
     total = sum(h * w for h, w in sizes)
     if total != num_tokens:
-        raise ValueError(
-            f"spatial_shapes {sizes} hold {total} tokens in all, but value has {num_tokens}"
-        )
+        raise ValueError(f"spatial_shapes {sizes} hold {total} tokens in all, but value has {num_tokens}")
     return sizes
 
 
@@ -55,9 +53,7 @@ def forward(
     queries = sampling_locations.shape[1]
     dtype = accumulation_dtype(value.dtype)
     output = value.new_zeros((batch * heads, head_dim, queries), dtype=dtype)
-    for maps, grid, weights in _levels(
-        value, spatial_shapes, sampling_locations, attention_weights, dtype
-    ):
+    for maps, grid, weights in _levels(value, spatial_shapes, sampling_locations, attention_weights, dtype):
         samples = F.grid_sample(maps, grid, mode="bilinear", align_corners=False)
         output += (samples * weights).sum(-1)
     joined = output.view(batch, heads * head_dim, queries).transpose(1, 2)
@@ -85,9 +81,7 @@ def backward(
     grad = grad_output.to(dtype).view(batch, queries, heads, head_dim)
     grad = grad.permute(0, 2, 3, 1).reshape(batch * heads, head_dim, queries, 1)
     grad_values, grad_locations, grad_weights = [], [], []
-    for maps, grid, weights in _levels(
-        value, spatial_shapes, sampling_locations, attention_weights, dtype
-    ):
+    for maps, grid, weights in _levels(value, spatial_shapes, sampling_locations, attention_weights, dtype):
         samples = F.grid_sample(maps, grid, mode="bilinear", align_corners=False)
         grad_weights.append((grad * samples).sum(1).view(batch, heads, queries, points))
         # Bilinear (0), zero padding (0), corners not aligned: the same settings as the forward call.
@@ -113,7 +107,7 @@ def _levels(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per level: maps (B*M, D, H, W), sampling grid (B*M, Q, P, 2) and weights (B*M, 1, Q, P)."""
     batch, tokens, heads, head_dim = value.shape
-    queries, levels, points = (sampling_locations.shape[i] for i in (1, 3, 4))
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     sizes = level_sizes(spatial_shapes, tokens)
     finite = torch.nan_to_num(sampling_locations.to(dtype), nan=FAR_OUTSIDE)
     # Beyond one map width nothing is sampled, and huge values would overflow the pixel index.

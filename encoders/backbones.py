@@ -147,9 +147,7 @@ def _swin(name: str, timm_name: str, width: int) -> Backbone:
     from encoders.swin import swin_trunk
 
     channels = [width * 2**stage for stage in range(4)]
-    return Backbone(
-        name, swin_trunk(timm_name), channels, channels_last=True, norm_eps=SWIN_NORM_EPS
-    )
+    return Backbone(name, swin_trunk(timm_name), channels, channels_last=True, norm_eps=SWIN_NORM_EPS)
 
 
 def _mvit(name: str) -> Backbone:
@@ -258,9 +256,7 @@ def _timm_backbone(name: str) -> Backbone:
     strides = [info["reduction"] for info in getattr(whole, "feature_info", None) or ()]
     if not set(FEATURE_STRIDES.values()) <= set(strides):
         found = ", ".join(map(str, sorted(set(strides)))) or "none"
-        raise ValueError(
-            f"timm model {name!r} has feature maps at strides {found}; needed: 4, 8, 16 and 32"
-        )
+        raise ValueError(f"timm model {name!r} has feature maps at strides {found}; needed: 4, 8, 16 and 32")
     # A network may have several maps of one stride: take the deepest.
     deepest = {stride: index for index, stride in enumerate(strides)}
     levels = tuple(deepest[stride] for stride in FEATURE_STRIDES.values())
@@ -291,6 +287,4 @@ def _try_out(backbone: Backbone) -> None:
     for level, stride in FEATURE_STRIDES.items():
         shape = (1, backbone.channels[level], height // stride, width // stride)
         if features[level].shape != shape:
-            raise ValueError(
-                f"{refusal}: its {level} is {tuple(features[level].shape)}, expected {shape}"
-            )
+            raise ValueError(f"{refusal}: its {level} is {tuple(features[level].shape)}, expected {shape}")

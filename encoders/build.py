@@ -128,9 +128,7 @@ def _recalibration(option: str, value: Any) -> str | None:
 def _count(minimum: int) -> Callable[[str, Any], int]:
     def check(option: str, value: Any) -> int:
         if not _is_integer(value) or not minimum <= value <= MAX_LAYERS:
-            raise ValueError(
-                f"{option} must be a whole number from {minimum} to {MAX_LAYERS}, got {value!r}"
-            )
+            raise ValueError(f"{option} must be a whole number from {minimum} to {MAX_LAYERS}, got {value!r}")
         return int(value)
 
     return check

@@ -74,9 +74,7 @@ class CrossAttentionLayer(nn.Module):
         Returns:
             (B, Q, C).
         """
-        attended = self.multihead_attn(
-            queries + query_position, tokens + position, tokens, mask=visible
-        )
+        attended = self.multihead_attn(queries + query_position, tokens + position, tokens, mask=visible)
         return self.norm(queries + attended)
 
 
@@ -99,9 +97,7 @@ class MaskEmbedding(nn.Module):
 
     def __init__(self, dim: int, mask_dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim)])
 
     def forward(self, queries: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C_mask)."""
@@ -181,9 +177,7 @@ class MaskedDecoder(nn.Module):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         # 4: sine and cosine for each of y and x.
         if hidden_dim % heads or hidden_dim % 4:
-            raise ValueError(
-                f"hidden_dim must be a multiple of heads ({heads}) and of 4, got {hidden_dim}"
-            )
+            raise ValueError(f"hidden_dim must be a multiple of heads ({heads}) and of 4, got {hidden_dim}")
         self.hidden_dim, self.mask_dim = hidden_dim, mask_dim
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, heads) for _ in range(layers)
@@ -233,9 +227,7 @@ class MaskedDecoder(nn.Module):
             level = index % NUM_LEVELS
             height, width = multi_scale[level].shape[-2:]
             visible = self.attention_mask(mask_logits, (height, width))
-            queries = cross_attention(
-                queries, query_position, tokens[level], positions[level], visible
-            )
+            queries = cross_attention(queries, query_position, tokens[level], positions[level], visible)
             queries = feed_forward(self_attention(queries, query_position))
             normed, mask_logits = self._predict_masks(queries, mask_features)
         return DecoderOutput(class_logits=self.class_embed(normed), mask_logits=mask_logits)
@@ -265,9 +257,7 @@ class MaskedDecoder(nn.Module):
 
     def _position(self, level: Tensor) -> Tensor:
         height, width = level.shape[-2:]
-        code = sine_position_code(
-            height, width, self.hidden_dim, device=level.device, dtype=level.dtype
-        )
+        code = sine_position_code(height, width, self.hidden_dim, device=level.device, dtype=level.dtype)
         return to_tokens(code[None])
 
     def _check(self, multi_scale: list[Tensor], mask_features: Tensor) -> None:

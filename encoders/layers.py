@@ -93,9 +93,7 @@ class Levels:
     def first(self, count: int) -> "Levels":
         """The geometry of the first ``count`` levels alone."""
         tokens = sum(self.tokens_per_level[:count])
-        return Levels(
-            self.sizes[:count], self.shapes[:count], self.starts[:count], self.centres[:tokens]
-        )
+        return Levels(self.sizes[:count], self.shapes[:count], self.starts[:count], self.centres[:tokens])
 
 
 def to_tokens(feature_map: Tensor) -> Tensor:
@@ -106,10 +104,7 @@ def to_tokens(feature_map: Tensor) -> Tensor:
 def to_maps(tokens: Tensor, levels: Levels) -> list[Tensor]:
     """(B, K, C) -> one (B, C, H, W) per level."""
     parts = tokens.split(levels.tokens_per_level, dim=1)
-    return [
-        part.transpose(1, 2).unflatten(2, size)
-        for part, size in zip(parts, levels.sizes, strict=True)
-    ]
+    return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, levels.sizes, strict=True)]
 
 
 class MSDeformAttn(nn.Module):
@@ -213,9 +208,7 @@ class ConvNorm(nn.Conv2d):
     """A convolution without bias, then GroupNorm; weights named as detectron2's Conv2d wrapper."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
-        )
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.GroupNorm(GROUPS, out_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,6 +218,4 @@ class ConvNorm(nn.Conv2d):
 
 def input_projection(in_channels: int, dim: int) -> nn.Sequential:
     """1x1 convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, dim, kernel_size=1), nn.GroupNorm(GROUPS, dim, eps=NORM_EPS)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, dim, kernel_size=1), nn.GroupNorm(GROUPS, dim, eps=NORM_EPS))

@@ -2,7 +2,8 @@
 
 Source: Lite DETR (arXiv 2303.07335), section 3, as the PRO-SCALE paper (its Table 1) applies it to
 Mask2Former's pixel decoder: plain deformable attention, FFN 1024, M2F's stride-4 path. ``(5+1)x1`` is five
-layers whose queries are the stride-32 and stride-16 tokens alone, attending to all tokens, then one full layer.
+layers whose queries are the stride-32 and stride-16 tokens alone, attending to all tokens, then one full
+layer.
 """
 
 from collections.abc import Mapping
@@ -41,9 +42,7 @@ class InterleavedStack(nn.Module):
     def __init__(self, order: tuple[bool, ...]) -> None:
         super().__init__()
         self.order = order
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(DIM, levels=len(TOKEN_LEVELS)) for _ in order
-        )
+        self.layers = nn.ModuleList(DeformableEncoderLayer(DIM, levels=len(TOKEN_LEVELS)) for _ in order)
 
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """(B, K, C) -> (B, K, C)."""

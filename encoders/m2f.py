@@ -59,9 +59,7 @@ class TokenTransformer(nn.Module):
         levels = Levels.of(maps)
         position = torch.cat(
             [
-                to_tokens(
-                    sine_position_code(h, w, DIM, device=maps[0].device, dtype=maps[0].dtype)[None]
-                )
+                to_tokens(sine_position_code(h, w, DIM, device=maps[0].device, dtype=maps[0].dtype)[None])
                 + embedding
                 for (h, w), embedding in zip(levels.sizes, self.level_embed, strict=True)
             ],
@@ -80,16 +78,12 @@ class DeformablePixelDecoder(nn.Module):
         pixel_embedding: a key of :data:`encoders.pixel_embedding.PIXEL_EMBEDDINGS`.
     """
 
-    def __init__(
-        self, in_channels: Mapping[str, int], encoder: nn.Module, pixel_embedding: str
-    ) -> None:
+    def __init__(self, in_channels: Mapping[str, int], encoder: nn.Module, pixel_embedding: str) -> None:
         super().__init__()
         check_channels(in_channels, FEATURE_NAMES)
         self.in_channels = dict(in_channels)
         self.pixel_embedding = pixel_embedding
-        self.input_proj = nn.ModuleList(
-            input_projection(in_channels[name], DIM) for name in TOKEN_LEVELS
-        )
+        self.input_proj = nn.ModuleList(input_projection(in_channels[name], DIM) for name in TOKEN_LEVELS)
         self.transformer = TokenTransformer(encoder)
         self.adapter_1 = ConvNorm(in_channels["res2"], DIM, kernel_size=1)
         self.layer_1 = smoothing(pixel_embedding, DIM)
@@ -99,8 +93,7 @@ class DeformablePixelDecoder(nn.Module):
         """``res2`` to ``res5`` (B, C_i, H/s, W/s) -> pixel embeddings at stride 4 and three maps."""
         check_features(features, self.in_channels, FEATURE_NAMES)
         projected = [
-            project(features[name])
-            for project, name in zip(self.input_proj, TOKEN_LEVELS, strict=True)
+            project(features[name]) for project, name in zip(self.input_proj, TOKEN_LEVELS, strict=True)
         ]
         multi_scale = self.transformer(projected)
         embedded = fuse(self.adapter_1, self.layer_1, features["res2"], multi_scale[-1])

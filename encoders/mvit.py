@@ -93,9 +93,7 @@ class PooledAttention(nn.Module):
             attended = self._attend(q, k, v)
         else:
             q_window, k_window = plan.window // plan.query_stride, plan.window // plan.key_stride
-            attended = self._attend(
-                to_windows(q, q_window), to_windows(k, k_window), to_windows(v, k_window)
-            )
+            attended = self._attend(to_windows(q, q_window), to_windows(k, k_window), to_windows(v, k_window))
             attended = from_windows(attended, q.shape[1], q.shape[2])
         heads = (attended + q).unflatten(0, (-1, plan.heads))
         return self.proj(heads.permute(0, 2, 3, 1, 4).flatten(3))

@@ -59,9 +59,7 @@ def smoothing(kind: str, dim: int) -> nn.Module:
 def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor) -> Tensor:
     """One FPN step: (B, C_in, H/4, W/4) and (B, C, H/8, W/8) -> (B, C, H/4, W/4)."""
     lateral = adapter(res2)
-    enlarged = F.interpolate(
-        stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False
-    )
+    enlarged = F.interpolate(stride_8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
     return smoother(lateral + enlarged)
 
 

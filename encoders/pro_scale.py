@@ -21,9 +21,7 @@ Stages = tuple[int, int, int]
 class ProgressiveStack(nn.Module):
     """Layers over a growing prefix of the tokens, with optional recalibration of the coarse ones."""
 
-    def __init__(
-        self, stages: Stages, recalibration: str | None, recalibration_temperature: float
-    ) -> None:
+    def __init__(self, stages: Stages, recalibration: str | None, recalibration_temperature: float) -> None:
         super().__init__()
         self.stages = stages
         self.layers = nn.ModuleList(

@@ -139,18 +139,14 @@ class HybridPixelDecoder(nn.Module):
         check_channels(in_channels, INPUT_LEVELS)
         self.in_channels = dict(in_channels)
         self.input_proj = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(in_channels[name], DIM, kernel_size=1, bias=False), nn.BatchNorm2d(DIM)
-            )
+            nn.Sequential(nn.Conv2d(in_channels[name], DIM, kernel_size=1, bias=False), nn.BatchNorm2d(DIM))
             for name in INPUT_LEVELS
         )
         self.encoder = nn.ModuleList([TransformerEncoder()])
         steps = len(INPUT_LEVELS) - 1
         self.lateral_convs = nn.ModuleList(ConvBatchNorm(DIM, DIM, 1) for _ in range(steps))
         self.fpn_blocks = nn.ModuleList(FusionBlock(DIM) for _ in range(steps))
-        self.downsample_convs = nn.ModuleList(
-            ConvBatchNorm(DIM, DIM, 3, stride=2) for _ in range(steps)
-        )
+        self.downsample_convs = nn.ModuleList(ConvBatchNorm(DIM, DIM, 3, stride=2) for _ in range(steps))
         self.pan_blocks = nn.ModuleList(FusionBlock(DIM) for _ in range(steps))
         self.mask_features = nn.Conv2d(DIM, DIM, kernel_size=1)
 
@@ -158,8 +154,7 @@ class HybridPixelDecoder(nn.Module):
         """``res3`` to ``res5`` -> pixel embeddings at stride 8 and maps at strides 32, 16, 8."""
         check_features(features, self.in_channels, INPUT_LEVELS)
         stride_8, stride_16, stride_32 = (
-            project(features[name])
-            for project, name in zip(self.input_proj, INPUT_LEVELS, strict=True)
+            project(features[name]) for project, name in zip(self.input_proj, INPUT_LEVELS, strict=True)
         )
         inner = [self._attend(stride_32)]
         # Top-down: the lateral convolution's output also replaces the map for the way back up.
@@ -171,15 +166,11 @@ class HybridPixelDecoder(nn.Module):
         for step, coarser in enumerate(reversed(inner)):
             reduced = self.downsample_convs[step](outputs[-1])
             outputs.append(self.pan_blocks[step](torch.cat((reduced, coarser), dim=1)))
-        return EncoderOutput(
-            mask_features=self.mask_features(outputs[0]), multi_scale=outputs[::-1]
-        )
+        return EncoderOutput(mask_features=self.mask_features(outputs[0]), multi_scale=outputs[::-1])
 
     def _attend(self, stride_32: Tensor) -> Tensor:
         height, width = stride_32.shape[-2:]
-        position = hybrid_position_code(
-            height, width, device=stride_32.device, dtype=stride_32.dtype
-        )
+        position = hybrid_position_code(height, width, device=stride_32.device, dtype=stride_32.dtype)
         tokens = self.encoder[0](to_tokens(stride_32), position[None])
         return tokens.transpose(1, 2).unflatten(2, (height, width))
 

@@ -102,9 +102,7 @@ class Figures:
         )
 
 
-def apply_convention(
-    count: Count, find_component: Callable[[str], str], convention: str
-) -> Figures:
+def apply_convention(count: Count, find_component: Callable[[str], str], convention: str) -> Figures:
     """See a count through a convention.
 
     Args:

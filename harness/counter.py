@@ -6,7 +6,7 @@ runs other operators. Nothing it has no formula for is dropped: such operators a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,10 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.op_costs import Cost, attention_costs, costs_of
+from harness.meta_ops import run_op
+from harness.op_costs import Cost, attention_costs
+
+ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,9 @@ class _Dispatches(TorchDispatchMode):
         super().__init__()
         self.ledger = ledger
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        shortcut = _META_SHORTCUTS.get(func)
-        if shortcut is not None and args[0].is_meta:
-            out = shortcut(*args)
-        else:
-            out = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, costs = run_op(func, args, kwargs or {})
         if not self.ledger.muted:
-            costs = costs_of(func, args, out)
             if costs is None:
                 self.ledger.record_unknown(func._schema.name, args)
             else:
@@ -140,12 +136,10 @@ class _Attention(TorchFunctionMode):
         super().__init__()
         self.ledger = ledger
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not ATTENTION or self.ledger.muted:
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention or self.ledger.muted:
-            return func(*args, **kwargs)
         tensors = list(args[:3]) + [
             kwargs[name] for name in ("query", "key", "value")[len(args) :] if name in kwargs
         ]
@@ -155,21 +149,6 @@ class _Attention(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             self.ledger.muted = False
-
-
-def _like_norm(inputs: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The statistics are not used in a forward pass; their shape does not matter."""
-    statistics = inputs.new_empty((1,))
-    return torch.empty_like(inputs), statistics, statistics
-
-
-# torch works these out through slow Python decompositions on meta tensors: 10 times the cost of all else.
-_META_SHORTCUTS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.native_layer_norm.default: _like_norm,
-    torch.ops.aten.native_group_norm.default: _like_norm,
-    torch.ops.aten.native_batch_norm.default: _like_norm,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _like_norm,
-}
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Three independent counters over the same model, and the reason for every difference.
 
-fvcore traces the model to a graph, ptflops (its aten backend) and torch's FlopCounterMode watch the dispatcher.
-All three run here on meta tensors, part by part, and know segmeter's deformable-attention op by its
-registered formula. Each counts some operators and passes over others in silence; :data:`KNOWN` says which. A
-difference to segmeter's own count (``macs`` convention) is explained when it is exactly the work of the
-operators the counter passes over and of what it adds (:mod:`harness.counter_quirks`); whatever is left is
-printed as unexplained.
+fvcore traces the model to a graph; ptflops (its aten backend) and torch's FlopCounterMode watch the
+dispatcher. All three run here on meta tensors, part by part, and know segmeter's deformable-attention op
+by its registered formula. Each counts some operators and passes over others in silence; :data:`KNOWN`
+says which. A difference to segmeter's own count (``macs`` convention) is explained when it is exactly the
+work of the operators the counter passes over and of what it adds (:mod:`harness.counter_quirks`);
+whatever is left is printed as unexplained.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from harness.conventions import CONVENTIONS
 from harness.counter import Count, run_and_count
 from harness.counter_quirks import bias_additions, einsum_rounding
 from harness.flops_record import versions
+from harness.meta_tracing import traceable_on_meta
 from harness.model_count import PARTS, meta_model
 from harness.record import GIGA
 from harness.sizes import ImageSize
-from harness.meta_tracing import traceable_on_meta
 from harness.spec import ModelSpec
 
 SCHEMA = "segmeter.crosscheck/1"
@@ -118,9 +118,7 @@ def cross_check(
     return results
 
 
-def cross_check_record(
-    spec: ModelSpec, size: ImageSize, checks: Sequence[CrossCheck]
-) -> dict[str, Any]:
+def cross_check_record(spec: ModelSpec, size: ImageSize, checks: Sequence[CrossCheck]) -> dict[str, Any]:
     """The cross-check as plain data, in GMACs."""
     return {
         "schema": SCHEMA,
@@ -221,9 +219,7 @@ _COUNT: dict[str, Callable[..., tuple[int, dict[str, int] | None]]] = {
 }
 
 
-def _parts(
-    spec: ModelSpec, size: ImageSize
-) -> dict[str, tuple[TensorsOnly, tuple[Tensor, ...]]]:
+def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[TensorsOnly, tuple[Tensor, ...]]]:
     """Each part with meta inputs of the shapes it gets at this size."""
     model = meta_model(spec)
     image = torch.empty((1, 3, *size.padded), device="meta")

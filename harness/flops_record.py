@@ -34,9 +34,7 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
         "distinct_padded_sizes": len(set(padded)),
         "mean_padded_pixels": sum(s.padded[0] * s.padded[1] * n for s, n in sizes.images.items())
         / sizes.total,
-        "mean_original_pixels": sum(
-            s.original[0] * s.original[1] * n for s, n in sizes.images.items()
-        )
+        "mean_original_pixels": sum(s.original[0] * s.original[1] * n for s, n in sizes.images.items())
         / sizes.total,
     }
     record["spread"] = {
@@ -46,9 +44,7 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
     return record
 
 
-def _record(
-    spec: ModelSpec, figures: Figures, params: int, encoder_params: int
-) -> FlopsRecord:
+def _record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int) -> FlopsRecord:
     reasons = {omission.name: omission.reason for omission in OMISSIONS}
     return {
         "schema": SCHEMA,
@@ -67,12 +63,9 @@ def _record(
         "components": component_tree(figures.by_component),
         "by_operator": {name: units / GIGA for name, units in figures.by_operator.items()},
         "not_counted": {
-            name: None if units is None else units / GIGA
-            for name, units in figures.not_counted.items()
+            name: None if units is None else units / GIGA for name, units in figures.not_counted.items()
         },
-        "not_counted_reasons": {
-            name: reasons.get(name, NO_FORMULA) for name in figures.not_counted
-        },
+        "not_counted_reasons": {name: reasons.get(name, NO_FORMULA) for name in figures.not_counted},
         "coverage": figures.coverage,
         "params": params,
         "encoder_params": encoder_params,

@@ -46,9 +46,25 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
-    flags = (False, False, False, False)  # benchmark, deterministic, cudnn, TF32: no kernel runs
-    return torch._convolution(input, weight, bias, *pairs, False, (0, 0), groups, *flags)
+    stride, padding, dilation = (
+        (n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)
+    )
+    # The flags choose among kernels, and none runs.
+    return torch._convolution(
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        transposed=False,
+        output_padding=(0, 0),
+        groups=groups,
+        benchmark=False,
+        deterministic=False,
+        cudnn_enabled=False,
+        allow_tf32=False,
+    )
 
 
 class _UntracedKernels(TorchDispatchMode):

@@ -1,8 +1,9 @@
 """Count a whole model at an image size, part by part, on meta tensors.
 
-A model is a chain: backbone, encoder, decoder, post-processing. Each part is counted once for each shape of its
-inputs and kept, so that a table of models that share a backbone, or a data set of 5,000 images of 55 padded
-sizes, costs what its distinct parts cost. The sum equals the count of the whole model run in one go.
+A model is a chain: backbone, encoder, decoder, post-processing. Each part is counted once for each shape
+of its inputs and kept, so that a table of models that share a backbone, or a data set of 5,000 images of
+55 padded sizes, costs what its distinct parts cost. The sum equals the count of the whole model run in
+one go.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders import build_encoder
 from encoders.backbones import build_backbone
@@ -77,15 +78,9 @@ class DatasetCount:
 
 def count_model(spec: ModelSpec, size: ImageSize, convention: str) -> ModelCount:
     """Count one model at one size, batch 1."""
-    model = meta_model(spec)
     figures = apply_convention(work_of(spec, size), _finder(spec), convention)
-    return ModelCount(
-        spec,
-        size,
-        figures,
-        params=sum(p.numel() for p in model.parameters()),
-        encoder_params=sum(p.numel() for p in model.encoder.parameters()),
-    )
+    params, encoder_params = _parameters(spec)
+    return ModelCount(spec, size, figures, params, encoder_params)
 
 
 def count_dataset(
@@ -120,9 +115,7 @@ def count_dataset(
 
 def _spread(weighted: list[tuple[float, int]]) -> Spread:
     mean = fmean((units for units, _ in weighted), weights=[n for _, n in weighted])
-    variance = fmean(
-        ((units - mean) ** 2 for units, _ in weighted), weights=[n for _, n in weighted]
-    )
+    variance = fmean(((units - mean) ** 2 for units, _ in weighted), weights=[n for _, n in weighted])
     values = [units for units, _ in weighted]
     return Spread(mean, variance**0.5, min(values), max(values))
 
@@ -135,7 +128,7 @@ def meta_model(spec: ModelSpec) -> Segmenter:
         return Segmenter(
             backbone,
             build_encoder(spec.encoder, backbone.channels, **dict(spec.options)),
-            MaskedDecoder(num_classes=spec.num_classes, num_queries=spec.num_queries),
+            _meta_decoder(spec.num_classes, spec.num_queries),
             PostProcess(),
         ).eval()
 
@@ -145,18 +138,23 @@ def work_of(spec: ModelSpec, size: ImageSize) -> Count:
     features, backbone_count = _backbone_work(spec.backbone, size.padded)
     maps, encoder_count = _encoder_work(spec, features)
     masks, decoder_count = _decoder_work(spec.num_classes, spec.num_queries, maps)
-    return (
-        backbone_count
-        + encoder_count
-        + decoder_count
-        + _postprocess_work(spec.num_classes, masks, size)
-    )
+    return backbone_count + encoder_count + decoder_count + _postprocess_work(spec.num_classes, masks, size)
 
 
 @lru_cache(maxsize=32)
 def _meta_backbone(name: str) -> Any:
     with torch.device("meta"):
         return build_backbone(name).eval()
+
+
+@lru_cache(maxsize=256)
+def _parameters(spec: ModelSpec) -> tuple[int, int]:
+    """Number of parameters of the model and of its encoder."""
+    model = meta_model(spec)
+    return (
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in model.encoder.parameters()),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -172,9 +170,7 @@ def _backbone_work(name: str, padded: Size) -> tuple[tuple[tuple[str, tuple[int,
 
 
 @lru_cache(maxsize=4096)
-def _encoder_work(
-    spec: ModelSpec, features: tuple[tuple[str, tuple[int, ...]], ...]
-) -> tuple[Shapes, Count]:
+def _encoder_work(spec: ModelSpec, features: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[Shapes, Count]:
     maps = {level: _empty(shape) for level, shape in features}
     output, count = run_and_count(meta_model(spec).encoder, maps)
     shapes = tuple(tuple(m.shape) for m in (output.mask_features, *output.multi_scale))
@@ -191,7 +187,7 @@ def _decoder_work(num_classes: int, num_queries: int, maps: Shapes) -> tuple[Sha
 
 
 @lru_cache(maxsize=64)
-def _meta_decoder(num_classes: int, num_queries: int) -> nn.Module:
+def _meta_decoder(num_classes: int, num_queries: int) -> MaskedDecoder:
     with torch.device("meta"):
         return MaskedDecoder(num_classes=num_classes, num_queries=num_queries).eval()
 

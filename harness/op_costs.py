@@ -6,8 +6,8 @@ A cost has two figures:
   multiply-accumulate is 1; a norm is 5 per element (4 without affine; batch norm in eval mode 2 or 1),
   bilinear upsampling 4 and nearest upsampling 1 per output element.
 - ``flops``: floating-point operations. A multiply-accumulate is 2; norms are counted by their arithmetic
-  (layer and group norm 8 per element, batch norm in eval mode 2); elementwise work is 1 per output element, but
-  softmax 5 (maximum, difference, exponential, sum, quotient), sigmoid 4, SiLU 5 and GELU 5.
+  (layer and group norm 8 per element, batch norm in eval mode 2); elementwise work is 1 per output element,
+  but softmax 5 (maximum, difference, exponential, sum, quotient), sigmoid 4, SiLU 5 and GELU 5.
 
 Operators that only move, create, index or compare data cost nothing. An operator that is in none of the
 tables has no formula: the counter reports it by name.
@@ -217,21 +217,133 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
 # Move, create, index, compare or sort: no floating-point arithmetic to speak of.
 _FREE = frozenset(
     "aten::" + name
-    for name in (
-        "_fused_sdp_choice _has_compatible_shallow_copy_type _local_scalar_dense _pack_padded_sequence "
-        "_reshape_alias _reshape_copy _to_copy _unsafe_index _unsafe_view amax amin any all arange "
-        "argmax argmin argsort bincount bitwise_and bitwise_not bitwise_or cat clone constant_pad_nd copy copy_ "
-        "detach detach_ empty empty_like empty_permuted empty_strided eq equal eye embedding fill fill_ "
-        "flip full full_like gather ge gt index index_copy index_put index_put_ index_select "
-        "is_same_size isfinite isinf isnan item le lift_fresh linspace logical_and logical_not "
-        "logical_or logical_xor lt masked_fill masked_fill_ masked_scatter masked_select max min "
-        "native_dropout ne new_empty new_empty_strided new_full new_ones new_zeros nonzero normal_ "
-        "one_hot ones ones_like pad pixel_shuffle pixel_unshuffle prod rand rand_like randint randn "
-        "randperm reflection_pad2d repeat repeat_interleave replication_pad2d resize_ roll scalar_tensor "
-        "scatter scatter_ searchsorted select_backward select_scatter set_ slice_scatter sort split_with_sizes_copy "
-        "stack sym_numel sym_size sym_stride topk tril triu unfold_copy unique_consecutive _unique2 "
-        "uniform_ where zero_ zeros zeros_like bernoulli_ random_ dropout im2col col2im"
-    ).split()
+    for name in [
+        "_fused_sdp_choice",
+        "_has_compatible_shallow_copy_type",
+        "_local_scalar_dense",
+        "_pack_padded_sequence",
+        "_reshape_alias",
+        "_reshape_copy",
+        "_to_copy",
+        "_unsafe_index",
+        "_unsafe_view",
+        "amax",
+        "amin",
+        "any",
+        "all",
+        "arange",
+        "argmax",
+        "argmin",
+        "argsort",
+        "bincount",
+        "bitwise_and",
+        "bitwise_not",
+        "bitwise_or",
+        "cat",
+        "clone",
+        "constant_pad_nd",
+        "copy",
+        "copy_",
+        "detach",
+        "detach_",
+        "empty",
+        "empty_like",
+        "empty_permuted",
+        "empty_strided",
+        "eq",
+        "equal",
+        "eye",
+        "embedding",
+        "fill",
+        "fill_",
+        "flip",
+        "full",
+        "full_like",
+        "gather",
+        "ge",
+        "gt",
+        "index",
+        "index_copy",
+        "index_put",
+        "index_put_",
+        "index_select",
+        "is_same_size",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "item",
+        "le",
+        "lift_fresh",
+        "linspace",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logical_xor",
+        "lt",
+        "masked_fill",
+        "masked_fill_",
+        "masked_scatter",
+        "masked_select",
+        "max",
+        "min",
+        "native_dropout",
+        "ne",
+        "new_empty",
+        "new_empty_strided",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "nonzero",
+        "normal_",
+        "one_hot",
+        "ones",
+        "ones_like",
+        "pad",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "prod",
+        "rand",
+        "rand_like",
+        "randint",
+        "randn",
+        "randperm",
+        "reflection_pad2d",
+        "repeat",
+        "repeat_interleave",
+        "replication_pad2d",
+        "resize_",
+        "roll",
+        "scalar_tensor",
+        "scatter",
+        "scatter_",
+        "searchsorted",
+        "select_backward",
+        "select_scatter",
+        "set_",
+        "slice_scatter",
+        "sort",
+        "split_with_sizes_copy",
+        "stack",
+        "sym_numel",
+        "sym_size",
+        "sym_stride",
+        "topk",
+        "tril",
+        "triu",
+        "unfold_copy",
+        "unique_consecutive",
+        "_unique2",
+        "uniform_",
+        "where",
+        "zero_",
+        "zeros",
+        "zeros_like",
+        "bernoulli_",
+        "random_",
+        "dropout",
+        "im2col",
+        "col2im",
+    ]
 )
 
 

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from harness.sizes import Size
 from harness.spec import ModelSpec, model_spec
@@ -79,7 +80,7 @@ def spec_of(cell: PublishedCell) -> ModelSpec | None:
 
     Only Table 3's case C_1 ("completely remove s_1") is none of the encoders' options.
     """
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if cell.stages:
         options["stages"] = tuple(int(p) for p in cell.stages.split(","))
     if cell.modifier == "+lpe":

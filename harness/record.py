@@ -1,8 +1,8 @@
 """Records: one plain, typed, self-contained object for each measurement.
 
 A record is what ``--json`` prints and what ``reports`` reads; it needs no torch. Its keys are a contract:
-``total_gmacs`` and every ``gmacs`` are in the convention's unit, which ``unit`` names (GMACs, or GFLOPs under the
-``flops`` convention).
+``total_gmacs`` and every ``gmacs`` are in the convention's unit, which ``unit`` names (GMACs, or GFLOPs
+under the ``flops`` convention).
 """
 
 import json

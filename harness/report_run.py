@@ -74,8 +74,7 @@ def run_report(
     for size_set in photo_sizes:
         step(f"photo {size_set.name}")
         records[size_set.name] = [
-            _count(spec, size_set)
-            for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"])
+            _count(spec, size_set) for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"])
         ]
     step("the paper's tables")
     cells = [reproduction_row(r) for r in reproduce(family_cells())]
@@ -117,10 +116,7 @@ def reproduction_row(result: Reproduction) -> dict[str, Any]:
 
 
 def _photo_sizes(photos: Sequence[Photo]) -> list[SizeSet]:
-    return [
-        SizeSet(photo.name, {from_image(photo.size, COCO_RULE): 1}, str(photo.name))
-        for photo in photos
-    ]
+    return [SizeSet(photo.name, {from_image(photo.size, COCO_RULE): 1}, str(photo.name)) for photo in photos]
 
 
 def _count(spec: ModelSpec, sizes: SizeSet) -> FlopsRecord:
@@ -164,4 +160,3 @@ def forward_pass(spec: ModelSpec, photo: Photo, seed: int = 0) -> ForwardPass:
         dtype="float32",
         threads=torch.get_num_threads(),
     )
-

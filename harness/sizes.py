@@ -151,8 +151,7 @@ def dataset_sizes(name: str) -> SizeSet:
     table = files("results.sizes").joinpath("coco_val2017_sizes.csv")
     with table.open(encoding="utf-8") as lines:
         counts = {
-            (int(row["height"]), int(row["width"])): int(row[columns[name]])
-            for row in csv.DictReader(lines)
+            (int(row["height"]), int(row["width"])): int(row[columns[name]]) for row in csv.DictReader(lines)
         }
     return _size_set(name, {s: n for s, n in counts.items() if n}, COCO_RULE, "val2017's size counts")
 
@@ -229,9 +228,7 @@ def choose_sizes(
     if len(named) > 1:
         raise ValueError(f"give one of {', '.join(given)}; got {' and '.join(named)}")
     if resize_rule not in RESIZE_RULES:
-        raise ValueError(
-            f"unknown resize rule {resize_rule!r}; choose from {', '.join(RESIZE_RULES)}"
-        )
+        raise ValueError(f"unknown resize rule {resize_rule!r}; choose from {', '.join(RESIZE_RULES)}")
     rule = RESIZE_RULES[resize_rule]
     original = None if original_size is None else parse_size(original_size, "original size")
     if original and (dataset or annotations):

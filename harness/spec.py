@@ -94,9 +94,7 @@ def model_spec(
     return ModelSpec(encoder, backbone, tuple(sorted(checked.items())), num_classes, num_queries)
 
 
-def parse_model(
-    text: str, *, num_classes: int = 133, num_queries: int | None = None
-) -> ModelSpec:
+def parse_model(text: str, *, num_classes: int = 133, num_queries: int | None = None) -> ModelSpec:
     """Read ``ENCODER[@BACKBONE][:OPTION=VALUE]...``.
 
     Raises:
@@ -139,8 +137,7 @@ def model_from_parts(
     if not chosen:
         raise ValueError(f"no encoder given; choose from {', '.join(ENCODERS)}")
     settings = {
-        name: read_option(name, value) if isinstance(value, str) else value
-        for name, value in options.items()
+        name: read_option(name, value) if isinstance(value, str) else value for name, value in options.items()
     }
     return model_spec(
         chosen,

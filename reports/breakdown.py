@@ -36,10 +36,7 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
             {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS},
             [PART_COLOURS[p] for p in PARTS],
         )
-        parts = {
-            name: [_encoder_part(record, name) for record in records]
-            for name in ENCODER_PART_COLOURS
-        }
+        parts = {name: [_encoder_part(record, name) for record in records] for name in ENCODER_PART_COLOURS}
         parts = {name: values for name, values in parts.items() if any(values)}
         _stack(
             inside,
@@ -49,7 +46,7 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         )
         first = records[0]
         whole.set_ylabel(first["unit"])
-        whole.set_title(f"Whole model, {first['backbone']}")
+        whole.set_title(f"Whole model, {first['title'].rsplit(', ', 1)[-1]}")
         inside.set_title("Encoder alone")
         figure.supxlabel(_caption(first), fontsize=6.5)
         return figure
@@ -64,7 +61,7 @@ def figure_bytes(figure: "Figure", kind: str) -> bytes:
     }
     buffer = io.BytesIO()
     with paper_style():
-        figure.savefig(buffer, format=kind, metadata=metadata[kind])  # type: ignore[arg-type]
+        figure.savefig(buffer, format=kind, metadata=metadata[kind])
     return buffer.getvalue()
 
 

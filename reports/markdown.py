@@ -182,9 +182,7 @@ def _reproduction_table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["what"],
             row["printed"],
             "-" if row["measured_gmacs"] is None else giga(row["measured_gmacs"]),
-            "-"
-            if row["difference_percent"] is None
-            else percent(row["difference_percent"], signed=True),
+            "-" if row["difference_percent"] is None else percent(row["difference_percent"], signed=True),
             row["size"],
             row["verdict"] + (f": {row['note']}" if row["note"] else ""),
         ]
@@ -216,9 +214,7 @@ def figures_csv(records: Mapping[str, Sequence[FlopsRecord]]) -> str:
     """Tidy CSV: one row for each data set, model and component at any depth."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["input", "size", "model", "backbone", "convention", "unit", "component", "figure"]
-    )
+    writer.writerow(["input", "size", "model", "backbone", "convention", "unit", "component", "figure"])
     for name, group in records.items():
         for record in group:
             common = [

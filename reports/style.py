@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 # Okabe and Ito's palette, told apart by people with any common colour vision.
 BLUE, ORANGE, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"
@@ -19,7 +20,7 @@ ENCODER_PART_COLOURS = {
 }
 COLUMN_INCHES, PAGE_INCHES = 3.35, 6.9
 
-RC = {
+RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -49,5 +50,5 @@ def paper_style() -> Iterator[None]:
     """Draw inside this context."""
     import matplotlib as mpl
 
-    with mpl.rc_context(RC):
+    with mpl.rc_context(cast(Any, RC)):
         yield

@@ -196,9 +196,7 @@ def reproduction_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     return list(tables.values())
 
 
-def reproduction_notes(
-    rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, str]
-) -> list[str]:
+def reproduction_notes(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, str]) -> list[str]:
     """Counts by verdict, what a verdict means, and the notes on cells that are not reproduced."""
     lines = [f"{len(rows)} cells"]
     for verdict, meaning in verdicts.items():

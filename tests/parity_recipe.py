@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 
-def weight(
-    name: str, shape: tuple[int, ...], variant: str = "base", salt: str = ""
-) -> np.ndarray:
+def weight(name: str, shape: tuple[int, ...], variant: str = "base", salt: str = "") -> np.ndarray:
     x = np.random.default_rng(zlib.crc32((salt + name).encode())).standard_normal(shape)
     x = x.astype(np.float32)
     if name.endswith("sampling_offsets.bias"):

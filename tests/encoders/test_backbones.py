@@ -113,9 +113,7 @@ def test_no_parameter_is_unused(name: str) -> None:
     # A final norm or a classifier left in would count as parameters and get no gradient.
     torch.manual_seed(0)
     backbone = build_backbone(name).eval()
-    sum(
-        feature.square().sum() for feature in backbone(torch.randn(1, 3, 64, 64)).values()
-    ).backward()
+    sum(feature.square().sum() for feature in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
     assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
 
 

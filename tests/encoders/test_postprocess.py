@@ -36,15 +36,11 @@ def segmentation_output(class_logits: list[list[float]], masks: list[Tensor]) ->
     stacked = torch.stack(masks)[None]
     num_classes = len(class_logits[0]) - 1
     semantic = torch.zeros(1, num_classes, *stacked.shape[-2:])
-    return SegmentationOutput(
-        semantic=semantic, masks=stacked, class_logits=torch.tensor([class_logits])
-    )
+    return SegmentationOutput(semantic=semantic, masks=stacked, class_logits=torch.tensor([class_logits]))
 
 
 def test_shapes_follow_the_original_size():
-    output = PostProcess()(
-        torch.zeros(2, 5, 20), torch.zeros(2, 5, 24, 40), (96, 160), (90, 150), (45, 75)
-    )
+    output = PostProcess()(torch.zeros(2, 5, 20), torch.zeros(2, 5, 24, 40), (96, 160), (90, 150), (45, 75))
     assert output.semantic.shape == (2, 19, 45, 75)
     assert output.masks.shape == (2, 5, 45, 75)
     assert output.class_logits.shape == (2, 5, 20)

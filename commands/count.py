@@ -1,0 +1,216 @@
+"""Counting: models, flops, compare, crosscheck, reproduce."""
+
+from typing import Annotated
+
+import typer
+
+from commands.common import (
+    EXIT_FAILED,
+    MODEL_SYNTAX,
+    AnnotationsOpt,
+    BackboneOpt,
+    ClassesOpt,
+    ConventionOpt,
+    DatasetOpt,
+    EncoderOpt,
+    FullLayersOpt,
+    HighLayersOpt,
+    ImageOpt,
+    JsonOpt,
+    LayersOpt,
+    ModelArg,
+    OriginalOpt,
+    PaddedOpt,
+    PixelEmbeddingOpt,
+    QueriesOpt,
+    RecalibrationOpt,
+    RuleOpt,
+    StagesOpt,
+    TemperatureOpt,
+    check_convention,
+    chosen_classes,
+    chosen_sizes,
+    chosen_spec,
+    count_at,
+    progress_bar,
+    show,
+    show_json,
+    user_input,
+    warn,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(models)
+    app.command()(flops)
+    app.command()(compare)
+    app.command()(crosscheck)
+    app.command()(reproduce)
+
+
+def models(json: JsonOpt = False) -> None:
+    """List encoders with their options, backbones, data sets and the papers' rows."""
+    from harness.catalogue import catalogue
+    from reports.terminal import catalogue_tables
+
+    listed = catalogue()
+    if json:
+        return show_json(listed)
+    show(*catalogue_tables(listed))
+
+
+def flops(
+    model: ModelArg = None,
+    encoder: EncoderOpt = None,
+    backbone: BackboneOpt = None,
+    stages: StagesOpt = None,
+    pixel_embedding: PixelEmbeddingOpt = None,
+    recalibration: RecalibrationOpt = None,
+    recalibration_temperature: TemperatureOpt = None,
+    layers: LayersOpt = None,
+    high_level_layers: HighLayersOpt = None,
+    full_layers: FullLayersOpt = None,
+    num_classes: ClassesOpt = None,
+    num_queries: QueriesOpt = None,
+    padded_size: PaddedOpt = None,
+    image_size: ImageOpt = None,
+    resize_rule: RuleOpt = "coco",
+    dataset: DatasetOpt = None,
+    annotations: AnnotationsOpt = None,
+    original_size: OriginalOpt = None,
+    convention: ConventionOpt = "published",
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components to show.")] = 3,
+    strict: Annotated[
+        bool, typer.Option(help="Exit 1 if anything is uncounted beyond what the convention names.")
+    ] = False,
+    json: JsonOpt = False,
+) -> None:
+    """Count one model: GMACs or GFLOPs per component, and what was not counted."""
+    with user_input():
+        check_convention(convention)
+        sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
+        spec = chosen_spec(
+            model,
+            encoder,
+            backbone,
+            chosen_classes(num_classes, sizes),
+            num_queries,
+            stages=stages,
+            pixel_embedding=pixel_embedding,
+            recalibration=recalibration,
+            recalibration_temperature=recalibration_temperature,
+            layers=layers,
+            high_level_layers=high_level_layers,
+            full_layers=full_layers,
+        )
+    from reports.terminal import flops_notes, flops_tree
+
+    record = count_at(spec, sizes, convention)
+    if json:
+        show_json(record)
+    else:
+        show(flops_tree(record, depth), *flops_notes(record))
+    unknown = [name for name, figure in record["not_counted"].items() if figure is None]
+    if strict and unknown:
+        warn(f"not counted, no formula: {', '.join(unknown)}")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def compare(
+    model: Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help=MODEL_SYNTAX)],
+    backbone: BackboneOpt = None,
+    num_classes: ClassesOpt = None,
+    num_queries: QueriesOpt = None,
+    padded_size: PaddedOpt = None,
+    image_size: ImageOpt = None,
+    resize_rule: RuleOpt = "coco",
+    dataset: DatasetOpt = None,
+    annotations: AnnotationsOpt = None,
+    original_size: OriginalOpt = None,
+    convention: ConventionOpt = "published",
+    json: JsonOpt = False,
+) -> None:
+    """Count several models at one size, with each change against the first."""
+    with user_input():
+        check_convention(convention)
+        sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
+        classes = chosen_classes(num_classes, sizes)
+        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
+        if len(specs) < 2:
+            raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
+    from reports.comparison import comparison_summary
+    from reports.terminal import comparison, flops_notes
+
+    records = [count_at(spec, sizes, convention) for spec in specs]
+    if json:
+        return show_json({"models": records, "changes": comparison_summary(records)})
+    show(comparison(records), flops_notes(records[0])[0])
+
+
+def crosscheck(
+    model: ModelArg = None,
+    encoder: EncoderOpt = None,
+    backbone: BackboneOpt = None,
+    stages: StagesOpt = None,
+    pixel_embedding: PixelEmbeddingOpt = None,
+    recalibration: RecalibrationOpt = None,
+    recalibration_temperature: TemperatureOpt = None,
+    layers: LayersOpt = None,
+    high_level_layers: HighLayersOpt = None,
+    full_layers: FullLayersOpt = None,
+    num_classes: ClassesOpt = None,
+    num_queries: QueriesOpt = None,
+    padded_size: PaddedOpt = None,
+    image_size: ImageOpt = None,
+    resize_rule: RuleOpt = "coco",
+    json: JsonOpt = False,
+) -> None:
+    """Run fvcore, ptflops and torch's counter beside segmeter's, and explain every difference."""
+    with user_input():
+        sizes = chosen_sizes(padded_size, image_size, resize_rule, None, None, None)
+        spec = chosen_spec(
+            model,
+            encoder,
+            backbone,
+            chosen_classes(num_classes, sizes),
+            num_queries,
+            stages=stages,
+            pixel_embedding=pixel_embedding,
+            recalibration=recalibration,
+            recalibration_temperature=recalibration_temperature,
+            layers=layers,
+            high_level_layers=high_level_layers,
+            full_layers=full_layers,
+        )
+    from harness.crosscheck import COUNTERS, REASONS, cross_check, cross_check_record
+    from harness.model_count import PARTS
+    from reports.terminal import crosscheck_notes, crosscheck_table
+
+    size = next(iter(sizes.images))
+    with progress_bar("counting with three tools", len(PARTS) * len(COUNTERS)) as advance:
+        record = cross_check_record(spec, size, cross_check(spec, size, lambda done: advance()))
+    if json:
+        return show_json(record)
+    show(crosscheck_table(record), *crosscheck_notes(record, REASONS))
+
+
+def reproduce(
+    table: Annotated[int | None, typer.Option(help="One of the paper's tables, 1 to 7.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Measure every published GFLOPs cell of the M2F family beside the printed figure."""
+    with user_input():
+        from harness.published import family_cells
+
+        cells = family_cells(table)
+    from harness.report_run import reproduction_row
+    from harness.reproduce import CONVENTION, VERDICTS
+    from harness.reproduce import reproduce as measure
+    from reports.terminal import reproduction_notes, reproduction_tables
+
+    with progress_bar("measuring published cells", len(cells)) as advance:
+        rows = [reproduction_row(r) for r in measure(cells, lambda done: advance())]
+    if json:
+        return show_json({"convention": CONVENTION, "verdicts": VERDICTS, "cells": rows})
+    show(*reproduction_tables(rows), *reproduction_notes(rows, VERDICTS))

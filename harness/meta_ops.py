@@ -1,0 +1,108 @@
+"""Run one operator, quickly if its tensors are on meta.
+
+On meta tensors torch works most outputs out in slow Python. But the same operator on the same shapes gives
+the same output shapes and the same cost, and a network repeats its layers: each distinct call is worked out
+once.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.op_costs import Cost, costs_of
+
+MAX_REMEMBERED = 100_000
+# A tensor as far as shapes go: (sizes, strides, dtype).
+Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+_remembered: dict[Any, tuple[Layout | tuple[Layout, ...], list[Cost] | None]] = {}
+
+
+def run_op(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, list[Cost] | None]:
+    """The output of ``func(*args, **kwargs)`` and its cost (None where no formula exists)."""
+    if func.is_view:
+        return func(*args, **kwargs), []
+    key = _key(func, args, kwargs) if _makes_new_tensors(func) else None
+    if key is None:
+        out = _run(func, args, kwargs)
+        return out, costs_of(func, args, out)
+    known = _remembered.get(key)
+    if known is None:
+        out = _run(func, args, kwargs)
+        costs = costs_of(func, args, out)
+        layout = _layouts(out)
+        if layout is not None and len(_remembered) < MAX_REMEMBERED:
+            _remembered[key] = layout, costs
+        return out, costs
+    layout, costs = known
+    if isinstance(layout[0][0], tuple):
+        return tuple(_empty(each) for each in layout), costs
+    return _empty(layout), costs
+
+
+@lru_cache(maxsize=4096)
+def _makes_new_tensors(func: Any) -> bool:
+    """Whether the operator's outputs never share memory with its inputs; `func.is_view` is not enough."""
+    schema = func._schema
+    aliased = any(argument.alias_info for argument in (*schema.arguments, *schema.returns))
+    return not aliased and not schema.is_mutable
+
+
+def _key(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What the output's shapes depend on; None unless all tensors are on meta."""
+    found: list[bool] = []
+    parts = tuple(_describe(value, found) for value in (*args, *kwargs.items()))
+    return (func, parts) if found and all(found) else None
+
+
+def _describe(value: Any, on_meta: list[bool]) -> Any:
+    if isinstance(value, Tensor):
+        on_meta.append(value.is_meta)
+        return (value.shape, value.stride(), value.dtype)
+    if isinstance(value, list | tuple):
+        return tuple(_describe(each, on_meta) for each in value)
+    # 1, 1.0 and True are equal but promote differently.
+    return (type(value), value)
+
+
+def _layouts(out: Any) -> Layout | tuple[Layout, ...] | None:
+    if isinstance(out, Tensor):
+        return (tuple(out.shape), out.stride(), out.dtype)
+    if isinstance(out, tuple) and out and all(isinstance(each, Tensor) for each in out):
+        return tuple((tuple(each.shape), each.stride(), each.dtype) for each in out)
+    return None
+
+
+def _empty(layout: Layout) -> Tensor:
+    size, stride, dtype = layout
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    shortcut = _SHORTCUTS.get(func)
+    if shortcut is not None and args[0].is_meta:
+        return shortcut(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+def _like_input(inputs: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """A norm's output; its statistics are not used in a forward pass, so their shape does not matter."""
+    statistics = inputs.new_empty((1,))
+    return torch.empty_like(inputs), statistics, statistics
+
+
+def _resized(inputs: Tensor, size: Any, *_: Any, **__: Any) -> Tensor:
+    return inputs.new_empty((*inputs.shape[:2], *size))
+
+
+# The slowest of the Python decompositions.
+_SHORTCUTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_layer_norm.default: _like_input,
+    torch.ops.aten.native_group_norm.default: _like_input,
+    torch.ops.aten.native_batch_norm.default: _like_input,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: _like_input,
+    torch.ops.aten.upsample_bilinear2d.default: _resized,
+}
