@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.sizes import SizeSet
     from harness.spec import ModelSpec
 
-MODEL_SYNTAX = "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3"
+MODEL_SYNTAX = "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3, or a preset"
 EXIT_FAILED = 1  # a check did not hold
 EXIT_MISUSE = 2
 
@@ -67,8 +67,10 @@ def chosen_spec(
     **options: Any,
 ) -> "ModelSpec":
     """A model from its written form, from single options, or from both."""
+    from harness.published import resolve_preset
     from harness.spec import model_from_parts
 
+    model = resolve_preset(model)
     if stages is not None:
         options["stages"] = stages
     given = {name: value for name, value in options.items() if value is not None}

@@ -55,6 +55,12 @@ OMISSIONS = (
             operator == "attention_scores" and component.startswith("decoder.cross_attention")
         ),
     ),
+    Omission(
+        "linear_resizing",
+        "resizing of relative-position tables",
+        "fvcore has no handle for upsample_linear1d",
+        lambda component, operator: operator == "upsample_linear",
+    ),
 )
 
 # The FPN step's resizing is a plain call in the official head, outside the pixel decoder's own modules, so

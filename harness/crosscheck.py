@@ -55,6 +55,7 @@ REASONS = {
     "batch_norm": "norms are not counted",
     "upsample_bilinear": "resizing is not counted",
     "upsample_nearest": "resizing is not counted",
+    "upsample_linear": "resizing along one axis is not counted",
     "pooling": "pooling is not counted",
     "bias_additions": "counted on top: one for every output of a linear layer or convolution with bias",
     "einsum_rounding": "fvcore reads an einsum's cost from numpy's printed table, to four digits",

@@ -5,9 +5,10 @@ A cost has two figures:
 - ``macs``: multiply-accumulates at the weights of fvcore, the counter behind the papers' figures. One
   multiply-accumulate is 1; a norm is 5 per element (4 without affine; batch norm in eval mode 2 or 1),
   bilinear upsampling 4 and nearest upsampling 1 per output element.
-- ``flops``: floating-point operations. A multiply-accumulate is 2; norms are counted by their arithmetic
-  (layer and group norm 8 per element, batch norm in eval mode 2); elementwise work is 1 per output element,
-  but softmax 5 (maximum, difference, exponential, sum, quotient), sigmoid 4, SiLU 5 and GELU 5.
+- ``flops``: floating-point operations. A multiply-accumulate is 2, a bias 1 per output; norms are counted
+  by their arithmetic (layer and group norm 8 per element, batch norm in eval mode 2); elementwise work is
+  1 per output element, but softmax 5 (maximum, difference, exponential, sum, quotient), sigmoid 4, SiLU 5
+  and GELU 5.
 
 Operators that only move, create, index or compare data cost nothing. An operator that is in none of the
 tables has no formula: the counter reports it by name.
@@ -82,8 +83,8 @@ def _grouped(query: Shape, key: Shape) -> tuple[int, ...]:
     return batch
 
 
-def _mac(operator: str, macs: int) -> list[Cost]:
-    return [Cost(operator, macs, 2 * macs)]
+def _mac(operator: str, macs: int, biased_outputs: int = 0) -> list[Cost]:
+    return [Cost(operator, macs, 2 * macs + biased_outputs)]
 
 
 def _shape(x: Any) -> tuple[int, ...]:
@@ -92,14 +93,15 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 def _convolution(args: Any, out: Any) -> list[Cost]:
     inputs, weight = args[0], args[1]
+    biased_outputs = out.numel() if args[2] is not None else 0
     transposed = args[6] if len(args) > 6 else False
     if transposed:
-        return _mac("conv", transposed_conv_macs(_shape(weight), _shape(inputs)))
-    return _mac("conv", conv_macs(_shape(weight), _shape(out)))
+        return _mac("conv", transposed_conv_macs(_shape(weight), _shape(inputs)), biased_outputs)
+    return _mac("conv", conv_macs(_shape(weight), _shape(out)), biased_outputs)
 
 
 def _addmm(args: Any, out: Any) -> list[Cost]:
-    return _mac("linear", matmul_macs(_shape(args[1]), _shape(out)))
+    return _mac("linear", matmul_macs(_shape(args[1]), _shape(out)), out.numel())
 
 
 def _mm(args: Any, out: Any) -> list[Cost]:
@@ -198,6 +200,7 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::upsample_bilinear2d": _per_output("upsample_bilinear", 4, 8),
     "aten::_upsample_bilinear2d_aa": _per_output("upsample_bilinear", 4, 8),
     "aten::upsample_bicubic2d": _per_output("upsample_bicubic", 16, 32),
+    "aten::upsample_linear1d": _per_output("upsample_linear", 2, 4),
     "aten::upsample_nearest2d": _per_output("upsample_nearest", 1, 0),
     "aten::grid_sampler_2d": _per_output("grid_sampler", 4, 8),
     "aten::_adaptive_avg_pool2d": _per_input("pooling", 1, 1),

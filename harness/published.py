@@ -1,11 +1,13 @@
 """The published figures as data, and what each of them should be measured with."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from encoders.interface import nearest
 from harness.sizes import Size
 from harness.spec import ModelSpec, model_spec
 
@@ -138,3 +140,17 @@ def presets() -> dict[str, Preset]:
         where = f"PRO-SCALE, Table {cell.table}, row {cell.row}"
         found[f"table{cell.table}.{cell.row}"] = Preset(spec.text, cell.dataset, where)
     return found
+
+
+def resolve_preset(text: str | None) -> str | None:
+    """A preset's model for its name ("table2.4"); any other text as it is.
+
+    Raises:
+        ValueError: a name like a preset's that is none.
+    """
+    if text is None or not re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
+        return text
+    found = presets()
+    if text.strip() not in found:
+        raise ValueError(f"unknown preset {text!r}{nearest(text, list(found))}")
+    return found[text.strip()].model
