@@ -1,0 +1,84 @@
+"""The main job, run whole: its files, and that they agree with each other."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "latest"
+    photo = folder.parent / "own.png"
+    Image.new("RGB", (320, 240), (200, 30, 30)).save(photo)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "report", "--images", photo, "--out", folder],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_all_files_are_there_and_nothing_half_written(report: Path) -> None:
+    names = {path.name for path in report.iterdir()}
+    wanted = {"report.md", "report.json", "figures.csv", "breakdown.pdf", "breakdown.svg", "breakdown.png"}
+    assert wanted <= names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_record_holds_four_models_at_every_size(report: Path) -> None:
+    record = json.loads((report / "report.json").read_text())
+    assert set(record["records"]) == {"cityscapes", "coco-val2017", "own.png"}
+    for group in record["records"].values():
+        assert [r["encoder"] for r in group] == ["m2f", "lite-m2f", "rt-m2f", "pro-scale"]
+    # 240x320 is resized to 800x1067 and padded to 800x1088.
+    assert record["records"]["own.png"][0]["padded_size"] == [800, 1088]
+    assert record["records"]["own.png"][0]["original_size"] == [240, 320]
+    assert record["records"]["cityscapes"][0]["total_gmacs"] == pytest.approx(537.85, abs=0.01)
+
+
+def test_every_model_really_ran(report: Path) -> None:
+    passes = json.loads((report / "report.json").read_text())["forward_passes"]
+    assert len(passes) == 4
+    for one in passes:
+        assert one["seconds"] > 0 and one["weights"].startswith("random")
+        # 240x320 at short side 256: 256x341, padded to 256x352.
+        assert one["input_size"] == [256, 352]
+        assert one["outputs"]["masks"] == [1, 100, 256, 341]
+        assert one["outputs"]["semantic"] == [1, 133, 256, 341]
+
+
+def test_markdown_and_csv_say_what_the_record_says(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    for figure in ("281.13", "171.99", "129.78", "135.35", "537.85", "published", "not counted"):
+        assert figure in text
+    rows = list(csv.DictReader(io.StringIO((report / "figures.csv").read_text())))
+    (encoder,) = (
+        r for r in rows if (r["input"], r["model"], r["component"]) == ("cityscapes", "m2f@swin-t", "encoder")
+    )
+    assert float(encoder["figure"]) == pytest.approx(281.13, abs=0.001)
+    assert encoder["unit"] == "GMACs" and encoder["convention"] == "published"
+
+
+def test_the_figure_is_a_picture_in_three_formats(report: Path) -> None:
+    assert (report / "breakdown.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (report / "breakdown.svg").read_text()
+    width, height = Image.open(report / "breakdown.png").size
+    # 6.9 x 3.0 inches at 300 dpi
+    assert (width, height) == (2070, 900)
+
+
+def test_the_figure_is_the_same_for_the_same_records(report: Path) -> None:
+    from reports.breakdown import breakdown_figure, figure_bytes
+
+    records = json.loads((report / "report.json").read_text())["records"]["cityscapes"]
+    assert figure_bytes(breakdown_figure(records), "svg") == (report / "breakdown.svg").read_bytes()
