@@ -56,7 +56,8 @@ def test_importing_all_of_reports_loads_neither_torch_nor_pandas() -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    code = "import sys, cli; print(sorted({'torch', 'pandas', 'matplotlib', 'numpy', 'timm'} & set(sys.modules)))"
+    heavy = {"torch", "pandas", "matplotlib", "numpy", "timm"}
+    code = f"import sys, cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

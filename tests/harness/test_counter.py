@@ -1,5 +1,7 @@
 """The counter on small nets that carry their own answer."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from harness.op_costs import attention_costs
 class TwoBranches(nn.Module):
     """Its cost is derived from its sizes: input (2, 3, 8, 10)."""
 
-    macs = {
+    macs: ClassVar = {
         # 2*16*8*10 outputs, each a sum over 3*3*3 = 27
         ("conv", "conv"): 2 * 16 * 80 * 27,
         # 5 per element of the (2, 16, 8, 10) map
