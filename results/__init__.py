@@ -1,0 +1,1 @@
+"""Data: published figures, image sizes, records. No code."""

@@ -1,0 +1,1 @@
+"""How often each image size occurs in a data set."""
