@@ -49,6 +49,9 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         whole.set_title(f"Whole model, {first['title'].rsplit(', ', 1)[-1]}")
         inside.set_title("Encoder alone")
         figure.supxlabel(_caption(first), fontsize=6.5)
+        # Lay out once: each format would do it again, with text a hair wider or narrower.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         return figure
 
 
