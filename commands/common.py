@@ -1,7 +1,8 @@
 """What the commands share: option declarations, reading input, printing, progress."""
 
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from harness.sizes import SizeSet
     from harness.spec import ModelSpec
 
-MODEL_SYNTAX = "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3, or a preset"
+MODEL_SYNTAX = (
+    "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
+    "mine.py:MyEncoder, package.module:attribute"
+)
 EXIT_FAILED = 1  # a check did not hold
 EXIT_MISUSE = 2
 
@@ -41,6 +45,25 @@ OriginalOpt = Annotated[
     str | None, typer.Option(help="HxW that results are resized to; default: before resizing.")
 ]
 ConventionOpt = Annotated[str, typer.Option(help="published, macs or flops.")]
+PhotoOpt = Annotated[
+    list[Path] | None,
+    typer.Option(help="Photo or folder, for a model whose work depends on its input; may be repeated."),
+]
+
+
+def _set_verbose(verbose: bool) -> bool:
+    global _verbose
+    _verbose = verbose
+    return verbose
+
+
+_verbose = False
+VerboseOpt = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", callback=_set_verbose, is_eager=True, help="Show the traceback if your own model fails."
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -54,6 +77,8 @@ def user_input() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
+        if _verbose and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         raise InputError(one_line(error)) from None
 
 
@@ -114,14 +139,19 @@ def check_convention(convention: str) -> None:
         raise ValueError(f"unknown convention {convention!r}{nearest(convention, list(CONVENTIONS))}")
 
 
-def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str) -> Any:
-    """The record of one model at one size, or its mean over a data set, with a progress bar."""
+def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Sequence[Path] = ()) -> Any:
+    """The record of one model at one size, or its mean over a data set, with a progress bar.
+
+    ``photos`` are for a model of the user's own whose work depends on its input.
+    """
     from harness.flops_record import flops_record
     from harness.model_count import count_dataset, count_model
+    from harness.photos import find_photos
 
     with user_input():
         if len(sizes.images) == 1:
-            return flops_record(count_model(spec, next(iter(sizes.images)), convention))
+            found = find_photos(photos) if photos else []
+            return flops_record(count_model(spec, next(iter(sizes.images)), convention, found))
         with progress_bar(f"counting {spec.title}", len(sizes.images)) as advance:
             return flops_record(count_dataset(spec, sizes, convention, lambda done: advance()))
 

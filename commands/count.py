@@ -21,12 +21,14 @@ from commands.common import (
     ModelArg,
     OriginalOpt,
     PaddedOpt,
+    PhotoOpt,
     PixelEmbeddingOpt,
     QueriesOpt,
     RecalibrationOpt,
     RuleOpt,
     StagesOpt,
     TemperatureOpt,
+    VerboseOpt,
     check_convention,
     chosen_classes,
     chosen_sizes,
@@ -84,6 +86,8 @@ def flops(
     strict: Annotated[
         bool, typer.Option(help="Exit 1 if anything is uncounted beyond what the convention names.")
     ] = False,
+    photo: PhotoOpt = None,
+    verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Count one model: GMACs or GFLOPs per component, and what was not counted."""
@@ -106,7 +110,7 @@ def flops(
         )
     from reports.terminal import flops_notes, flops_tree
 
-    record = count_at(spec, sizes, convention)
+    record = count_at(spec, sizes, convention, photo or [])
     if json:
         show_json(record)
     else:
@@ -129,6 +133,8 @@ def compare(
     annotations: AnnotationsOpt = None,
     original_size: OriginalOpt = None,
     convention: ConventionOpt = "published",
+    photo: PhotoOpt = None,
+    verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Count several models at one size, with each change against the first."""
@@ -142,7 +148,7 @@ def compare(
     from reports.comparison import comparison_summary
     from reports.terminal import comparison, flops_notes
 
-    records = [count_at(spec, sizes, convention) for spec in specs]
+    records = [count_at(spec, sizes, convention, photo or []) for spec in specs]
     if json:
         return show_json({"models": records, "changes": comparison_summary(records)})
     show(comparison(records), flops_notes(records[0])[0])

@@ -30,6 +30,8 @@ class EncoderKind:
     title: str
     summary: str
     source: str
+    # Checks one option's value; None for the options of this repository's encoders.
+    check: Callable[[str, Any], Any] | None = None
 
 
 ENCODERS: dict[str, EncoderKind] = {
@@ -87,9 +89,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             if not known:
                 raise ValueError(f"{name} has no options, got {option!r}")
             raise ValueError(f"{name} has no option {option!r}{nearest(option, list(known))}")
-    checked = {option: _CHECKS[option](option, value) for option, value in options.items()}
+    checks = {option: ENCODERS[name].check or _CHECKS[option] for option in options}
+    checked = {option: checks[option](option, value) for option, value in options.items()}
     complete = {**known, **checked}
-    if "high_level_layers" in known and not complete["high_level_layers"] + complete["full_layers"]:
+    if name == "lite-m2f" and not complete["high_level_layers"] + complete["full_layers"]:
         raise ValueError("high_level_layers and full_layers must not both be 0")
     return checked
 

@@ -7,18 +7,25 @@ itself, the component is the module path, which makes any model readable at any 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 
-def component_finder(root: nn.Module) -> Callable[[str], str]:
-    """A function from module path to dotted component name, for ``root`` and all below it."""
+def component_finder(root: nn.Module, patterns: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """A function from module path to dotted component name, for ``root`` and all below it.
+
+    Args:
+        root: the model.
+        patterns: a description of ``root`` from outside, in place of its own ``components()``.
+    """
     described = {
         name: [(_to_regex(pattern), component) for pattern, component in module.components().items()]
         for name, module in root.named_modules()
-        if hasattr(module, "components")
+        if callable(getattr(module, "components", None))
     }
+    if patterns:
+        described[""] = [(_to_regex(pattern), component) for pattern, component in patterns.items()]
     known: dict[str, str] = {}
 
     def find(path: str) -> str:

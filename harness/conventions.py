@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.counter import Count, Work
+from harness.counter import Count, UnknownOp, Work
 
 CONVENTIONS = {
     "published": "MACs as the papers' tool counts them; sampling and masked query-key products left out",
@@ -80,6 +80,7 @@ class Figures:
         not_counted: omission name -> MACs left out; unknown operators -> None.
         counted_flops: FLOPs of the work that the convention counts.
         all_flops: FLOPs of all work that has a formula.
+        unknown: operators without a formula, with their places and shapes.
     """
 
     convention: str
@@ -88,6 +89,7 @@ class Figures:
     not_counted: dict[str, float | None]
     counted_flops: float
     all_flops: float
+    unknown: tuple[UnknownOp, ...] = ()
 
     @property
     def total(self) -> float:
@@ -119,12 +121,15 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
     by_component: defaultdict[str, int] = defaultdict(int)
     by_operator: defaultdict[str, int] = defaultdict(int)
     not_counted: dict[str, float | None] = {}
+    # Components whose work is left out stay in sight, at 0.
+    passed_over: set[str] = set()
     counted_flops = 0
     for work in count.work:
         component = find_component(work.module)
         omission = _omission(component, work) if convention == "published" else None
         if omission is not None:
             not_counted[omission.name] = (not_counted.get(omission.name) or 0) + work.macs
+            passed_over.add(component)
             continue
         units = work.flops if convention == "flops" else work.macs
         if convention == "published" and work.operator.startswith("upsample"):
@@ -138,12 +143,24 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
         not_counted[unknown.operator] = None
     return Figures(
         convention=convention,
-        by_component={name: units for name, units in by_component.items() if units},
+        by_component={
+            name: by_component[name]
+            for name in [*by_component, *sorted(passed_over - by_component.keys())]
+            if by_component[name] or name in passed_over
+        },
         by_operator=dict(by_operator),
         not_counted=not_counted,
         counted_flops=counted_flops,
         all_flops=count.flops,
+        unknown=count.unknown,
     )
+
+
+def units_of(work: Work, component: str, convention: str) -> int:
+    """Units of work that a convention counts of it: MACs, or FLOPs under ``flops``; 0 if it is left out."""
+    if convention == "published" and _omission(component, work) is not None:
+        return 0
+    return work.flops if convention == "flops" else work.macs
 
 
 def _omission(component: str, work: Work) -> Omission | None:
@@ -172,4 +189,5 @@ def mean_figures(weighted: Sequence[tuple[Figures, int]]) -> Figures:
         not_counted=mean(lambda f: f.not_counted),
         counted_flops=sum(f.counted_flops * n for f, n in weighted) / images,
         all_flops=sum(f.all_flops * n for f, n in weighted) / images,
+        unknown=weighted[0][0].unknown,
     )

@@ -1,10 +1,12 @@
 """From counts to records: the one place where a count meets its spec, size and versions."""
 
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from harness.conventions import CONVENTIONS, OMISSIONS, UNITS, Figures
+from harness.counter import UnknownOp
 from harness.model_count import DatasetCount, ModelCount, Spread
 from harness.record import GIGA, SCHEMA, FlopsRecord, component_tree
 from harness.record import Spread as SpreadRecord
@@ -22,6 +24,9 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
         record["size"] = format_size(size.padded)
         record["padded_size"] = list(size.padded)
         record["original_size"] = list(size.original)
+        if counted.spread is not None:
+            record["input_dependent"] = counted.reason
+            record["spread"] = {"total": _spread(counted.spread)}
         return record
     sizes = counted.sizes
     record["size"] = f"mean over {sizes.total} images of {sizes.name}"
@@ -65,7 +70,10 @@ def _record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int)
         "not_counted": {
             name: None if units is None else units / GIGA for name, units in figures.not_counted.items()
         },
-        "not_counted_reasons": {name: reasons.get(name, NO_FORMULA) for name in figures.not_counted},
+        "not_counted_reasons": {
+            name: reasons[name] if name in reasons else _no_formula(name, figures.unknown)
+            for name in figures.not_counted
+        },
         "coverage": figures.coverage,
         "params": params,
         "encoder_params": encoder_params,
@@ -74,6 +82,17 @@ def _record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int)
         "original_size": None,
         "versions": versions(),
     }
+
+
+def _no_formula(operator: str, unknown: Sequence[UnknownOp]) -> str:
+    """Where an operator without a formula ran, and on what shapes."""
+    found = [u for u in unknown if u.operator == operator]
+    if not found:
+        return NO_FORMULA
+    shapes = " ".join("x".join(map(str, shape)) or "scalar" for shape in found[0].shapes)
+    calls = sum(u.calls for u in found)
+    where = found[0].module or "the model itself"
+    return f"{NO_FORMULA}; {calls}x, first in {where} on {shapes or 'no tensors'}"
 
 
 def _spread(spread: Spread) -> SpreadRecord:

@@ -21,6 +21,11 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 _remembered: dict[Any, tuple[Layout | tuple[Layout, ...], list[Cost] | None]] = {}
 
 
+def forget_costs() -> None:
+    """Work every cost out anew: a formula has been added."""
+    _remembered.clear()
+
+
 def run_op(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, list[Cost] | None]:
     """The output of ``func(*args, **kwargs)`` and its cost (None where no formula exists)."""
     if func.is_view:

@@ -6,14 +6,14 @@ of its inputs and kept, so that a table of models that share a backbone, or a da
 one go.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders import build_encoder
 from encoders.backbones import build_backbone
@@ -22,9 +22,12 @@ from encoders.postprocess import PostProcess
 from encoders.segmenter import Segmenter
 from harness.components import component_finder
 from harness.conventions import Figures, apply_convention, mean_figures
-from harness.counter import Count, run_and_count
-from harness.sizes import ImageSize, Size, SizeSet
-from harness.spec import ModelSpec
+from harness.counter import Count, DataDependentError, run_and_count
+from harness.own_models import blaming
+from harness.photos import Photo
+from harness.sizes import ImageSize, Size, SizeSet, format_size
+from harness.spec import ModelSpec, WholeModelSpec
+from harness.whole_model import SeenCount, count_segmenter_on_photos, count_whole
 
 PARTS = ("backbone", "encoder", "decoder", "postprocess")
 # Shapes of the maps a decoder reads: mask features, then multi-scale from low to high resolution.
@@ -40,6 +43,9 @@ class ModelCount:
     figures: Figures
     params: int
     encoder_params: int
+    # For a model whose work depends on its input: why, and the spread over the photos.
+    reason: str = ""
+    spread: "Spread | None" = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,41 @@ class DatasetCount:
         return len(self.sizes.images)
 
 
-def count_model(spec: ModelSpec, size: ImageSize, convention: str) -> ModelCount:
-    """Count one model at one size, batch 1."""
-    figures = apply_convention(work_of(spec, size), _finder(spec), convention)
+def count_model(
+    spec: ModelSpec, size: ImageSize, convention: str, photos: Sequence[Photo] = ()
+) -> ModelCount:
+    """Count one model at one size, batch 1.
+
+    A model of the user's own whose work depends on its input is counted on real inputs: on ``photos``, or
+    on two that are at hand.
+    """
+    if isinstance(spec, WholeModelSpec):
+        return _seen(spec, size, convention, count_whole(spec, size, photos))
+    try:
+        with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
+            work = work_of(spec, size)
+    except DataDependentError as error:
+        seen = count_segmenter_on_photos(spec, size, photos, str(error))
+        return _seen(spec, size, convention, seen)
     params, encoder_params = _parameters(spec)
-    return ModelCount(spec, size, figures, params, encoder_params)
+    return ModelCount(spec, size, apply_convention(work, _finder(spec), convention), params, encoder_params)
+
+
+def _seen(spec: ModelSpec, size: ImageSize, convention: str, seen: SeenCount) -> ModelCount:
+    totals = [figures.total for figures in seen.figures(convention)]
+    return ModelCount(
+        spec,
+        size,
+        seen.mean(convention),
+        params=_number(seen.model),
+        encoder_params=_number(seen.model.encoder) if isinstance(seen.model, Segmenter) else 0,
+        reason=seen.reason,
+        spread=_spread([(total, 1) for total in totals]) if seen.reason else None,
+    )
+
+
+def _number(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_dataset(
@@ -151,10 +187,7 @@ def _meta_backbone(name: str) -> Any:
 def _parameters(spec: ModelSpec) -> tuple[int, int]:
     """Number of parameters of the model and of its encoder."""
     model = meta_model(spec)
-    return (
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in model.encoder.parameters()),
-    )
+    return _number(model), _number(model.encoder)
 
 
 @lru_cache(maxsize=256)

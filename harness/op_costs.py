@@ -16,6 +16,7 @@ tables has no formula: the counter reports it by name.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -208,14 +209,24 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::avg_pool2d": _window_pool,
     "aten::max_pool2d_with_indices": _window_pool,
     "aten::_softmax": _per_output("softmax", 0, 5),
+    "aten::_safe_softmax": _per_output("softmax", 0, 5),
     "aten::_log_softmax": _per_output("softmax", 0, 5),
     "aten::sigmoid": _per_output("elementwise", 0, 4),
     "aten::silu": _per_output("elementwise", 0, 5),
     "aten::gelu": _per_output("elementwise", 0, 5),
+    # Elementwise too, but not tagged so.
+    "aten::hardswish": _per_output("elementwise", 0, 1),
+    "aten::mish": _per_output("elementwise", 0, 1),
+    "aten::_prelu_kernel": _per_output("elementwise", 0, 1),
+    "aten::glu": _per_output("elementwise", 0, 5),
+    "aten::log_sigmoid_forward": _per_output("elementwise", 0, 4),
     "aten::sum": _per_input("elementwise", 0, 1),
     "aten::cumsum": _per_output("elementwise", 0, 1),
     "segmeter::ms_deform_attn": _deformable,
 }
+
+# What users registered: a module that is loaded again may register its formula again.
+_REGISTERED: set[str] = set()
 
 # Move, create, index, compare or sort: no floating-point arithmetic to speak of.
 _FREE = frozenset(
@@ -223,6 +234,8 @@ _FREE = frozenset(
     for name in [
         "_fused_sdp_choice",
         "_has_compatible_shallow_copy_type",
+        "_is_all_true",
+        "_is_any_true",
         "_local_scalar_dense",
         "_pack_padded_sequence",
         "_reshape_alias",
@@ -235,6 +248,7 @@ _FREE = frozenset(
         "any",
         "all",
         "arange",
+        "as_strided_",
         "argmax",
         "argmin",
         "argsort",
@@ -350,6 +364,44 @@ _FREE = frozenset(
 )
 
 
+def register_formula(operator: str, macs: Callable[..., int]) -> None:
+    """Give an operator of your own a cost.
+
+    Args:
+        operator: its qualified name, e.g. ``mylib::fused_ffn``.
+        macs: takes the operator's positional arguments (tensors, maybe on meta: read shapes only) and
+            returns its multiply-accumulates.
+
+    Raises:
+        ValueError: the name has no namespace, or the operator has a formula already.
+    """
+    namespace, separator, name = operator.partition("::")
+    if not (namespace and separator and name):
+        raise ValueError(f"expected an operator's name such as mylib::fused_ffn, got {operator!r}")
+    if operator in _FORMULAS and operator not in _REGISTERED:
+        raise ValueError(f"{operator} has a formula already")
+
+    def cost(args: Any, out: Any) -> list[Cost]:
+        found = macs(*args)
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            raise ValueError(f"the formula of {operator} must return a whole number of MACs, got {found!r}")
+        return _mac(operator, found)
+
+    _FORMULAS[operator] = cost
+    _REGISTERED.add(operator)
+
+
+@lru_cache(maxsize=4096)
+def _is_pointwise(op: torch._ops.OpOverload) -> bool:
+    if torch.Tag.pointwise in op.tags:
+        return True
+    # Some in-place variants (threshold_) lack the tag that their plain variant carries.
+    namespace, _, name = op._schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    plain = getattr(packet, op._overloadname, None) if name.endswith("_") else None
+    return plain is not None and torch.Tag.pointwise in plain.tags
+
+
 def costs_of(op: torch._ops.OpOverload, args: Sequence[Any], out: Any) -> list[Cost] | None:
     """Cost of one dispatched call, one entry per kind of work; None where no formula exists.
 
@@ -364,7 +416,7 @@ def costs_of(op: torch._ops.OpOverload, args: Sequence[Any], out: Any) -> list[C
         return formula(args, out)
     if name in _FREE or op.is_view:
         return []
-    if torch.Tag.pointwise in op.tags:
+    if _is_pointwise(op):
         first = out[0] if isinstance(out, tuple | list) else out
         if not isinstance(first, Tensor) or not first.is_floating_point():
             return []

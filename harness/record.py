@@ -60,6 +60,8 @@ class FlopsRecord(TypedDict):
     original_size: list[int] | None
     dataset: NotRequired[dict[str, Any]]
     spread: NotRequired[dict[str, Spread]]
+    # Why the figures are a mean over photos: the model's work depends on its input.
+    input_dependent: NotRequired[str]
     versions: dict[str, str]
 
 

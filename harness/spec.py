@@ -1,7 +1,9 @@
 """What to measure: a model, and how a user writes it down.
 
 A model is written ``ENCODER[@BACKBONE][:OPTION=VALUE]...``, for instance ``pro-scale``,
-``m2f@r50`` or ``pro-scale@swin-t:stages=1,1,3:pixel_embedding=conv``.
+``m2f@r50`` or ``pro-scale@swin-t:stages=1,1,3:pixel_embedding=conv``. ENCODER may be one of your own
+(``mine.py:MyEncoder``, ``package.module:attribute``); a whole model of your own is written
+``mine.py:MyModel[:OPTION=VALUE]...``.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from typing import Any
 
 from encoders.backbones import BACKBONES, check_backbone, default_num_queries
 from encoders.build import ENCODERS, check_options, encoder_options
+from encoders.interface import nearest
+from harness.own_models import OwnModel, add_encoder, is_source, load_own
 
 DEFAULT_BACKBONE = "swin-t"
 MAX_CLASSES = 100_000
@@ -61,6 +65,48 @@ class ModelSpec:
         return f"{self.encoder}@{self.backbone}{options}"
 
 
+@dataclass(frozen=True)
+class WholeModelSpec(ModelSpec):
+    """A whole model of the user's own: an image goes in, anything comes out.
+
+    ``encoder`` holds its source (``mine.py:MyModel``); it has no backbone, classes or queries of ours.
+    """
+
+    @property
+    def title(self) -> str:
+        """Its class or factory, with the options given."""
+        options = " ".join(f"{name}={_to_text(value)}" for name, value in self.options)
+        return " ".join(part for part in (self.encoder.rpartition(":")[2], options) if part)
+
+    @property
+    def encoder_title(self) -> str:
+        """The same: the model has no encoder of its own to name."""
+        return self.title
+
+    @property
+    def text(self) -> str:
+        """How it is written; :func:`parse_model` reads it back."""
+        return self.encoder + "".join(f":{name}={_to_text(value)}" for name, value in self.options)
+
+    def load(self) -> OwnModel:
+        """Import it; see :func:`harness.own_models.load_own`."""
+        return load_own(self.encoder)
+
+
+def whole_model_spec(own: OwnModel, options: dict[str, Any]) -> WholeModelSpec:
+    """Check the options of a whole model.
+
+    Raises:
+        ValueError: an option that its factory does not take.
+    """
+    for name in options:
+        if own.options is not None and name not in own.options:
+            if not own.options:
+                raise ValueError(f"{own.source} has no options, got {name!r}")
+            raise ValueError(f"{own.source} has no option {name!r}{nearest(name, list(own.options))}")
+    return WholeModelSpec(own.source, "", tuple(sorted(options.items())), 0, 0)
+
+
 def model_spec(
     encoder: str,
     backbone: str = DEFAULT_BACKBONE,
@@ -81,6 +127,11 @@ def model_spec(
     Raises:
         ValueError: an unknown name, option or value; one line with the nearest valid choice.
     """
+    if encoder not in ENCODERS:
+        own = load_own(encoder)
+        if not own.is_encoder:
+            return whole_model_spec(own, options)
+        add_encoder(encoder)
     checked = {**encoder_options(encoder), **check_options(encoder, options)}
     check_backbone(backbone)
     if num_queries is None:
@@ -91,7 +142,8 @@ def model_spec(
     ):
         if not 1 <= number <= limit:
             raise ValueError(f"{name} must be from 1 to {limit}, got {number}")
-    return ModelSpec(encoder, backbone, tuple(sorted(checked.items())), num_classes, num_queries)
+    settings = tuple((name, _frozen(value)) for name, value in sorted(checked.items()))
+    return ModelSpec(encoder, backbone, settings, num_classes, num_queries)
 
 
 def parse_model(text: str, *, num_classes: int = 133, num_queries: int | None = None) -> ModelSpec:
@@ -152,6 +204,10 @@ def model_from_parts(
 def _split(text: str) -> tuple[str, str, dict[str, Any]]:
     """Encoder, backbone and options of ``ENCODER[@BACKBONE][:OPTION=VALUE]...``."""
     head, *settings = text.strip().split(":")
+    source = f"{head}:{settings[0].partition('@')[0]}" if settings else ""
+    if "@" not in head and head not in ENCODERS and is_source(source):
+        # A source of the user's own has the colon in its name.
+        head = f"{head}:{settings.pop(0)}"
     encoder, _, backbone = head.partition("@")
     options: dict[str, Any] = {}
     for setting in settings:
@@ -200,6 +256,10 @@ def _option_title(name: str, value: Any) -> str:
     if name == "recalibration":
         return "without TRC" if value is None else f"TRC {value}"
     return f"{name.replace('_', ' ')} {value}"
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _to_text(value: Any) -> str:

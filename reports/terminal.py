@@ -43,14 +43,17 @@ def flops_tree(record: FlopsRecord, depth: int) -> Table:
 
 def flops_notes(record: FlopsRecord) -> list[str]:
     """What a reader must know beside the figures: convention, sizes, what was not counted."""
+    encoder = f", encoder {millions(record['encoder_params'])}" if record["encoder_params"] else ""
     lines = [
         f"convention  {record['convention']}: {record['convention_text']} [{record['unit']}]",
-        f"parameters  {millions(record['params'])}, encoder {millions(record['encoder_params'])}",
+        f"parameters  {millions(record['params'])}{encoder}",
         f"coverage    {percent(100 * record['coverage'])} of all estimated work (in FLOPs)",
     ]
-    if record["original_size"]:
+    if record["original_size"] and record["backbone"]:
         height, width = record["original_size"]
         lines.append(f"results     resized to {height}x{width}, 1 image, batch 1")
+    if "input_dependent" in record:
+        lines.append(f"real inputs mean over photos, weights random: {record['input_dependent']}")
     if record["not_counted"]:
         lines.append(f"not counted by '{record['convention']}':")
         for name, figure in record["not_counted"].items():

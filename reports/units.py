@@ -43,6 +43,21 @@ def millions(value: int) -> str:
     return f"{value / 1e6:.2f} M"
 
 
+def amount(value: int, unit: str) -> str:
+    """A whole number of MACs, FLOPs, parameters or bytes with a fitting prefix.
+
+    >>> amount(77_309_411_328, "MACs"), amount(1_024, "parameters"), amount(3 * 10**9, "bytes")
+    ('77.31 GMACs', '1,024', '3.00 GB')
+    """
+    if unit == "parameters":
+        return f"{value:,}"
+    suffix = "B" if unit == "bytes" else unit
+    for prefix, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= factor:
+            return f"{value / factor:.2f} {prefix}{suffix}"
+    return f"{value} {suffix}"
+
+
 def title(component: str) -> str:
     """A component's last name as a reader would write it.
 

@@ -1,0 +1,112 @@
+"""The gate: check models against their budgets, and write the baseline they are compared with."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands.common import EXIT_FAILED, VerboseOpt, user_input, warn
+
+if TYPE_CHECKING:
+    from harness.budgets import Budgets
+    from harness.snapshot import Snapshot
+
+DEFAULT_BUDGETS = Path("budgets.toml")
+BudgetsArg = Annotated[Path, typer.Argument(help="Budget file (TOML): models, sizes and limits.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(check)
+    baseline = typer.Typer(help="The figures that `check` compares with.", no_args_is_help=True)
+    baseline.command("update")(update)
+    app.add_typer(baseline, name="baseline")
+
+    # A group of one command must stay a group.
+    @baseline.callback()
+    def _group() -> None:
+        """The figures that `check` compares with."""
+
+
+def check(
+    budgets: BudgetsArg = DEFAULT_BUDGETS,
+    baseline: Annotated[
+        str | None, typer.Option(help="FILE or git:REV; default: the file that the budget file names.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="text, json, junit, github, markdown or sarif.")] = "text",
+    output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+    verbose: VerboseOpt = False,
+) -> None:
+    """Fail if a model costs more than its budget: exit 0 within, 1 over, 2 misuse."""
+    with user_input():
+        from encoders.interface import nearest
+        from reports.gate_ci import FORMATS, rendered
+
+        if format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        from harness.budgets import read_budgets
+
+        read = read_budgets(budgets)
+        known, against = _baseline(read, baseline)
+        from harness.gate import check_record, measure
+
+        record = check_record(measure(read), known, against, Path.cwd())
+        text = rendered(record, format)
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            from harness.record import write_text
+
+            write_text(output, text)
+    if not record["passed"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def update(
+    budgets: BudgetsArg = DEFAULT_BUDGETS,
+    output: Annotated[
+        Path | None, typer.Option(help="Default: the baseline that the budget file names.")
+    ] = None,
+    skip_failing: Annotated[
+        bool, typer.Option(help="Leave out models that cannot be counted, with a warning.")
+    ] = False,
+    verbose: VerboseOpt = False,
+) -> None:
+    """Count the models of a budget file and write them down as the new baseline."""
+    with user_input():
+        from harness.budgets import read_budgets
+        from harness.gate import measure_one
+        from harness.snapshot import write_baseline
+
+        read = read_budgets(budgets)
+        target = output or read.baseline
+        if target is None:
+            raise ValueError(f'{budgets} names no baseline; add baseline = "baseline.json" or give --output')
+        found = {}
+        for model in read.models:
+            try:
+                found[model.name] = measure_one(model, budgets.parent).snapshot
+            except ValueError as error:
+                if not skip_failing:
+                    raise
+                warn(f"left out: {error}")
+        write_baseline(target, found)
+    sys.stdout.write(f"{target}: {len(found)} models\n")
+
+
+def _baseline(read: "Budgets", given: str | None) -> tuple["dict[str, Snapshot] | None", str]:
+    """The snapshots to compare with, and what they are in words."""
+    from harness.git_baseline import PREFIX, revision_baseline
+    from harness.snapshot import read_baseline
+
+    if given is not None and given.startswith(PREFIX):
+        return revision_baseline(given.removeprefix(PREFIX), read.path), given
+    path = Path(given) if given is not None else read.baseline
+    if path is None:
+        return None, "absolute limits"
+    known = read_baseline(path)
+    missing = [model.name for model in read.models if model.name not in known]
+    if missing:
+        raise ValueError(f"baseline {path} lacks {', '.join(missing)}; run `segmeter baseline update`")
+    return known, str(path)

@@ -1,0 +1,109 @@
+"""Take a model's snapshot: count it and list its modules."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from harness.components import component_finder
+from harness.conventions import units_of
+from harness.counter import Count, DataDependentError
+from harness.model_count import meta_model, work_of
+from harness.own_models import blaming
+from harness.sizes import ImageSize, format_size
+from harness.snapshot import ModuleCost, Snapshot
+from harness.spec import ModelSpec, WholeModelSpec
+from harness.structure import structure_of
+from harness.whole_model import count_segmenter_on_photos, count_whole
+
+
+def take_snapshot(
+    spec: ModelSpec,
+    size: ImageSize,
+    convention: str,
+    patterns: Mapping[str, str] | None = None,
+) -> tuple[Snapshot, nn.Module]:
+    """Count a model at one size; returns the model too, for the places of its classes in the source.
+
+    A model whose work depends on its input is counted on the two photos at hand; figures are then means,
+    rounded to whole units.
+
+    Args:
+        patterns: component names for module-path patterns, in place of the model's own.
+
+    Raises:
+        ValueError: the model cannot be built or run.
+    """
+    if isinstance(spec, WholeModelSpec):
+        seen = count_whole(spec, size)
+        return snapshot_of(spec.text, size, convention, seen.counts, seen.model, patterns), seen.model
+    model: nn.Module = meta_model(spec)
+    try:
+        with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
+            counts: tuple[Count, ...] = (work_of(spec, size),)
+    except DataDependentError as error:
+        on_photos = count_segmenter_on_photos(spec, size, (), str(error))
+        model, counts = on_photos.model, on_photos.counts
+    return snapshot_of(spec.text, size, convention, counts, model, patterns), model
+
+
+def snapshot_of(
+    text: str,
+    size: ImageSize | None,
+    convention: str,
+    counts: Sequence[Count],
+    model: nn.Module,
+    patterns: Mapping[str, str] | None = None,
+) -> Snapshot:
+    """A snapshot from the counts of a model on one or more inputs of one size."""
+    find = component_finder(model, patterns)
+    modules = _modules(counts, model, find, convention)
+    return Snapshot(
+        model=text,
+        size=format_size(size.padded) if size else "",
+        convention=convention,
+        total=sum(cost.work for cost in modules.values()),
+        params=sum(cost.params for cost in modules.values()),
+        activation_bytes=round(sum(count.activation_bytes for count in counts) / len(counts)),
+        modules=modules,
+        uncounted=_uncounted(counts[0]),
+    )
+
+
+def _modules(
+    counts: Sequence[Count], model: nn.Module, find: Callable[[str], str], convention: str
+) -> dict[str, ModuleCost]:
+    work: dict[str, int] = {}
+    for count in counts:
+        for each in count.work:
+            units = units_of(each, find(each.module), convention)
+            work[each.module] = work.get(each.module, 0) + units
+    runs = {run.module: run for run in counts[0].runs}
+    found = {}
+    for fact in structure_of(model):
+        units = round(work.get(fact.path, 0) / len(counts))
+        if not units and not fact.weights:
+            continue
+        run = runs.get(fact.path)
+        found[fact.path] = ModuleCost(
+            kind=fact.kind,
+            weights=fact.weights,
+            params=fact.params,
+            work=units,
+            calls=run.calls if run else 0,
+            output="x".join(str(side) for side in run.output) if run and run.output else "",
+            component=find(fact.path),
+        )
+    return found
+
+
+def _uncounted(count: Count) -> dict[str, str]:
+    """Operators without a formula: calls, the first module and its shapes, in words."""
+    found: dict[str, str] = {}
+    calls: dict[str, int] = {}
+    for unknown in count.unknown:
+        calls[unknown.operator] = calls.get(unknown.operator, 0) + unknown.calls
+        shapes = " ".join("x".join(str(side) for side in shape) or "scalar" for shape in unknown.shapes)
+        found.setdefault(
+            unknown.operator, f"first in {unknown.module or 'the model itself'} on {shapes or 'no tensors'}"
+        )
+    return {name: f"{calls[name]}x, {found[name]}" for name in sorted(found)}

@@ -1,0 +1,183 @@
+"""What moved between two snapshots: modules added, removed, renamed, changed or reshaped. Needs no torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.snapshot import ModuleCost, Snapshot
+
+# In the order in which they explain: causes first, then what merely runs on other shapes because of them.
+KINDS = ("added", "removed", "changed", "renamed", "reshaped")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of a model's structure, or of what its modules run on.
+
+    Attributes:
+        kind: one of :data:`KINDS`; ``reshaped`` modules are themselves unchanged but see other shapes, or
+            run more or less often.
+        path: module path after the change (before it, where removed).
+        text: what happened, in words, without figures of work.
+        work: change of work, in units of work. params: change of parameters.
+        components: the components that it touches.
+    """
+
+    kind: str
+    path: str
+    text: str
+    work: int
+    params: int
+    components: tuple[str, ...]
+
+
+def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
+    """All changes, causes first and the largest first; empty if the modules are the same."""
+    renames = _renames(before.modules, after.modules)
+    gone = {p: c for p, c in before.modules.items() if p not in after.modules and p not in renames}
+    new = {
+        p: c for p, c in after.modules.items() if p not in before.modules and p not in set(renames.values())
+    }
+    found = [
+        *_grouped("added", new, _prefixes(before.modules), +1),
+        *_grouped("removed", gone, _prefixes(after.modules), -1),
+    ]
+    reshaped: dict[str, list[tuple[str, ModuleCost, ModuleCost]]] = {}
+    for path in before.modules.keys() & after.modules.keys():
+        old, now = before.modules[path], after.modules[path]
+        if (old.kind, old.weights) != (now.kind, now.weights):
+            found.append(_changed(path, old, now))
+        elif (old.work, old.params) != (now.work, now.params):
+            reshaped.setdefault(now.component, []).append((path, old, now))
+    found += [_reshaped(rows) for rows in reshaped.values()]
+    found += _renamed(renames, after.modules)
+    return sorted(found, key=lambda c: (KINDS.index(c.kind), -abs(c.work), -abs(c.params), c.path))
+
+
+def causes(changes: Iterable[Change], component: str, limit: int = 3) -> list[Change]:
+    """The changes that touch a component or module ("" for the whole model) and move a figure."""
+    touching = [
+        c
+        for c in changes
+        if (c.work or c.params)
+        and any(not component or f"{name}.".startswith(f"{component}.") for name in (c.path, *c.components))
+    ]
+    return touching[:limit]
+
+
+def _signature(cost: ModuleCost) -> tuple[str, str, int, int, int, str]:
+    return cost.kind, cost.weights, cost.params, cost.work, cost.calls, cost.output
+
+
+def _renames(before: dict[str, ModuleCost], after: dict[str, ModuleCost]) -> dict[str, str]:
+    """Old path -> new path of modules that are the same under another name."""
+    waiting: dict[tuple[str, str, int, int, int, str], list[str]] = {}
+    for path, cost in after.items():
+        if path not in before:
+            waiting.setdefault(_signature(cost), []).append(path)
+    renames = {}
+    for path, cost in before.items():
+        candidates = waiting.get(_signature(cost), [])
+        if path in after or not candidates:
+            continue
+        last = path.rpartition(".")[2]
+        best = next((c for c in candidates if c.rpartition(".")[2] == last), candidates[0])
+        candidates.remove(best)
+        renames[path] = best
+    return renames
+
+
+def _renamed(renames: dict[str, str], after: dict[str, ModuleCost]) -> list[Change]:
+    """One change for each renamed parent: what stays the same at the end of both paths is cut off."""
+    pairs: dict[tuple[str, str], set[str]] = {}
+    for old, new in renames.items():
+        component = after[new].component
+        names_old, names_new = old.split("."), new.split(".")
+        while len(names_old) > 1 and len(names_new) > 1 and names_old[-1] == names_new[-1]:
+            names_old.pop()
+            names_new.pop()
+        pairs.setdefault((".".join(names_old), ".".join(names_new)), set()).add(component)
+    return [
+        Change("renamed", new, f"{old} renamed to {new}", 0, 0, tuple(sorted(components)))
+        for (old, new), components in pairs.items()
+    ]
+
+
+def _prefixes(paths: Iterable[str]) -> set[str]:
+    """The paths and all their parents."""
+    found: set[str] = set()
+    for path in paths:
+        names = path.split(".") if path else []
+        found.update(".".join(names[:length]) for length in range(len(names) + 1))
+    return found
+
+
+def _grouped(kind: str, modules: dict[str, ModuleCost], elsewhere: set[str], sign: int) -> list[Change]:
+    """One change for each outermost parent that the other side does not have."""
+    groups: dict[str, dict[str, ModuleCost]] = {}
+    for path, cost in modules.items():
+        names = path.split(".")
+        parents = (".".join(names[:length]) for length in range(1, len(names) + 1))
+        top = next((p for p in parents if p not in elsewhere), path)
+        groups.setdefault(top, {})[path] = cost
+    changes = []
+    for top, rows in groups.items():
+        largest = max(rows.values(), key=lambda c: (c.work, c.params))
+        what = (
+            _described(largest)
+            if len(rows) == 1
+            else f"{len(rows)} modules, among them {_described(largest)}"
+        )
+        changes.append(
+            Change(
+                kind,
+                top,
+                f"{top or 'the model itself'} {kind}: {what}",
+                sign * sum(c.work for c in rows.values()),
+                sign * sum(c.params for c in rows.values()),
+                tuple(sorted({c.component for c in rows.values()})),
+            )
+        )
+    return changes
+
+
+def _changed(path: str, old: ModuleCost, now: ModuleCost) -> Change:
+    if old.kind != now.kind:
+        what = f"{_described(old)} became {_described(now)}"
+    else:
+        what = f"{now.kind} {old.weights or 'without weights'} became {now.weights or 'without weights'}"
+    if "(=" in old.weights and "(=" not in now.weights:
+        what += ", no longer shared"
+    return Change(
+        "changed",
+        path,
+        f"{path or 'the model itself'}: {what}",
+        now.work - old.work,
+        now.params - old.params,
+        tuple(sorted({old.component, now.component})),
+    )
+
+
+def _reshaped(rows: list[tuple[str, ModuleCost, ModuleCost]]) -> Change:
+    """The modules of one component that did not change but do another amount of work."""
+    path, old, now = max(rows, key=lambda row: abs(row[2].work - row[1].work))
+    if old.output != now.output:
+        why = f"output {old.output or 'none'} became {now.output or 'none'}"
+    elif old.calls != now.calls:
+        why = f"runs {now.calls}x instead of {old.calls}x"
+    else:
+        why = "its inputs changed"
+    others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return Change(
+        "reshaped",
+        path,
+        f"{path or 'the model itself'}{others}, unchanged themselves: {why}",
+        sum(now.work - old.work for _, old, now in rows),
+        sum(now.params - old.params for _, old, now in rows),
+        (now.component,),
+    )
+
+
+def _described(cost: ModuleCost) -> str:
+    parts = [cost.kind, cost.weights, f"giving {cost.output}" if cost.output else ""]
+    times = f", {cost.calls}x" if cost.calls > 1 else ""
+    return " ".join(part for part in parts if part) + times

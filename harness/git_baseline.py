@@ -1,0 +1,76 @@
+"""A baseline from another revision: count it in a git worktree of its own, in a process of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.snapshot import Snapshot, read_baseline
+
+PREFIX = "git:"
+TIMEOUT_S = 600
+
+
+def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
+    """Snapshots of the budget file's models as they were at a revision.
+
+    The budget file is today's; the code is the revision's. A model that the revision cannot build is left
+    out: it is new.
+
+    Raises:
+        ValueError: not in a git repository, no such revision, or it cannot be counted at all.
+    """
+    root = Path(_git(budgets.resolve().parent, "rev-parse", "--show-toplevel"))
+    if revision.startswith("-"):
+        raise ValueError(f"no git revision {revision!r}")
+    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", what=revision)
+    with tempfile.TemporaryDirectory(prefix="segmeter-") as folder:
+        tree, output = Path(folder) / "tree", Path(folder) / "baseline.json"
+        _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+        try:
+            there = tree / budgets.resolve().relative_to(root.resolve())
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(budgets.read_bytes())
+            _count(tree, there, output, revision)
+        finally:
+            _git(root, "worktree", "remove", "--force", str(tree))
+        return read_baseline(output)
+
+
+def _count(tree: Path, budgets: Path, output: Path, revision: str) -> None:
+    """Run this tool on the other tree; a package that the tree holds itself comes from the tree."""
+    here = Path(__file__).resolve().parents[1]
+    paths = [tree, tree / "src", here]
+    environment = {**_environment(), "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [sys.executable, "-m", "cli", "baseline", "update", str(budgets)]
+    command += ["--output", str(output), "--skip-failing"]
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{PREFIX}{revision} took more than {TIMEOUT_S} seconds to count") from None
+    if done.returncode or not output.exists():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{PREFIX}{revision} cannot be counted: {last.removeprefix('segmeter: ')}")
+
+
+def _environment() -> dict[str, str]:
+    """Without git's own variables: inside a hook they point at the repository that runs it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
+def _git(folder: Path, *arguments: str, what: str = "") -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=_environment(), capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        raise ValueError("git is not installed, but a git: baseline needs it") from None
+    if done.returncode:
+        if what:
+            raise ValueError(f"no git revision {what!r}")
+        message = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"git {arguments[0]} failed in {folder}: {message}")
+    return done.stdout.strip()

@@ -1,0 +1,263 @@
+"""Models of your own: ``package.module:attribute``, ``file.py:Name``, or an entry point's name.
+
+A class or function with a parameter ``in_channels`` builds an *encoder*: it gets the channels of ``res2`` to
+``res5``, and its module takes those maps and returns mask features and multi-scale maps, as
+:mod:`encoders.interface` says (a plain pair will do). Anything else builds a *whole model*: an image goes in,
+and what comes out is not looked at. A file is imported only when the user names it.
+"""
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.build import ENCODERS, EncoderKind
+from encoders.interface import EncoderOutput, nearest
+from harness.structure import meta_copy
+
+ENTRY_POINTS = "segmeter.encoders"
+DECODER_CHANNELS = 256
+_SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
+
+
+class OwnModelError(ValueError):
+    """The user's own code failed; the cause is kept for ``--verbose``."""
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """What a source names: how to build it, and whether it is an encoder or a whole model.
+
+    ``options`` are the names it takes, with their defaults; None where it takes any name.
+    """
+
+    source: str
+    build: Callable[..., nn.Module]
+    is_encoder: bool
+    options: Mapping[str, Any] | None
+
+
+def is_source(text: str) -> bool:
+    """Whether the text is written as ``module:attribute`` or ``file.py:Name``.
+
+    >>> is_source("mine.py:MyEncoder"), is_source("pro-scale")
+    (True, False)
+    """
+    return _SOURCE.fullmatch(text) is not None
+
+
+def entry_point_names() -> list[str]:
+    """Encoders that installed packages offer; none of them is imported."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+
+
+def load_own(source: str) -> OwnModel:
+    """Import what the source names.
+
+    Raises:
+        OwnModelError: the module cannot be imported (the cause is kept).
+        ValueError: no such file, module, attribute or entry point; or it builds no module.
+    """
+    found = _SOURCE.fullmatch(source)
+    if found is not None:
+        module = _import(found["where"])
+        target = _attribute(module, found["name"], found["where"])
+    else:
+        points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        if source not in points:
+            raise ValueError(f"unknown encoder {source!r}{nearest(source, [*ENCODERS, *points])}")
+        with blaming(f"cannot import {points[source].value}"):
+            target = points[source].load()
+    return _describe(source, target)
+
+
+def add_encoder(source: str) -> None:
+    """Put an own encoder beside the four under its source's text, so that every command takes it.
+
+    Raises:
+        ValueError: as :func:`load_own`; or the source names a whole model.
+    """
+    if source in ENCODERS:
+        return
+    own = load_own(source)
+    if not own.is_encoder:
+        raise ValueError(f"{source} is a whole model: its factory has no parameter 'in_channels'")
+
+    def build(in_channels: Mapping[str, int], **options: Any) -> nn.Module:
+        with blaming(f"{source} cannot be built"):
+            encoder = own.build(in_channels=dict(in_channels), **options)
+        check_module(source, encoder)
+        encoder.register_forward_hook(lambda module, inputs, output: check_output(source, output))
+        return encoder
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in (own.options or {}).items()
+    ]
+    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    ENCODERS[source] = EncoderKind(
+        build=build,
+        title=source.rpartition(":")[2],
+        summary="your own",
+        source=source,
+        check=lambda option, value: value,
+    )
+
+
+def check_module(source: str, built: Any) -> None:
+    """Raise ValueError unless a module was built."""
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{source} must give a torch.nn.Module, got {type(built).__name__}")
+
+
+def check_output(source: str, output: Any) -> EncoderOutput:
+    """What an own encoder returned, as an :class:`EncoderOutput`.
+
+    Raises:
+        ValueError: not mask features and three maps from low to high resolution, 256 channels each.
+    """
+    if isinstance(output, tuple) and len(output) == 2:
+        output = EncoderOutput(mask_features=output[0], multi_scale=list(output[1]))
+    wanted = f"{source} must return (mask_features, [stride 32, stride 16, stride 8])"
+    if not (hasattr(output, "mask_features") and hasattr(output, "multi_scale")):
+        raise ValueError(f"{wanted}, got {type(output).__name__}")
+    maps = [output.mask_features, *output.multi_scale]
+    if not all(isinstance(m, Tensor) and m.dim() == 4 for m in maps):
+        raise ValueError(f"{wanted}, all of shape (B, {DECODER_CHANNELS}, H, W)")
+    shapes = [tuple(m.shape) for m in maps]
+    if len(shapes) != 4 or any(shape[1] != DECODER_CHANNELS for shape in shapes):
+        raise ValueError(f"{wanted} with {DECODER_CHANNELS} channels each, got {shapes}")
+    if not shapes[1][2] <= shapes[2][2] <= shapes[3][2]:
+        raise ValueError(f"{wanted}, low resolution first, got {shapes[1:]}")
+    return output
+
+
+def build_whole(own: OwnModel, options: Mapping[str, Any], device: str) -> nn.Module:
+    """A whole model in eval mode on ``cpu`` (weights from seed 0) or ``meta``.
+
+    Raises:
+        OwnModelError: the factory raised. ValueError: it gave no module.
+    """
+    with blaming(f"{own.source} cannot be built"):
+        if device == "meta":
+            try:
+                with torch.device("meta"):
+                    model = own.build(**options)
+            except Exception:
+                # Many constructors read values, as in `linspace(...).tolist()`; those need real tensors.
+                model = own.build(**options)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = own.build(**options)
+    check_module(own.source, model)
+    return (meta_copy(model) if device == "meta" else model.to(device)).eval()
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turn any error of the user's code into one line that says so; our own lines pass as they are."""
+    try:
+        yield
+    except ValueError as error:
+        if error.__class__ is not ValueError or _from_here(error):
+            raise
+        raise OwnModelError(f"{what}: ValueError: {_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise OwnModelError(f"{what}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _from_here(error: BaseException) -> bool:
+    """Whether segmeter itself raised it, rather than the user's code or a library that it calls."""
+    files = list(_files(error))
+    root = Path(__file__).resolve().parents[1]
+    rooms = ("harness", "encoders", "cuda_ops")
+    return bool(files) and any(files[-1].is_relative_to(root / room) for room in rooms)
+
+
+def _files(error: BaseException) -> Iterator[Path]:
+    """Source files of an error's frames, the innermost last."""
+    step = error.__traceback__
+    while step is not None:
+        yield Path(step.tb_frame.f_code.co_filename).resolve()
+        step = step.tb_next
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no message"
+
+
+def _import(where: str) -> types.ModuleType:
+    if not where.endswith(".py"):
+        folder = str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.append(folder)
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", where):
+            raise ValueError(f"expected package.module:attribute or file.py:Name, got {where!r}")
+        with blaming(f"cannot import {where}"):
+            return importlib.import_module(where)
+    path = Path(where).resolve()
+    if not path.is_file():
+        raise ValueError(f"no such file: {where}")
+    name = f"own_{path.stem}_{abs(hash(path)):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"cannot import {where}")
+    # Its neighbours can be imported too, but never in place of an installed module.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with blaming(f"cannot import {where}"):
+            spec.loader.exec_module(module)
+    except OwnModelError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _attribute(module: types.ModuleType, dotted: str, where: str) -> Any:
+    target: Any = module
+    for name in dotted.split("."):
+        if not hasattr(target, name):
+            public = [n for n in vars(target) if not n.startswith("_")]
+            buildable = [n for n in public if callable(getattr(target, n))]
+            raise ValueError(f"{where} has no {name!r}{nearest(name, buildable or public or ['nothing'])}")
+        target = getattr(target, name)
+    return target
+
+
+def _describe(source: str, target: Any) -> OwnModel:
+    if isinstance(target, nn.Module):
+        return OwnModel(source, lambda: copy.deepcopy(target), False, {})
+    if not callable(target):
+        raise ValueError(f"{source} must be a torch.nn.Module or a function that builds one, got {target!r}")
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except ValueError:
+        return OwnModel(source, target, False, None)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    options = {p.name: None if p.default is p.empty else p.default for p in named if p.name != "in_channels"}
+    required = {p.name for p in named if p.default is p.empty}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def build(**given: Any) -> Any:
+        # An option that was not given and has no default is missing: Python's own error says it best.
+        return target(**{k: v for k, v in given.items() if not (v is None and k in required)})
+
+    return OwnModel(source, build, "in_channels" in required, None if takes_any else options)

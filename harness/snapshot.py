@@ -1,0 +1,135 @@
+"""A model's cost as plain data that can be written down, reviewed and compared later. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness.record import write_text
+
+SCHEMA = "segmeter.baseline/1"
+UPDATE = "write it with `segmeter baseline update`"
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """One module's own cost, without its children's.
+
+    Attributes:
+        kind: class name.
+        weights: own parameters with their shapes.
+        params: own parameter elements; a shared parameter counts at its first owner.
+        work: MACs or FLOPs, in the snapshot's convention.
+        calls: how often it ran.
+        output: shape of the first tensor it returned, e.g. "1x100x256"; "" if none.
+        component: the component it belongs to.
+    """
+
+    kind: str
+    weights: str
+    params: int
+    work: int
+    calls: int
+    output: str
+    component: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One model at one size. All figures are whole numbers.
+
+    Attributes:
+        model: how the model is written, e.g. "m2f@swin-t".
+        size: padded size, e.g. "1024x2048".
+        convention: published, macs or flops; ``total`` and all ``work`` are in its unit of work.
+        total: work of one forward pass.
+        params: parameters of the model.
+        activation_bytes: bytes that operators with multiply-accumulates write.
+        modules: path -> cost, for modules that have parameters or do work.
+        uncounted: operators without a formula -> how often they ran where, and on what shapes.
+    """
+
+    model: str
+    size: str
+    convention: str
+    total: int
+    params: int
+    activation_bytes: int
+    modules: dict[str, ModuleCost]
+    uncounted: dict[str, str]
+
+    @property
+    def components(self) -> dict[str, int]:
+        """Dotted component -> its own work, without that of the components below it."""
+        found: dict[str, int] = {}
+        for cost in self.modules.values():
+            found[cost.component] = found.get(cost.component, 0) + cost.work
+        return found
+
+
+def write_baseline(path: Path, snapshots: Mapping[str, Snapshot]) -> None:
+    """Write snapshots as sorted JSON, one module a line, so that a review shows what moved."""
+    write_text(path, baseline_text(snapshots))
+
+
+def baseline_text(snapshots: Mapping[str, Snapshot]) -> str:
+    """The text of a baseline file: valid JSON, sorted, without anything that changes from run to run."""
+    models = []
+    for name in sorted(snapshots):
+        content = asdict(snapshots[name])
+        modules = content.pop("modules")
+        head = [f"      {json.dumps(key)}: {_compact(content[key])}" for key in sorted(content)]
+        rows = [f"        {json.dumps(path)}: {_compact(modules[path])}" for path in sorted(modules)]
+        head.append('      "modules": {\n' + ",\n".join(rows) + "\n      }")
+        models.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(head) + "\n    }")
+    body = ",\n".join(models)
+    return f'{{\n  "schema": "{SCHEMA}",\n  "models": {{\n{body}\n  }}\n}}\n'
+
+
+def read_baseline(path: Path) -> dict[str, Snapshot]:
+    """Read a baseline file.
+
+    Raises:
+        ValueError: missing, no JSON, of another schema, or incomplete.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no baseline {path}; {UPDATE}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"baseline {path} is not JSON: {error}") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"baseline {path} has schema {schema!r}, expected {SCHEMA!r}; {UPDATE}")
+    models = content.get("models")
+    if not isinstance(models, dict):
+        raise ValueError(f"baseline {path} has no table of models; {UPDATE}")
+    return {name: _snapshot(f"baseline {path}, model {name!r}", row) for name, row in models.items()}
+
+
+def _snapshot(where: str, row: Any) -> Snapshot:
+    _check_fields(where, row, Snapshot)
+    if not all(isinstance(v, str) for v in row["uncounted"].values()):
+        raise ValueError(f"{where}: uncounted must map names to text")
+    modules = {}
+    for path, cost in row["modules"].items():
+        _check_fields(f"{where}, module {path!r}", cost, ModuleCost)
+        modules[path] = ModuleCost(**cost)
+    return Snapshot(**{**row, "modules": modules})
+
+
+def _check_fields(where: str, row: Any, kind: type[Snapshot] | type[ModuleCost]) -> None:
+    types: dict[Any, type] = {str: str, int: int}
+    names = {f.name: types.get(f.type, dict) for f in fields(kind)}
+    if not isinstance(row, dict) or set(row) != set(names):
+        raise ValueError(f"{where} must have exactly the keys {', '.join(names)}")
+    for name, wanted in names.items():
+        value = row[name]
+        negative = isinstance(value, int) and value < 0
+        if not isinstance(value, wanted) or isinstance(value, bool) or negative:
+            raise ValueError(f"{where}: {name} must be {'>= 0, ' if wanted is int else ''}{wanted.__name__}")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

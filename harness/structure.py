@@ -1,0 +1,75 @@
+"""What a model is made of, module by module: class, weights, who shares a weight with whom, source line."""
+
+import copy
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ModuleFact:
+    """One module without its children.
+
+    Attributes:
+        path: dotted, "" for the root.
+        kind: class name.
+        weights: own parameters with their shapes; a shared one names its first owner.
+        params: number of own parameter elements; a shared parameter counts at its first owner only.
+    """
+
+    path: str
+    kind: str
+    weights: str
+    params: int
+
+
+def structure_of(root: nn.Module) -> tuple[ModuleFact, ...]:
+    """Facts of every module, parents first; a module that stands in two places has its first path only.
+
+    >>> structure_of(nn.Linear(3, 2))
+    (ModuleFact(path='', kind='Linear', weights='weight 2x3, bias 2', params=8),)
+    """
+    owners: dict[int, str] = {}
+    facts = []
+    for path, module in root.named_modules():
+        texts, params = [], 0
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            full = f"{path}.{name}" if path else name
+            owner = owners.setdefault(id(parameter), full)
+            shape = "x".join(str(side) for side in parameter.shape) or "scalar"
+            texts.append(f"{name} {shape}" + (f" (= {owner})" if owner != full else ""))
+            params += parameter.numel() if owner == full else 0
+        facts.append(ModuleFact(path, type(module).__name__, ", ".join(texts), params))
+    return tuple(facts)
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy on meta that copies no weights and keeps shared ones shared, which ``.to("meta")`` does not."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def source_line(root: nn.Module, path: str, folder: Path) -> tuple[str, int] | None:
+    """File (relative to ``folder``) and line of the class of the module at ``path``.
+
+    Where that class is not defined inside the folder, as for ``nn.Linear``, its nearest parent's is given;
+    None if no parent's is either.
+    """
+    names = path.split(".") if path else []
+    for length in range(len(names), -1, -1):
+        try:
+            kind = type(root.get_submodule(".".join(names[:length])))
+            file = Path(inspect.getsourcefile(kind) or "").resolve()
+            if file.is_relative_to(folder.resolve()) and "site-packages" not in file.parts:
+                return file.relative_to(folder.resolve()).as_posix(), inspect.getsourcelines(kind)[1]
+        except (AttributeError, TypeError, OSError):
+            continue
+    return None

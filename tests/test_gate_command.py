@@ -1,0 +1,251 @@
+"""`segmeter check` and `segmeter baseline update` from the outside: exit codes, formats, bad input, git."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from cli import main
+
+MODEL = """
+from torch import nn
+
+
+class Ffn(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.expand = nn.Conv2d(3, hidden, 1, bias=False)
+
+
+    def forward(self, x):
+        return self.expand(x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ffn = Ffn(8)
+
+    def forward(self, image):
+        return self.ffn(image)
+"""
+BUDGETS = """
+baseline = "baseline.json"
+size = "32x64"
+
+[models.tiny]
+model = "net.py:Net"
+limits = { ffn = "60 kMACs" }
+"""
+# 3 channels in, 8 out, at 32*64 places.
+MACS = 3 * 8 * 32 * 64
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return run_command
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scratch project: a model in a file, and a budget for it."""
+    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "budgets.toml").write_text(BUDGETS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_within_over_and_misuse_have_their_exit_codes(project: Path, run: Run) -> None:
+    code, out, err = run("check", "budgets.toml")
+    assert (code, out) == (2, "")
+    assert err == "segmeter: no baseline baseline.json; write it with `segmeter baseline update`\n"
+    assert run("baseline", "update", "budgets.toml") == (0, "baseline.json: 1 models\n", "")
+    assert run("check", "budgets.toml")[0] == 0
+    budgets = project / "budgets.toml"
+    budgets.write_text(budgets.read_text().replace("60 kMACs", "49151"))
+    code, out, _ = run("check", "budgets.toml")
+    assert code == 1
+    assert "over budget: 1 of 3 figures of 1 model, against baseline.json" in out
+
+
+def test_the_baseline_is_the_same_each_time_and_holds_no_folder(project: Path, run: Run) -> None:
+    run("baseline", "update")
+    first = (project / "baseline.json").read_text()
+    run("baseline", "update")
+    assert (project / "baseline.json").read_text() == first
+    assert str(project) not in first
+    content = json.loads(first)
+    assert content["models"]["tiny"]["total"] == MACS
+    # One module a line.
+    assert sum('"kind": "Conv2d"' in line for line in first.splitlines()) == 1
+
+
+@pytest.fixture
+def over(project: Path, run: Run) -> Path:
+    """A project whose FFN was half as wide when its baseline was written."""
+    (project / "half.py").write_text(MODEL.replace("Ffn(8)", "Ffn(4)"))
+    budgets = project / "budgets.toml"
+    text = budgets.read_text()
+    budgets.write_text(text.replace("net.py", "half.py"))
+    run("baseline", "update")
+    budgets.write_text(text)
+    baseline = project / "baseline.json"
+    baseline.write_text(baseline.read_text().replace("half.py", "net.py"))
+    return project
+
+
+def test_text_names_figures_and_cause(over: Path, run: Run) -> None:
+    code, out, _ = run("check")
+    assert code == 1
+    assert "24.58 kMACs  49.15 kMACs  +24.58 kMACs (+100.00 %)" in out
+    assert "ffn.expand: Conv2d weight 4x3x1x1 became weight 8x3x1x1 [+24.58 kMACs, +12 parameters]" in out
+
+
+def test_json_holds_whole_numbers(over: Path, run: Run) -> None:
+    _, out, _ = run("check", "--format", "json")
+    record = json.loads(out)
+    assert (record["schema"], record["passed"]) == ("segmeter.check/1", False)
+    verdicts = {v["what"]: v for v in record["models"][0]["verdicts"]}
+    assert (verdicts["total"]["before"], verdicts["total"]["now"]) == (MACS // 2, MACS)
+    assert verdicts["ffn"]["status"] == "within"
+
+
+def test_github_annotates_file_and_line_of_the_class(over: Path, run: Run) -> None:
+    _, out, _ = run("check", "--format", "github")
+    # nn.Conv2d is not defined in the project: the class around it, Ffn, is, on line 5.
+    assert out.startswith(
+        "::error file=net.py,line=5,title=segmeter%3A tiny::total +24.58 kMACs (+100.00 %25)"
+    )
+    assert out.count("::error ") == 2  # total and parameters
+
+
+def test_junit_has_a_case_for_each_figure(over: Path, run: Run) -> None:
+    _, out, _ = run("check", "--format", "junit")
+    suite = ElementTree.fromstring(out).find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed == ["total", "params"]
+
+
+def test_markdown_is_a_table(over: Path, run: Run) -> None:
+    _, out, _ = run("check", "--format", "markdown")
+    assert out.startswith("### segmeter: over budget")
+    assert "| total | 24.58 kMACs | 49.15 kMACs |" in out
+
+
+def test_sarif_points_at_the_line(over: Path, run: Run) -> None:
+    _, out, _ = run("check", "--format", "sarif", "--output", "gate.sarif")
+    assert out == ""
+    content = json.loads((over / "gate.sarif").read_text())
+    assert content["version"] == "2.1.0"
+    place = content["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("net.py", 5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"60 kMACs"', '"60 kMAX"', "unknown unit 'kMAX'"),
+        ('"60 kMACs"', "nan", "must be a limit such as"),
+        ('"60 kMACs"', "inf", "must be a limit such as"),
+        ('"60 kMACs"', "-1", "must be a limit such as"),
+        ('"60 kMACs"', "true", "must be a limit such as"),
+        ("ffn =", "fnn =", "no component 'fnn'; did you mean 'ffn'?"),
+        ("size =", "seize =", "unknown key 'seize'; did you mean 'size'?"),
+        ("limits", "limit", "unknown key 'limit'; did you mean 'limits'?"),
+        ("[models.tiny]", "[models.tiny", "budgets.toml is not TOML"),
+        ("32x64", "33x64", "33x64"),
+        ("net.py:Net", "net.py:Nett", "models.tiny: "),
+        ("net.py:Net", "gone.py:Net", "no such file"),
+        ("baseline.json", "budgets.toml", "baseline budgets.toml is not JSON"),
+    ],
+)
+def test_bad_budgets_are_one_line_and_exit_2(
+    project: Path, run: Run, old: str, new: str, message: str
+) -> None:
+    run("baseline", "update")
+    budgets = project / "budgets.toml"
+    assert old in budgets.read_text()
+    budgets.write_text(budgets.read_text().replace(old, new))
+    code, out, err = run("check")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("segmeter.baseline/1", "segmeter.baseline/9", "has schema 'segmeter.baseline/9', expected"),
+        ("net.py:Net", "other.py:Net", "baseline is of another model, other.py:Net instead of net.py:Net"),
+        ("32x64", "64x64", "baseline is of another size, 64x64 instead of 32x64"),
+        ('"tiny"', '"large"', "baseline baseline.json lacks tiny; run `segmeter baseline update`"),
+        ('"params": 24', '"params": -24', "params must be >= 0, int"),
+        ('"calls": 1, ', "", "must have exactly the keys"),
+    ],
+)
+def test_bad_baselines_are_one_line_and_exit_2(
+    project: Path, run: Run, old: str, new: str, message: str
+) -> None:
+    run("baseline", "update")
+    baseline = project / "baseline.json"
+    assert old in baseline.read_text()
+    baseline.write_text(baseline.read_text().replace(old, new))
+    code, out, err = run("check")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_the_users_traceback_is_shown_only_when_asked_for(project: Path, run: Run) -> None:
+    (project / "net.py").write_text("def Net():\n    return 1 / 0\n")
+    budgets = project / "budgets.toml"
+    budgets.write_text(budgets.read_text().replace('baseline = "baseline.json"', ""))
+    line = "segmeter: models.tiny: net.py:Net cannot be built: ZeroDivisionError: division by zero\n"
+    code, _, err = run("check")
+    assert (code, err.replace(f"{project}/", "")) == (2, line)
+    _, _, err = run("check", "--verbose")
+    assert "Traceback" in err
+    assert "return 1 / 0" in err
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_another_revision_is_counted_in_a_worktree_of_its_own(project: Path, run: Run) -> None:
+    git(project, "init", "--quiet")
+    (project / "net.py").write_text(MODEL.replace("Ffn(8)", "Ffn(4)"))
+    git(project, "add", "net.py")
+    git(project, "commit", "--quiet", "-m", "half as wide")
+    (project / "net.py").write_text(MODEL)
+    code, out, _ = run("check", "--baseline", "git:HEAD")
+    assert code == 1
+    assert "ffn.expand: Conv2d weight 4x3x1x1 became weight 8x3x1x1" in out
+    assert "against git:HEAD" in out
+    listed = subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True, text=True)
+    assert len(listed.stdout.splitlines()) == 1
+    code, _, err = run("check", "--baseline", "git:no-such-branch")
+    assert (code, err) == (2, "segmeter: no git revision 'no-such-branch'\n")
+
+
+def test_outside_a_repository_a_revision_is_misuse(project: Path, run: Run) -> None:
+    code, _, err = run("check", "--baseline", "git:HEAD")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_segmeters_own_encoders_are_within_budget(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    code, out, _ = run("check", "results/budgets.toml")
+    assert (code, out.splitlines()[-1][:13]) == (0, "within budget")
