@@ -1,5 +1,12 @@
 """The one deformable-attention op that every encoder calls, and its closed-form cost."""
 
-from cuda_ops.op import ms_deform_attn
+from cuda_ops.implementation import Implementation, implementation_for, use_implementation
+from cuda_ops.op import ms_deform_attn, ms_deform_attn_fused
 
-__all__ = ["ms_deform_attn"]
+__all__ = [
+    "Implementation",
+    "implementation_for",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "use_implementation",
+]

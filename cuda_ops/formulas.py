@@ -4,6 +4,9 @@ Legend: B batch, Q queries, M heads, L levels, P points per level, D channels pe
 
 One *sampled element* is one channel of one bilinear sample: there are B*Q*M*L*P*D of them. A formula
 sees integers, never tensors. One multiply-accumulate counts as 1 MAC; one MAC is 2 FLOPs.
+
+The fused op has the same formulas: its softmax and its locations are elementwise work, which counts no MACs
+outside the op either.
 """
 
 from collections.abc import Callable
@@ -57,10 +60,24 @@ def _backward_flops(
     return 2 * backward_macs(tuple(value), tuple(locations))
 
 
+def _fused_forward_flops(
+    value: Any, shapes: Any, starts: Any, points: Any, offsets: Any, *_: Any, **__: Any
+) -> int:
+    return 2 * forward_macs(tuple(value), tuple(offsets))
+
+
+def _fused_backward_flops(
+    grad: Any, value: Any, shapes: Any, starts: Any, points: Any, offsets: Any, *_: Any, **__: Any
+) -> int:
+    return 2 * backward_macs(tuple(value), tuple(offsets))
+
+
 def register_torch_formulas() -> None:
-    """Give torch's FlopCounterMode the formulas, in FLOPs (2 per MAC). Called once, beside the op."""
+    """Give torch's FlopCounterMode the formulas, in FLOPs (2 per MAC). Called once, beside the ops."""
     register_flop_formula(torch.ops.segmeter.ms_deform_attn)(_forward_flops)
     register_flop_formula(torch.ops.segmeter.ms_deform_attn_backward)(_backward_flops)
+    register_flop_formula(torch.ops.segmeter.ms_deform_attn_fused)(_fused_forward_flops)
+    register_flop_formula(torch.ops.segmeter.ms_deform_attn_fused_backward)(_fused_backward_flops)
 
 
 def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
@@ -72,7 +89,10 @@ def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
     def handle(inputs: list[Any], outputs: list[Any]) -> int:
         return forward_macs(shape(inputs[0]), shape(inputs[3]))
 
-    return {"segmeter::ms_deform_attn": handle}
+    def fused_handle(inputs: list[Any], outputs: list[Any]) -> int:
+        return forward_macs(shape(inputs[0]), shape(inputs[4]))
+
+    return {"segmeter::ms_deform_attn": handle, "segmeter::ms_deform_attn_fused": fused_handle}
 
 
 def ptflops_hooks() -> dict[Any, Callable[[Any, Any], int]]:
@@ -81,4 +101,10 @@ def ptflops_hooks() -> dict[Any, Callable[[Any, Any], int]]:
     def hook(inputs: Any, outputs: Any) -> int:
         return forward_macs(tuple(inputs[0].shape), tuple(inputs[3].shape))
 
-    return {torch.ops.segmeter.ms_deform_attn: hook}
+    def fused_hook(inputs: Any, outputs: Any) -> int:
+        return forward_macs(tuple(inputs[0].shape), tuple(inputs[4].shape))
+
+    return {
+        torch.ops.segmeter.ms_deform_attn: hook,
+        torch.ops.segmeter.ms_deform_attn_fused: fused_hook,
+    }

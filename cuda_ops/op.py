@@ -1,8 +1,6 @@
-"""``segmeter::ms_deform_attn``: registration, fake implementation, autograd and argument checks.
+"""``segmeter::ms_deform_attn`` and its fused variant: registration, fake implementations, autograd.
 
-The op is registered once with the plain-PyTorch implementation for every device. A compiled kernel takes
-over for its device with ``forward_op.register_kernel("cuda")`` and ``backward_op.register_kernel("cuda")``
-and needs no change anywhere else.
+Each op is registered once for all devices; what runs is chosen per call (:mod:`cuda_ops.implementation`).
 
 Legend: B batch, Q queries, S sum of H*W over levels, M heads, L levels, P points, D head channels.
 """
@@ -12,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops import reference
+from cuda_ops import arguments, reference
 from cuda_ops.formulas import register_torch_formulas
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from cuda_ops.geometry import check_geometry
+from cuda_ops.implementation import kernel_for
 
 
 @torch.library.custom_op("segmeter::ms_deform_attn", mutates_args=())
@@ -27,7 +25,16 @@ def forward_op(
     attention_weights: Tensor,
 ) -> Tensor:
     """The dispatcher's entry; call :func:`ms_deform_attn`, which checks its arguments."""
-    return reference.forward(value, spatial_shapes, sampling_locations, attention_weights)
+    check_geometry(spatial_shapes, level_start_index, value.shape[1])
+    if not sampling_locations.numel():
+        return _no_output(value, sampling_locations)
+    kernel = kernel_for(value, sampling_locations)
+    if kernel is None:
+        return reference.forward(value, spatial_shapes, sampling_locations, attention_weights)
+    output: Tensor = kernel.forward(
+        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    )
+    return output
 
 
 @torch.library.custom_op("segmeter::ms_deform_attn_backward", mutates_args=())
@@ -40,35 +47,108 @@ def backward_op(
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to value, sampling locations and attention weights."""
-    return reference.backward(grad_output, value, spatial_shapes, sampling_locations, attention_weights)
+    if not sampling_locations.numel():
+        return _no_gradients(value, sampling_locations, attention_weights)
+    kernel = kernel_for(value, sampling_locations)
+    if kernel is None:
+        return reference.backward(grad_output, value, spatial_shapes, sampling_locations, attention_weights)
+    grads: tuple[Tensor, Tensor, Tensor] = kernel.backward(
+        grad_output, value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    )
+    return grads
 
 
-@forward_op.register_fake
-def _forward_fake(
+@torch.library.custom_op("segmeter::ms_deform_attn_fused", mutates_args=())
+def fused_forward_op(
     value: Tensor,
     spatial_shapes: Tensor,
     level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
 ) -> Tensor:
-    batch, _, heads, head_dim = value.shape
-    return value.new_empty((batch, sampling_locations.shape[1], heads * head_dim))
+    """The dispatcher's entry; call :func:`ms_deform_attn_fused`, which checks its arguments."""
+    check_geometry(spatial_shapes, level_start_index, value.shape[1])
+    if not offsets.numel():
+        return _no_output(value, offsets)
+    kernel = kernel_for(value, offsets, fused=True)
+    if kernel is None:
+        return reference.fused_forward(value, spatial_shapes, reference_points, offsets, logits)
+    points = reference_points.to(reference.accumulation_dtype(value.dtype))
+    output: Tensor = kernel.forward(value, spatial_shapes, level_start_index, offsets, logits, points)
+    return output
 
 
-@backward_op.register_fake
-def _backward_fake(
+@torch.library.custom_op("segmeter::ms_deform_attn_fused_backward", mutates_args=())
+def fused_backward_op(
     grad_output: Tensor,
     value: Tensor,
     spatial_shapes: Tensor,
     level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        value.new_empty(value.shape),
-        sampling_locations.new_empty(sampling_locations.shape),
-        attention_weights.new_empty(attention_weights.shape),
+    """Gradients with respect to value, offsets and logits."""
+    if not offsets.numel():
+        return _no_gradients(value, offsets, logits)
+    kernel = kernel_for(value, offsets, fused=True)
+    if kernel is None:
+        return reference.fused_backward(grad_output, value, spatial_shapes, reference_points, offsets, logits)
+    points = reference_points.to(reference.accumulation_dtype(value.dtype))
+    grads: tuple[Tensor, Tensor, Tensor] = kernel.backward(
+        grad_output, value, spatial_shapes, level_start_index, offsets, logits, points
     )
+    return grads
+
+
+def _no_output(value: Tensor, places: Tensor) -> Tensor:
+    return value.new_zeros((value.shape[0], places.shape[1], value.shape[2] * value.shape[3]))
+
+
+def _no_gradients(value: Tensor, places: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(t.new_zeros(t.shape) for t in (value, places, weights))  # type: ignore[return-value]
+
+
+def _fake_output(value: Tensor, places: Tensor) -> Tensor:
+    batch, _, heads, head_dim = value.shape
+    return value.new_empty((batch, places.shape[1], heads * head_dim))
+
+
+def _fake_gradients(value: Tensor, places: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(t.new_empty(t.shape) for t in (value, places, weights))  # type: ignore[return-value]
+
+
+@forward_op.register_fake
+def _forward_fake(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    return _fake_output(value, places)
+
+
+@fused_forward_op.register_fake
+def _fused_forward_fake(
+    value: Tensor, shapes: Tensor, starts: Tensor, points: Tensor, places: Tensor, weights: Tensor
+) -> Tensor:
+    return _fake_output(value, places)
+
+
+@backward_op.register_fake
+def _backward_fake(
+    grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_gradients(value, places, weights)
+
+
+@fused_backward_op.register_fake
+def _fused_backward_fake(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Tensor,
+    starts: Tensor,
+    points: Tensor,
+    places: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_gradients(value, places, weights)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -80,8 +160,26 @@ def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grad_value, None, None, grad_locations, grad_weights
 
 
+def _differentiate_fused(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grad_value, grad_offsets, grad_logits = fused_backward_op(grad_output.contiguous(), *ctx.saved_tensors)
+    grad_points = None
+    if ctx.needs_input_grad[3]:
+        _, spatial_shapes, _, points, _, _ = ctx.saved_tensors
+        # A pixel of offset is 1/W of the map, and all heads and points start from one reference point.
+        dtype = reference.accumulation_dtype(grad_offsets.dtype)
+        grad_points = grad_offsets.to(dtype).sum((2, 4)) * spatial_shapes.flip(-1).to(dtype)
+        grad_points = grad_points.sum_to_size(points.shape).to(points.dtype)
+    return grad_value, None, None, grad_points, grad_offsets, grad_logits
+
+
 forward_op.register_autograd(_differentiate, setup_context=_save_inputs)
+fused_forward_op.register_autograd(_differentiate_fused, setup_context=_save_inputs)
 register_torch_formulas()
+
+
+def _autocast_runs(value: Tensor) -> bool:
+    # Torch refuses the question for devices without autocast, such as meta.
+    return value.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(value.device.type)
 
 
 def ms_deform_attn(
@@ -94,7 +192,8 @@ def ms_deform_attn(
     """Multi-scale deformable attention: sample each level at its locations, weight, and sum.
 
     Source: Deformable DETR (arXiv 2010.04159), section 4.1; the semantics of borders are those of its
-    official CUDA op (see :mod:`cuda_ops.reference`).
+    official CUDA op (see :mod:`cuda_ops.reference`). Under autocast it runs in float32, as half precision
+    cannot address the pixels of a large map.
 
     Args:
         value: (B, S, M, D) float, the tokens of all levels one after another, row-major in a level.
@@ -107,59 +206,67 @@ def ms_deform_attn(
         (B, Q, M*D) in value's dtype.
 
     Raises:
-        ValueError: an argument's rank or size does not fit the others.
+        ValueError: an argument's rank, size or content does not fit the others.
         TypeError: an argument's dtype or device does not fit.
     """
-    _check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    return forward_op(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    if _autocast_runs(value):
+        value, sampling_locations, attention_weights = (
+            t.float() if t.dtype in arguments.AUTOCAST else t
+            for t in (value, sampling_locations, attention_weights)
+        )
+    arguments.check_value_and_levels(value, spatial_shapes, level_start_index)
+    arguments.check_samples(
+        value,
+        spatial_shapes,
+        "sampling_locations",
+        sampling_locations,
+        "attention_weights",
+        attention_weights,
+    )
+    output: Tensor = forward_op(
+        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    )
+    return output
 
 
-def _check_arguments(
+def ms_deform_attn_fused(
     value: Tensor,
     spatial_shapes: Tensor,
     level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> None:
-    if value.dim() != 4:
-        raise ValueError(f"value must be (B, S, M, D), got shape {tuple(value.shape)}")
-    if value.dtype not in FLOATING:
-        raise TypeError(f"value must be float16, bfloat16, float32 or float64, got {value.dtype}")
-    batch, _, heads, _ = value.shape
-    if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2:
-        raise ValueError(f"spatial_shapes must be (L, 2), got shape {tuple(spatial_shapes.shape)}")
-    levels = spatial_shapes.shape[0]
-    if tuple(level_start_index.shape) != (levels,):
-        raise ValueError(
-            f"level_start_index must be ({levels},) to match spatial_shapes, "
-            f"got shape {tuple(level_start_index.shape)}"
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+) -> Tensor:
+    """As :func:`ms_deform_attn`, from raw projections: softmax and locations are worked out inside.
+
+    The locations are ``reference_points + offsets / (W, H)`` and the weights a softmax of the logits over
+    L*P together. Neither is ever stored, and half-precision offsets, being a few pixels, lose far less than
+    half-precision locations would. Under autocast value, offsets and logits take autocast's dtype.
+
+    Args:
+        value: (B, S, M, D) float.
+        spatial_shapes: (L, 2) int64, (H, W) of each level.
+        level_start_index: (L,) int64, index of each level's first token in S.
+        reference_points: (B or 1, Q, L or 1, 2), (x, y) in [0, 1]; value's dtype or float32.
+        offsets: (B, Q, M, L, P, 2), (x, y) in pixels of the level sampled.
+        logits: (B, Q, M, L, P).
+
+    Returns:
+        (B, Q, M*D) in value's dtype.
+
+    Raises:
+        ValueError: an argument's rank, size or content does not fit the others.
+        TypeError: an argument's dtype or device does not fit.
+    """
+    if _autocast_runs(value):
+        dtype = torch.get_autocast_dtype(value.device.type)
+        value, offsets, logits = (
+            t.to(dtype) if t.dtype in arguments.AUTOCAST else t for t in (value, offsets, logits)
         )
-    for name, index in (
-        ("spatial_shapes", spatial_shapes),
-        ("level_start_index", level_start_index),
-    ):
-        if index.dtype is not torch.int64:
-            raise TypeError(f"{name} must be int64, got {index.dtype}")
-    if sampling_locations.dim() != 6 or sampling_locations.shape[-1] != 2:
-        raise ValueError(
-            f"sampling_locations must be (B, Q, M, L, P, 2), got {tuple(sampling_locations.shape)}"
-        )
-    expected = (batch, sampling_locations.shape[1], heads, levels)
-    if tuple(sampling_locations.shape[:4]) != expected:
-        raise ValueError(
-            f"sampling_locations must begin with (B, Q, M, L) = {expected}, "
-            f"got {tuple(sampling_locations.shape)}"
-        )
-    if attention_weights.shape != sampling_locations.shape[:-1]:
-        raise ValueError(
-            f"attention_weights must be {tuple(sampling_locations.shape[:-1])} to match "
-            f"sampling_locations, got {tuple(attention_weights.shape)}"
-        )
-    for name, tensor in (
-        ("sampling_locations", sampling_locations),
-        ("attention_weights", attention_weights),
-    ):
-        if tensor.dtype != value.dtype:
-            raise TypeError(f"{name} must have value's dtype {value.dtype}, got {tensor.dtype}")
-        if tensor.device != value.device:
-            raise TypeError(f"{name} must be on value's device {value.device}, got {tensor.device}")
+    arguments.check_value_and_levels(value, spatial_shapes, level_start_index)
+    arguments.check_samples(value, spatial_shapes, "offsets", offsets, "logits", logits)
+    arguments.check_reference_points(reference_points, value, offsets)
+    output: Tensor = fused_forward_op(
+        value, spatial_shapes, level_start_index, reference_points, offsets, logits
+    )
+    return output

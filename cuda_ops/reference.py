@@ -22,19 +22,6 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def level_sizes(spatial_shapes: Tensor, num_tokens: int) -> list[tuple[int, int]]:
-    """Read (H, W) per level and check that the levels together hold ``num_tokens`` tokens.
-
-    Raises:
-        ValueError: the sizes do not add up to the number of tokens in ``value``.
-    """
-    sizes = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
-    total = sum(h * w for h, w in sizes)
-    if total != num_tokens:
-        raise ValueError(f"spatial_shapes {sizes} hold {total} tokens in all, but value has {num_tokens}")
-    return sizes
-
-
 def forward(
     value: Tensor, spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
@@ -98,6 +85,51 @@ def backward(
     )
 
 
+def fused_forward(
+    value: Tensor, spatial_shapes: Tensor, reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """Reference forward from raw projections: see :func:`cuda_ops.ms_deform_attn_fused`."""
+    locations, weights = _locations_and_weights(value, spatial_shapes, reference_points, offsets, logits)
+    return forward(value, spatial_shapes, locations, weights)
+
+
+def fused_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    reference_points: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`fused_forward` with respect to value, offsets and logits."""
+    locations, weights = _locations_and_weights(value, spatial_shapes, reference_points, offsets, logits)
+    wide = value.to(weights.dtype)
+    grad_value, grad_locations, grad_weights = backward(grad_output, wide, spatial_shapes, locations, weights)
+    weighted = (grad_weights * weights).sum((-2, -1), keepdim=True)
+    return (
+        grad_value.to(value.dtype),
+        (grad_locations / _width_height(spatial_shapes, weights.dtype)).to(value.dtype),
+        (weights * (grad_weights - weighted)).to(value.dtype),
+    )
+
+
+def _locations_and_weights(
+    value: Tensor, spatial_shapes: Tensor, reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B, Q, M, L, P, 2) and (B, Q, M, L, P), in the accumulation dtype."""
+    dtype = accumulation_dtype(value.dtype)
+    # (B or 1, Q, L or 1, 2) against (B, Q, M, L, P, 2).
+    points = reference_points.to(dtype)[:, :, None, :, None, :]
+    locations = points + offsets.to(dtype) / _width_height(spatial_shapes, dtype)
+    weights = logits.to(dtype).flatten(3).softmax(-1).view(logits.shape)
+    return locations, weights
+
+
+def _width_height(spatial_shapes: Tensor, dtype: torch.dtype) -> Tensor:
+    """(L, 1, 2), the (W, H) that offsets in pixels are divided by."""
+    return spatial_shapes.flip(-1)[:, None, :].to(dtype)
+
+
 def _levels(
     value: Tensor,
     spatial_shapes: Tensor,
@@ -106,9 +138,9 @@ def _levels(
     dtype: torch.dtype,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per level: maps (B*M, D, H, W), sampling grid (B*M, Q, P, 2) and weights (B*M, 1, Q, P)."""
-    batch, tokens, heads, head_dim = value.shape
+    batch, _, heads, head_dim = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    sizes = level_sizes(spatial_shapes, tokens)
+    sizes = [(height, width) for height, width in spatial_shapes.tolist()]
     finite = torch.nan_to_num(sampling_locations.to(dtype), nan=FAR_OUTSIDE)
     # Beyond one map width nothing is sampled, and huge values would overflow the pixel index.
     grids = 2 * finite.clamp(FAR_OUTSIDE, -FAR_OUTSIDE) - 1

@@ -1,0 +1,617 @@
+// Multi-scale deformable attention on the CPU: forward and backward, plain and fused.
+//
+// Legend: B batch, S tokens of all levels, M heads, D channels per head, Q queries, K = levels * points.
+// Half precisions are widened to float on the way in and rounded once on the way out.
+//
+// Both directions first copy one head's maps next to each other, (S, D) with a row of zeros after them.
+// In the caller's (S, M, D) layout a head's rows are M*D apart, which uses only a few sets of each cache;
+// and a row is read about 4*K times, so that widening it once is cheap. Corners off the map read the zeros.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "sample.h"
+
+namespace {
+
+using segmeter::along_axis;
+using segmeter::Corners;
+using segmeter::find_corners;
+
+// ---- Number formats ---------------------------------------------------------------------------------
+
+struct Half {
+    uint16_t bits;
+};
+struct Bfloat {
+    uint16_t bits;
+};
+
+template <typename To, typename From>
+SEGMETER_INLINE To bit_cast(From from) {
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+SEGMETER_INLINE float widen(float x) { return x; }
+SEGMETER_INLINE double widen(double x) { return x; }
+SEGMETER_INLINE float widen(Bfloat x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
+SEGMETER_INLINE float widen(Half x) {
+    const uint32_t magnitude = uint32_t(x.bits & 0x7fffu) << 13;
+    // 2^112 moves the exponent's bias from 15 to 127, and normalises what is subnormal in half.
+    const float finite = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
+    const uint32_t special = (x.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+    return bit_cast<float>(bit_cast<uint32_t>(finite) | special | uint32_t(x.bits & 0x8000u) << 16);
+}
+
+SEGMETER_INLINE void narrow(float x, float& to) { to = x; }
+SEGMETER_INLINE void narrow(double x, double& to) { to = x; }
+SEGMETER_INLINE void narrow(float x, Bfloat& to) {
+    const uint32_t bits = bit_cast<uint32_t>(x);
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;  // to nearest, ties to even
+    to.bits = uint16_t(x != x ? 0x7fc0u : rounded);
+}
+SEGMETER_INLINE void narrow(float x, Half& to) {
+    const uint32_t bits = bit_cast<uint32_t>(x);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    // Below 2^-14 the sum with 0.5 leaves the rounded subnormal in the low bits.
+    const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+    const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    const uint32_t large = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    const uint32_t result = magnitude >= 0x47800000u ? large : magnitude < 0x38800000u ? subnormal : normal;
+    to.bits = uint16_t(result | (bits >> 16 & 0x8000u));
+}
+
+template <typename T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// ---- Vectors ----------------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename Real, int Lanes>
+struct Vector {
+    typedef Real type __attribute__((vector_size(Lanes * sizeof(Real))));
+    typedef Real unaligned __attribute__((vector_size(Lanes * sizeof(Real)), aligned(sizeof(Real)), may_alias));
+};
+
+// Count adjacent channels held in registers; one scalar where the machine's vectors do not fit them.
+template <typename Real, int Count>
+struct Channels {
+    static constexpr int lanes = Count * int(sizeof(Real)) < kVectorBytes ? Count : kVectorBytes / int(sizeof(Real));
+    static constexpr int parts = Count / lanes;
+    using Part = typename Vector<Real, lanes>::type;
+    using Unaligned = typename Vector<Real, lanes>::unaligned;
+    Part part[parts];
+
+    SEGMETER_INLINE Part load(const Real* at, int i) {
+        return *reinterpret_cast<const Unaligned*>(at + i * lanes);
+    }
+    SEGMETER_INLINE void store(Real* at, int i, Part value) {
+        *reinterpret_cast<Unaligned*>(at + i * lanes) = value;
+    }
+};
+
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
+#define SEGMETER_FAST_FMA 1
+#endif
+
+template <typename Part, typename Real, int Lanes>
+SEGMETER_INLINE Part fused_step(Real scale, Part row, Part total) {
+#ifdef SEGMETER_FAST_FMA
+    Part result;
+    for (int i = 0; i < Lanes; ++i) result[i] = segmeter::multiply_add(scale, row[i], total[i]);
+    return result;
+#else
+    return total + row * scale;
+#endif
+}
+
+// ---- The call ---------------------------------------------------------------------------------------
+
+extern "C" struct SegmeterCall {
+    const void* value;        // (B, S, M, D)
+    const void* places;       // (B, Q, M, K, 2): locations, or offsets in pixels if fused
+    const void* weights;      // (B, Q, M, K): attention weights, or logits if fused
+    const void* reference;    // null, or fused: (B or 1, Q, L or 1, 2) in the accumulation type
+    const void* grad_output;  // (B, Q, M*D), backward only
+    void* output;             // (B, Q, M*D), forward only
+    void* grad_value;
+    void* grad_places;
+    void* grad_weights;
+    const int64_t* shapes;    // (L, 2): height, width
+    const int64_t* starts;    // (L,)
+    int64_t batch, tokens, heads, dim, levels, points, queries;
+    int64_t reference_batches, reference_levels;
+    int64_t threads;
+    int64_t dtype;            // 0 float, 1 double, 2 half, 3 bfloat
+};
+
+using Call = SegmeterCall;
+
+// A large buffer that asks for large pages: the first touch of 4 KiB pages would cost as much as the copy.
+template <typename Real>
+class Buffer {
+  public:
+    explicit Buffer(int64_t count) : bytes_(round_up(size_t(count) * sizeof(Real))) {
+        data_ = static_cast<Real*>(std::aligned_alloc(alignment(), bytes_));
+        if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+        if (bytes_ >= kLarge) madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+    }
+    ~Buffer() { std::free(data_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    Real* data() { return data_; }
+
+  private:
+    static constexpr size_t kLarge = size_t(2) << 20;
+    size_t alignment() const { return bytes_ >= kLarge ? kLarge : 64; }
+    static size_t round_up(size_t bytes) {
+        const size_t to = bytes >= kLarge ? kLarge : 64;
+        return std::max(to, (bytes + to - 1) / to * to);
+    }
+    size_t bytes_;
+    Real* data_;
+};
+
+// Run body(task) for each task below count; the first failure is rethrown here.
+template <typename Body>
+void in_parallel(int64_t threads, int64_t count, const Body& make_body) {
+    std::atomic<int64_t> next{0};
+    std::exception_ptr failure;
+    std::atomic<bool> failed{false};
+    auto work = [&] {
+        try {
+            auto body = make_body();
+            for (int64_t task; !failed && (task = next++) < count;) body(task);
+        } catch (...) {
+            if (!failed.exchange(true)) failure = std::current_exception();
+        }
+    };
+    std::vector<std::thread> others;
+    const int64_t extra = std::min(threads, count) - 1;
+    try {
+        for (int64_t i = 0; i < extra; ++i) others.emplace_back(work);
+    } catch (const std::system_error&) {
+        // The machine gives no more threads: those that started do all tasks.
+    }
+    work();
+    for (auto& thread : others) thread.join();
+    if (failure) std::rethrow_exception(failure);
+}
+
+// ---- Samples of a block of queries -------------------------------------------------------------------
+
+// Everything about `capacity` samples that does not depend on the channels, one array per quantity so that
+// the compiler computes several samples at once.
+template <typename Real>
+struct Samples {
+    explicit Samples(int64_t capacity)
+        : storage(new Real[size_t(capacity) * kReals]), tokens(new int[size_t(capacity) * 4]) {
+        Real** reals[] = {&x, &y, &weight, &corner[0], &corner[1], &corner[2], &corner[3],
+                          &fraction_x, &fraction_y, &dot[0], &dot[1], &dot[2], &dot[3], &given_weight,
+                          &to_weight};
+        for (int i = 0; i < kReals; ++i) *reals[i] = storage.get() + i * capacity;
+        for (int i = 0; i < 4; ++i) token[i] = tokens.get() + i * capacity;
+    }
+    static constexpr int kReals = 15;
+    std::unique_ptr<Real[]> storage;
+    std::unique_ptr<int[]> tokens;
+    Real *x, *y, *weight, *corner[4], *fraction_x, *fraction_y, *dot[4];
+    Real* given_weight;  // as `weight`, also of samples off the map
+    Real* to_weight;     // the gradient of the weight
+    int* token[4];
+};
+
+// One entry per sample of a query: the level it belongs to.
+template <typename Real>
+struct LevelOfSample {
+    explicit LevelOfSample(const Call& call) {
+        for (int64_t level = 0; level < call.levels; ++level) {
+            for (int64_t point = 0; point < call.points; ++point) {
+                height.push_back(int(call.shapes[2 * level]));
+                width.push_back(int(call.shapes[2 * level + 1]));
+                start.push_back(int(call.starts[level]));
+                reference.push_back(call.reference_levels > 1 ? int(level) : 0);
+            }
+        }
+    }
+    std::vector<int> height, width, start, reference;
+};
+
+template <typename Real>
+void softmax(Real* values, int count) {
+    Real largest = values[0], total = 0;
+    for (int k = 1; k < count; ++k) largest = values[k] > largest ? values[k] : largest;
+    for (int k = 0; k < count; ++k) {
+        values[k] = std::exp(values[k] - largest);
+        total += values[k];
+    }
+    const Real scale = Real(1) / total;
+    for (int k = 0; k < count; ++k) values[k] *= scale;
+}
+
+// Fill `samples` for one head's queries [first, first + count) of batch item b.
+template <typename T, typename Real = Wide<T>>
+void find_samples(const Call& call, const LevelOfSample<Real>& of, int64_t b, int64_t first, int count,
+                  int64_t head, Samples<Real>& samples) {
+    const int per_query = int(call.levels * call.points);
+    for (int q = 0; q < count; ++q) {
+        const int64_t row = ((b * call.queries + first + q) * call.heads + head) * per_query;
+        const T* places = static_cast<const T*>(call.places) + 2 * row;
+        const T* weights = static_cast<const T*>(call.weights) + row;
+        Real* weight = samples.weight + q * per_query;
+        for (int k = 0; k < per_query; ++k) {
+            samples.x[q * per_query + k] = widen(places[2 * k]);
+            samples.y[q * per_query + k] = widen(places[2 * k + 1]);
+            weight[k] = widen(weights[k]);
+        }
+        if (call.reference) softmax(weight, per_query);
+    }
+    const int outside = int(call.tokens);
+    for (int q = 0; q < count; ++q) {
+        const Real* reference = nullptr;
+        if (call.reference) {
+            const int64_t item = call.reference_batches > 1 ? b : 0;
+            reference = static_cast<const Real*>(call.reference) +
+                        (item * call.queries + first + q) * call.reference_levels * 2;
+        }
+        const int* height = of.height.data();
+        const int* width = of.width.data();
+        const int* start = of.start.data();
+        const int* at = of.reference.data();
+        const int base = q * per_query;
+        auto one = [&](int k, Real place_x, Real shift_x, Real place_y, Real shift_y) {
+            const auto c = find_corners(along_axis(place_x, Real(width[k]), shift_x),
+                                        along_axis(place_y, Real(height[k]), shift_y), height[k], width[k],
+                                        start[k], outside);
+            samples.token[0][base + k] = c.token0;
+            samples.token[1][base + k] = c.token1;
+            samples.token[2][base + k] = c.token2;
+            samples.token[3][base + k] = c.token3;
+            samples.corner[0][base + k] = c.weight0;
+            samples.corner[1][base + k] = c.weight1;
+            samples.corner[2][base + k] = c.weight2;
+            samples.corner[3][base + k] = c.weight3;
+            samples.fraction_x[base + k] = c.fraction_x;
+            samples.fraction_y[base + k] = c.fraction_y;
+            // The weight of a sample that touches nothing must not matter, not even if it is infinite.
+            samples.given_weight[base + k] = samples.weight[base + k];
+            samples.weight[base + k] = c.inside ? samples.weight[base + k] : Real(0);
+        };
+        const Real* x = samples.x + base;
+        const Real* y = samples.y + base;
+        if (reference) {
+#pragma GCC ivdep
+            for (int k = 0; k < per_query; ++k) {
+                one(k, reference[2 * at[k]], x[k], reference[2 * at[k] + 1], y[k]);
+            }
+        } else {
+#pragma GCC ivdep
+            for (int k = 0; k < per_query; ++k) one(k, x[k], Real(0), y[k], Real(0));
+        }
+    }
+}
+
+// ---- Forward ----------------------------------------------------------------------------------------
+
+// Copy one head's maps, (S, D) and a row of zeros; rows [from, to) only.
+template <typename T, typename Real = Wide<T>>
+void copy_head(const Call& call, int64_t b, int64_t head, int64_t from, int64_t to, Real* maps) {
+    const int64_t dim = call.dim;
+    const T* value = static_cast<const T*>(call.value) + (b * call.tokens * call.heads + head) * dim;
+    for (int64_t row = from; row < to; ++row) {
+        const T* source = value + row * call.heads * dim;
+        for (int64_t c = 0; c < dim; ++c) maps[row * dim + c] = widen(source[c]);
+    }
+    if (to == call.tokens) std::fill_n(maps + call.tokens * dim, dim, Real(0));
+}
+
+// Sum Count channels over the samples [begin, end).
+template <int Count, typename Real>
+SEGMETER_INLINE void sum_samples(const Samples<Real>& s, int begin, int end, const Real* maps, int64_t dim,
+                                 Real* total) {
+    using C = Channels<Real, Count>;
+    typename C::Part even[C::parts] = {}, odd[C::parts] = {};
+    for (int k = begin; k < end; ++k) {
+        for (int corner = 0; corner < 4; ++corner) {
+            const Real* row = maps + int64_t(s.token[corner][k]) * dim;
+            const Real scale = s.weight[k] * s.corner[corner][k];
+            auto& into = corner % 2 ? odd : even;
+            for (int i = 0; i < C::parts; ++i) {
+                into[i] = fused_step<typename C::Part, Real, C::lanes>(scale, C::load(row, i), into[i]);
+            }
+        }
+    }
+    for (int i = 0; i < C::parts; ++i) C::store(total, i, even[i] + odd[i]);
+}
+
+// All channels of one query, the widest blocks first.
+template <typename Real>
+void sum_all_channels(const Samples<Real>& s, int begin, int end, const Real* maps, int64_t dim, Real* total) {
+    int64_t c = 0;
+    for (; c + 32 <= dim; c += 32) sum_samples<32>(s, begin, end, maps + c, dim, total + c);
+    for (; c + 16 <= dim; c += 16) sum_samples<16>(s, begin, end, maps + c, dim, total + c);
+    for (; c + 8 <= dim; c += 8) sum_samples<8>(s, begin, end, maps + c, dim, total + c);
+    for (; c + 4 <= dim; c += 4) sum_samples<4>(s, begin, end, maps + c, dim, total + c);
+    for (; c < dim; ++c) sum_samples<1>(s, begin, end, maps + c, dim, total + c);
+}
+
+// As above, straight from the caller's tensor: for so few queries that copying the maps would cost more.
+template <typename T, typename Real = Wide<T>>
+void sum_in_place(const Call& call, const Samples<Real>& s, int begin, int end, int64_t b, int64_t head,
+                  Real* total) {
+    const int64_t dim = call.dim;
+    const T* value = static_cast<const T*>(call.value) + (b * call.tokens * call.heads + head) * dim;
+    std::fill_n(total, dim, Real(0));
+    for (int k = begin; k < end; ++k) {
+        for (int corner = 0; corner < 4; ++corner) {
+            if (s.token[corner][k] == int(call.tokens)) continue;
+            const T* row = value + int64_t(s.token[corner][k]) * call.heads * dim;
+            const Real scale = s.weight[k] * s.corner[corner][k];
+            for (int64_t c = 0; c < dim; ++c) total[c] += scale * widen(row[c]);
+        }
+    }
+}
+
+template <typename Real>
+SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int count, const Real* maps, int64_t dim) {
+    for (int k = 0; k < count; ++k) {
+        for (int corner = 0; corner < 4; ++corner) {
+            const char* row = reinterpret_cast<const char*>(maps + int64_t(s.token[corner][k]) * dim);
+            for (int64_t at = 0; at < dim * int64_t(sizeof(Real)); at += 64) __builtin_prefetch(row + at);
+        }
+    }
+}
+
+constexpr int kQueriesAtOnce = 2;
+constexpr int64_t kQueriesPerTask = 1024;
+constexpr int64_t kRowsPerTask = 4096;
+
+template <typename T, typename Real = Wide<T>>
+void forward(const Call& call) {
+    const LevelOfSample<Real> of(call);
+    const int per_query = int(call.levels * call.points);
+    const int64_t head_size = (call.tokens + 1) * call.dim;
+    const bool copied = call.queries * per_query * 4 >= call.tokens;
+    std::unique_ptr<Buffer<Real>> maps;
+    if (copied) maps = std::make_unique<Buffer<Real>>(call.heads * head_size);
+    const int64_t blocks = (call.queries + kQueriesPerTask - 1) / kQueriesPerTask;
+    const int64_t copies = (call.tokens + kRowsPerTask - 1) / kRowsPerTask;
+
+    for (int64_t b = 0; b < call.batch; ++b) {
+        if (copied) {
+            in_parallel(call.threads, call.heads * copies, [&] {
+                return [&](int64_t task) {
+                    const int64_t head = task / copies, from = task % copies * kRowsPerTask;
+                    copy_head<T>(call, b, head, from, std::min(from + kRowsPerTask, call.tokens),
+                                 maps->data() + head * head_size);
+                };
+            });
+        }
+        // Head after head, so that all threads share one head's maps in the last-level cache.
+        in_parallel(call.threads, call.heads * blocks, [&] {
+            auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+            auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+            auto total = std::make_shared<std::vector<Real>>(call.dim);
+            return [&, now, next, total](int64_t task) mutable {
+                const int64_t head = task / blocks, begin = task % blocks * kQueriesPerTask;
+                const int64_t end = std::min(begin + kQueriesPerTask, call.queries);
+                const Real* head_maps = copied ? maps->data() + head * head_size : nullptr;
+                auto size_at = [&](int64_t q) { return int(std::min<int64_t>(kQueriesAtOnce, end - q)); };
+                find_samples<T>(call, of, b, begin, size_at(begin), head, *now);
+                for (int64_t q = begin; q < end; q += kQueriesAtOnce) {
+                    const int size = size_at(q);
+                    if (q + size < end) {
+                        find_samples<T>(call, of, b, q + size, size_at(q + size), head, *next);
+                        if (copied) prefetch_rows(*next, size_at(q + size) * per_query, head_maps, call.dim);
+                    }
+                    for (int i = 0; i < size; ++i) {
+                        const int from = i * per_query, to = from + per_query;
+                        if (copied) {
+                            sum_all_channels(*now, from, to, head_maps, call.dim, total->data());
+                        } else {
+                            sum_in_place<T>(call, *now, from, to, b, head, total->data());
+                        }
+                        T* output = static_cast<T*>(call.output) +
+                                    ((b * call.queries + q + i) * call.heads + head) * call.dim;
+                        for (int64_t c = 0; c < call.dim; ++c) narrow((*total)[c], output[c]);
+                    }
+                    std::swap(now, next);
+                }
+            };
+        });
+    }
+}
+
+// ---- Backward ---------------------------------------------------------------------------------------
+
+template <int Lanes, typename Real>
+SEGMETER_INLINE Real lane_sum(typename Vector<Real, Lanes>::type v) {
+    if constexpr (Lanes == 1) {
+        return v[0];
+    } else {
+        typedef typename Vector<Real, Lanes / 2>::type HalfPart;
+        HalfPart low, high;
+        std::memcpy(&low, &v, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+        return lane_sum<Lanes / 2, Real>(low + high);
+    }
+}
+
+// For Count channels: add to each corner's dot product with the output gradient, and to its map gradient.
+template <int Count, typename Real>
+SEGMETER_INLINE void scatter_samples(const Samples<Real>& s, int begin, int end, const Real* maps,
+                                     Real* grad_maps, int64_t dim, const Real* grad_output) {
+    using C = Channels<Real, Count>;
+    typename C::Part grad[C::parts];
+    for (int i = 0; i < C::parts; ++i) grad[i] = C::load(grad_output, i);
+    for (int k = begin; k < end; ++k) {
+        for (int corner = 0; corner < 4; ++corner) {
+            const int64_t at = int64_t(s.token[corner][k]) * dim;
+            const Real scale = s.weight[k] * s.corner[corner][k];
+            typename C::Part products = {};
+            for (int i = 0; i < C::parts; ++i) {
+                products += grad[i] * C::load(maps + at, i);
+                const auto old = C::load(grad_maps + at, i);
+                C::store(grad_maps + at, i, fused_step<typename C::Part, Real, C::lanes>(scale, grad[i], old));
+            }
+            s.dot[corner][k] += lane_sum<C::lanes, Real>(products);
+        }
+    }
+}
+
+template <typename Real>
+void scatter_all_channels(const Samples<Real>& s, int begin, int end, const Real* maps, Real* grad_maps,
+                          int64_t dim, const Real* grad) {
+    int64_t c = 0;
+    for (; c + 32 <= dim; c += 32) scatter_samples<32>(s, begin, end, maps + c, grad_maps + c, dim, grad + c);
+    for (; c + 16 <= dim; c += 16) scatter_samples<16>(s, begin, end, maps + c, grad_maps + c, dim, grad + c);
+    for (; c + 8 <= dim; c += 8) scatter_samples<8>(s, begin, end, maps + c, grad_maps + c, dim, grad + c);
+    for (; c + 4 <= dim; c += 4) scatter_samples<4>(s, begin, end, maps + c, grad_maps + c, dim, grad + c);
+    for (; c < dim; ++c) scatter_samples<1>(s, begin, end, maps + c, grad_maps + c, dim, grad + c);
+}
+
+// The gradients of one query's places and weights, from the corners' dot products.
+template <typename T, typename Real = Wide<T>>
+void store_sample_gradients(const Call& call, const LevelOfSample<Real>& of, const Samples<Real>& s,
+                            int begin, int64_t row) {
+    const int per_query = int(call.levels * call.points);
+    T* grad_places = static_cast<T*>(call.grad_places) + 2 * row;
+    T* grad_weights = static_cast<T*>(call.grad_weights) + row;
+    Real weighted = 0;
+    for (int k = 0; k < per_query; ++k) {
+        const int at = begin + k;
+        Corners<Real> c;
+        c.weight0 = s.corner[0][at];
+        c.weight1 = s.corner[1][at];
+        c.weight2 = s.corner[2][at];
+        c.weight3 = s.corner[3][at];
+        const Real d0 = s.dot[0][at], d1 = s.dot[1][at], d2 = s.dot[2][at], d3 = s.dot[3][at];
+        const Real to_x = s.weight[at] * segmeter::x_gradient(s.fraction_y[at], d0, d1, d2, d3);
+        const Real to_y = s.weight[at] * segmeter::y_gradient(s.fraction_x[at], d0, d1, d2, d3);
+        // Fused places are offsets in pixels already; locations are fractions of the map.
+        narrow(call.reference ? to_x : to_x * Real(of.width[k]), grad_places[2 * k]);
+        narrow(call.reference ? to_y : to_y * Real(of.height[k]), grad_places[2 * k + 1]);
+        s.to_weight[at] = segmeter::weight_gradient(c, d0, d1, d2, d3);
+        weighted += s.weight[at] * s.to_weight[at];
+    }
+    for (int k = 0; k < per_query; ++k) {
+        const Real to_weight = s.to_weight[begin + k];
+        // A sample off the map takes its share of the softmax all the same.
+        narrow(call.reference ? s.given_weight[begin + k] * (to_weight - weighted) : to_weight,
+               grad_weights[k]);
+    }
+}
+
+template <typename T, typename Real = Wide<T>>
+void backward(const Call& call) {
+    const LevelOfSample<Real> of(call);
+    const int per_query = int(call.levels * call.points);
+    const int64_t dim = call.dim, head_size = (call.tokens + 1) * dim;
+    // One thread owns all queries of a head, so nothing is added by two threads at once, and the order of
+    // additions is the same for any number of threads.
+    in_parallel(call.threads, call.batch * call.heads, [&] {
+        auto maps = std::make_shared<Buffer<Real>>(head_size);
+        auto grad_maps = std::make_shared<Buffer<Real>>(head_size);
+        auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+        auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+        auto grad = std::make_shared<std::vector<Real>>(dim);
+        return [&, maps, grad_maps, now, next, grad](int64_t task) mutable {
+            const int64_t b = task / call.heads, head = task % call.heads;
+            copy_head<T>(call, b, head, 0, call.tokens, maps->data());
+            std::fill_n(grad_maps->data(), head_size, Real(0));
+            auto prepare = [&](int64_t q, Samples<Real>& samples) {
+                const int size = int(std::min<int64_t>(kQueriesAtOnce, call.queries - q));
+                find_samples<T>(call, of, b, q, size, head, samples);
+                prefetch_rows(samples, size * per_query, maps->data(), dim);
+                prefetch_rows(samples, size * per_query, grad_maps->data(), dim);
+                for (int corner = 0; corner < 4; ++corner) {
+                    std::fill_n(samples.dot[corner], size * per_query, Real(0));
+                }
+            };
+            if (call.queries) prepare(0, *now);
+            for (int64_t q = 0; q < call.queries; q += kQueriesAtOnce) {
+                const int size = int(std::min<int64_t>(kQueriesAtOnce, call.queries - q));
+                if (q + size < call.queries) prepare(q + size, *next);
+                for (int i = 0; i < size; ++i) {
+                    const int64_t row = (b * call.queries + q + i) * call.heads + head;
+                    const T* grad_output = static_cast<const T*>(call.grad_output) + row * dim;
+                    for (int64_t c = 0; c < dim; ++c) (*grad)[c] = widen(grad_output[c]);
+                    const int begin = i * per_query;
+                    scatter_all_channels(*now, begin, begin + per_query, maps->data(), grad_maps->data(), dim,
+                                         grad->data());
+                    store_sample_gradients<T>(call, of, *now, begin, row * per_query);
+                }
+                std::swap(now, next);
+            }
+            T* grad_value = static_cast<T*>(call.grad_value) + (b * call.tokens * call.heads + head) * dim;
+            for (int64_t token = 0; token < call.tokens; ++token) {
+                const Real* source = grad_maps->data() + token * dim;
+                T* to = grad_value + token * call.heads * dim;
+                for (int64_t c = 0; c < dim; ++c) narrow(source[c], to[c]);
+            }
+        };
+    });
+}
+
+template <typename Body>
+int run(const Body& body) {
+    try {
+        body();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    } catch (...) {
+        return 2;
+    }
+}
+
+}  // namespace
+
+// 0 done, 1 out of memory, 2 any other failure, 3 unknown dtype.
+extern "C" int segmeter_forward(const SegmeterCall* call) {
+    return run([&] {
+        switch (call->dtype) {
+            case 0: return forward<float>(*call);
+            case 1: return forward<double>(*call);
+            case 2: return forward<Half>(*call);
+            default: return forward<Bfloat>(*call);
+        }
+    });
+}
+
+extern "C" int segmeter_backward(const SegmeterCall* call) {
+    return run([&] {
+        switch (call->dtype) {
+            case 0: return backward<float>(*call);
+            case 1: return backward<double>(*call);
+            case 2: return backward<Half>(*call);
+            default: return backward<Bfloat>(*call);
+        }
+    });
+}

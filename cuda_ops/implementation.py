@@ -1,0 +1,114 @@
+"""Which implementation of the op runs for a device and a dtype, and why; and how to force the reference."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from cuda_ops import cpu_kernel, cuda_kernel
+from cuda_ops.cache import KernelUnavailableError
+
+ASKED = "asked for by SEGMETER_OP or use_implementation"
+CHOICES = ("auto", "reference")
+NAMES = {"cpu": "cpu-kernel", "cuda": "cuda-kernel"}
+_KERNELS: dict[str, ModuleType] = {"cpu": cpu_kernel, "cuda": cuda_kernel}
+_forced: ContextVar[str | None] = ContextVar("segmeter_op", default=None)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What runs.
+
+    Attributes:
+        name: ``cpu-kernel``, ``cuda-kernel`` or ``reference``.
+        reason: one line; for the reference it says what is missing and what to install.
+    """
+
+    name: str
+    reason: str
+
+
+@contextmanager
+def use_implementation(choice: str) -> Iterator[None]:
+    """Within this context the op runs as ``auto`` (compiled where it can be) or ``reference``.
+
+    It wins over the environment variable ``SEGMETER_OP``, which takes the same two words. A backward pass
+    takes what holds while it runs.
+
+    Raises:
+        ValueError: another word.
+    """
+    _check(choice, "the implementation")
+    token = _forced.set(choice)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def implementation_for(device: torch.device | str, dtype: torch.dtype) -> Implementation:
+    """What runs for tensors of this device and dtype; builds the CPU kernel if it is not there yet.
+
+    Raises:
+        ValueError: ``SEGMETER_OP`` holds something else than ``auto`` or ``reference``.
+    """
+    kind = torch.device(device).type
+    chosen = _forced.get() or os.environ.get("SEGMETER_OP") or "auto"
+    _check(chosen, "SEGMETER_OP")
+    if chosen == "reference":
+        return Implementation("reference", ASKED)
+    if kind not in _KERNELS:
+        return Implementation("reference", f"there is no compiled kernel for device {kind}")
+    if dtype not in cpu_kernel.DTYPES:
+        return Implementation("reference", f"there is no compiled kernel for {dtype}")
+    missing = _why_missing(kind)
+    if missing:
+        return Implementation("reference", missing)
+    return Implementation(NAMES[kind], f"compiled for this {'processor' if kind == 'cpu' else 'GPU'}")
+
+
+def kernel_for(value: Tensor, places: Tensor, *, fused: bool = False) -> ModuleType | None:
+    """The module with the compiled ``forward`` and ``backward`` for a call, or None for the reference.
+
+    Says once on stderr why the reference runs where nobody asked for it.
+    """
+    kind = value.device.type
+    chosen = implementation_for(value.device, value.dtype)
+    if chosen.name in NAMES.values():
+        refusal: str = _KERNELS[kind].refusal(value, places, fused=fused)
+        if not refusal:
+            return _KERNELS[kind]
+        notice(kind, refusal)
+    elif chosen.reason != ASKED:
+        notice(kind, chosen.reason)
+    return None
+
+
+@cache
+def notice(kind: str, reason: str) -> None:
+    """One line on stderr, once for each device type and reason."""
+    sys.stderr.write(f"segmeter: deformable attention on {kind} runs the slow reference: {reason}\n")
+
+
+@cache
+def _why_missing(kind: str) -> str:
+    try:
+        if kind == "cpu":
+            cpu_kernel.library()
+        else:
+            cuda_kernel.check_available()
+    except KernelUnavailableError as error:
+        return str(error)
+    return ""
+
+
+def _check(choice: str, what: str) -> None:
+    if choice not in CHOICES:
+        raise ValueError(f"{what} must be auto or reference, got {choice!r}")
