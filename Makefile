@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: report test lint bench clean
+.PHONY: report test lint check bench clean
 
 report: $(INSTALLED)
 	$(BIN)/segmeter report
@@ -15,6 +15,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# segmeter's own gate: its encoders against results/budgets.toml.
+check: $(INSTALLED)
+	$(BIN)/segmeter check results/budgets.toml
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/counting_speed.py
