@@ -363,10 +363,9 @@ void sum_all_channels(const Samples<Real>& s, int begin, int end, const Real* ma
 
 // As above, straight from the caller's tensor: for so few queries that copying the maps would cost more.
 template <typename T, typename Real = Wide<T>>
-void sum_in_place(const Call& call, const Samples<Real>& s, int begin, int end, int64_t b, int64_t head,
+void sum_in_place(const Call& call, const Samples<Real>& s, int begin, int end, const T* value,
                   Real* total) {
     const int64_t dim = call.dim;
-    const T* value = static_cast<const T*>(call.value) + (b * call.tokens * call.heads + head) * dim;
     std::fill_n(total, dim, Real(0));
     for (int k = begin; k < end; ++k) {
         for (int corner = 0; corner < 4; ++corner) {
@@ -378,12 +377,14 @@ void sum_in_place(const Call& call, const Samples<Real>& s, int begin, int end, 
     }
 }
 
+// Ask for the rows that `count` samples will read; `stride` and `size` of a row are in bytes.
 template <typename Real>
-SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int count, const Real* maps, int64_t dim) {
+SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int count, const void* maps, int64_t stride,
+                                   int64_t size) {
     for (int k = 0; k < count; ++k) {
         for (int corner = 0; corner < 4; ++corner) {
-            const char* row = reinterpret_cast<const char*>(maps + int64_t(s.token[corner][k]) * dim);
-            for (int64_t at = 0; at < dim * int64_t(sizeof(Real)); at += 64) __builtin_prefetch(row + at);
+            const char* row = static_cast<const char*>(maps) + int64_t(s.token[corner][k]) * stride;
+            for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(row + at);
         }
     }
 }
@@ -391,6 +392,8 @@ SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int count, const Real
 constexpr int kQueriesAtOnce = 2;
 constexpr int64_t kQueriesPerTask = 1024;
 constexpr int64_t kRowsPerTask = 4096;
+// Multiplications that are worth starting a thread for: about a millisecond's.
+constexpr int64_t kWorkPerThread = int64_t(1) << 22;
 
 template <typename T, typename Real = Wide<T>>
 void forward(const Call& call) {
@@ -400,12 +403,14 @@ void forward(const Call& call) {
     const bool copied = call.queries * per_query * 4 >= call.tokens;
     std::unique_ptr<Buffer<Real>> maps;
     if (copied) maps = std::make_unique<Buffer<Real>>(call.heads * head_size);
+    const int64_t work = call.queries * call.heads * per_query * 4 * call.dim;
+    const int64_t threads = std::min(call.threads, 1 + work / kWorkPerThread);
     const int64_t blocks = (call.queries + kQueriesPerTask - 1) / kQueriesPerTask;
     const int64_t copies = (call.tokens + kRowsPerTask - 1) / kRowsPerTask;
 
     for (int64_t b = 0; b < call.batch; ++b) {
         if (copied) {
-            in_parallel(call.threads, call.heads * copies, [&] {
+            in_parallel(threads, call.heads * copies, [&] {
                 return [&](int64_t task) {
                     const int64_t head = task / copies, from = task % copies * kRowsPerTask;
                     copy_head<T>(call, b, head, from, std::min(from + kRowsPerTask, call.tokens),
@@ -414,7 +419,7 @@ void forward(const Call& call) {
             });
         }
         // Head after head, so that all threads share one head's maps in the last-level cache.
-        in_parallel(call.threads, call.heads * blocks, [&] {
+        in_parallel(threads, call.heads * blocks, [&] {
             auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
             auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
             auto total = std::make_shared<std::vector<Real>>(call.dim);
@@ -422,20 +427,25 @@ void forward(const Call& call) {
                 const int64_t head = task / blocks, begin = task % blocks * kQueriesPerTask;
                 const int64_t end = std::min(begin + kQueriesPerTask, call.queries);
                 const Real* head_maps = copied ? maps->data() + head * head_size : nullptr;
+                const T* in_place =
+                    static_cast<const T*>(call.value) + (b * call.tokens * call.heads + head) * call.dim;
+                const void* rows = copied ? static_cast<const void*>(head_maps) : in_place;
+                const int64_t row_bytes = call.dim * int64_t(copied ? sizeof(Real) : sizeof(T));
+                const int64_t stride = copied ? row_bytes : row_bytes * call.heads;
                 auto size_at = [&](int64_t q) { return int(std::min<int64_t>(kQueriesAtOnce, end - q)); };
                 find_samples<T>(call, of, b, begin, size_at(begin), head, *now);
                 for (int64_t q = begin; q < end; q += kQueriesAtOnce) {
                     const int size = size_at(q);
                     if (q + size < end) {
                         find_samples<T>(call, of, b, q + size, size_at(q + size), head, *next);
-                        if (copied) prefetch_rows(*next, size_at(q + size) * per_query, head_maps, call.dim);
+                        prefetch_rows(*next, size_at(q + size) * per_query, rows, stride, row_bytes);
                     }
                     for (int i = 0; i < size; ++i) {
                         const int from = i * per_query, to = from + per_query;
                         if (copied) {
                             sum_all_channels(*now, from, to, head_maps, call.dim, total->data());
                         } else {
-                            sum_in_place<T>(call, *now, from, to, b, head, total->data());
+                            sum_in_place(call, *now, from, to, in_place, total->data());
                         }
                         T* output = static_cast<T*>(call.output) +
                                     ((b * call.queries + q + i) * call.heads + head) * call.dim;
@@ -548,8 +558,9 @@ void backward(const Call& call) {
             auto prepare = [&](int64_t q, Samples<Real>& samples) {
                 const int size = int(std::min<int64_t>(kQueriesAtOnce, call.queries - q));
                 find_samples<T>(call, of, b, q, size, head, samples);
-                prefetch_rows(samples, size * per_query, maps->data(), dim);
-                prefetch_rows(samples, size * per_query, grad_maps->data(), dim);
+                const int64_t bytes = dim * int64_t(sizeof(Real));
+                prefetch_rows(samples, size * per_query, maps->data(), bytes, bytes);
+                prefetch_rows(samples, size * per_query, grad_maps->data(), bytes, bytes);
                 for (int corner = 0; corner < 4; ++corner) {
                     std::fill_n(samples.dot[corner], size * per_query, Real(0));
                 }

@@ -1,0 +1,80 @@
+"""The deformable-attention op: what runs here, building it ahead, timing it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.common import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input
+
+op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(op, name="op")
+    app.command()(doctor)
+
+
+def doctor(json: JsonOpt = False) -> None:
+    """Show which implementation of the op runs for each device and dtype, and why."""
+    from harness.doctor import diagnose
+    from reports.op import doctor_notes, implementations_table
+
+    with user_input():
+        record = diagnose()
+    if json:
+        show_json(record)
+    else:
+        show(*doctor_notes(record), implementations_table(record))
+
+
+@op.command()
+def build(
+    arch: Annotated[
+        list[int] | None,
+        typer.Option(help="80, 86, 89, 90, 100 or 120; may be repeated. Default: the GPUs at hand."),
+    ] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Build the op's kernels now, so that the first use does not."""
+    from harness.doctor import build_ahead
+    from reports.op import build_lines
+
+    with user_input():
+        rows = build_ahead(arch or [])
+    show_json(rows) if json else show(*build_lines(rows))
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@op.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    shapes: Annotated[
+        str | None, typer.Option(help="Comma-separated, e.g. m2f-1024x2048,decoder-100; default: all.")
+    ] = None,
+    dtypes: Annotated[str, typer.Option(help="Comma-separated: float32, float16, ...")] = "float32",
+    rounds: Annotated[int, typer.Option(help="How often each implementation runs.")] = 7,
+    compiled_reference: Annotated[
+        bool, typer.Option("--compiled-reference", help="Also time torch.compile of the reference.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("results/runs"),
+    json: JsonOpt = False,
+) -> None:
+    """Time the op at the encoders' shapes against the reference and the peers installed."""
+    from harness.op_bench import PASSES, PLACES, SHAPES, run_benchmark, write_record
+    from reports.op import bench_notes, bench_table
+
+    names = shapes.split(",") if shapes else list(SHAPES)
+    kinds = dtypes.split(",")
+    steps = len(names) * len(kinds) * len(PLACES) * len(PASSES)
+    with user_input(), progress_bar("timing", steps) as advance:
+        record = run_benchmark(
+            device, names, kinds, rounds, compiled_reference=compiled_reference, progress=advance
+        )
+        path = write_record(record, out)
+    if json:
+        show_json(record)
+    else:
+        show(bench_table(record), *bench_notes(record), f"record      {path}")

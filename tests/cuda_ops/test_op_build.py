@@ -1,0 +1,125 @@
+"""Building the CPU kernel: the cache, two builders at once, what is said when there is no compiler."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuda_ops import implementation_for, use_implementation
+from cuda_ops.cache import KernelUnavailableError, cached_file
+from cuda_ops.cpu_kernel import find_compiler
+
+ROOT = Path(__file__).parents[2]
+ONE_CALL = """
+import torch
+from cuda_ops import implementation_for, ms_deform_attn
+def call():
+    at, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+    return ms_deform_attn(torch.ones(1, 1, 1, 8), torch.tensor([[1, 1]]), torch.tensor([0]), at, weight)
+assert call().eq(1).all() and call().eq(1).all()
+print(implementation_for("cpu", torch.float32).name)
+"""
+
+
+def has_compiler() -> bool:
+    try:
+        find_compiler()
+    except KernelUnavailableError:
+        return False
+    return True
+
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+
+
+def start(cache: Path, **extra: str) -> subprocess.Popen[str]:
+    variables = os.environ | {"SEGMETER_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | extra
+    return subprocess.Popen(
+        [sys.executable, "-c", ONE_CALL],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@needs_compiler
+def test_two_processes_building_at_once_leave_one_whole_library(tmp_path: Path) -> None:
+    processes = [start(tmp_path), start(tmp_path)]
+    for process in processes:
+        out, err = process.communicate()
+        assert (out.strip(), err) == ("cpu-kernel", "")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_again(tmp_path: Path) -> None:
+    assert start(tmp_path).communicate()[0].strip() == "cpu-kernel"
+    (library,) = tmp_path.iterdir()
+    whole = library.stat().st_size
+    library.write_bytes(library.read_bytes()[:100])
+    assert start(tmp_path).communicate() == ("cpu-kernel\n", "")
+    assert library.stat().st_size == whole
+
+
+def test_without_a_compiler_the_reference_runs_with_one_notice(tmp_path: Path) -> None:
+    out, err = start(tmp_path, CXX="no-such-compiler").communicate()
+    assert out.strip() == "reference"
+    assert err.count("\n") == 1 and "no-such-compiler" in err and "install" in err
+
+
+def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0 && exit\necho "x: error: boom" >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    out, err = start(tmp_path / "cache", CXX=str(compiler)).communicate()
+    assert out.strip() == "reference"
+    assert err.count("\n") == 1 and "boom" in err
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_reference_asked_for_says_nothing(tmp_path: Path) -> None:
+    out, err = start(tmp_path, SEGMETER_OP="reference").communicate()
+    assert (out.strip(), err) == ("reference", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_choice_is_refused() -> None:
+    with pytest.raises(ValueError, match="auto or reference"), use_implementation("fastest"):
+        pass
+
+
+def test_the_choice_holds_within_its_context_alone() -> None:
+    before = implementation_for("cpu", torch.float32)
+    with use_implementation("reference"):
+        assert implementation_for("cpu", torch.float32).name == "reference"
+    assert implementation_for("cpu", torch.float32) == before
+    assert implementation_for("meta", torch.float32).name == "reference"
+    assert implementation_for("cpu", torch.int64).name == "reference"
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMETER_CACHE", str(tmp_path))
+
+    def interrupted(target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_file("kernel.so", interrupted)
+    assert not list(tmp_path.iterdir())
+    place = cached_file("kernel.so", lambda target: target.write_bytes(b"whole") and None)
+    assert place.read_bytes() == b"whole"
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("SEGMETER_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(KernelUnavailableError, match="SEGMETER_CACHE"):
+        cached_file("kernel.so", lambda target: None)
