@@ -1,0 +1,271 @@
+"""Quality of predictions on a data set: PQ, SQ, RQ, AP and mIoU, as one record.
+
+Any system's predictions can be scored: a folder in COCO's result formats (see :mod:`harness.inference`) is
+all that is read. An image that cannot be scored is named, and no score is made unless the caller says that such
+images are to be left out; then the record says how many.
+"""
+
+import math
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
+from harness.instance_ap import NAMES, InstanceAP, instance_ap
+from harness.miou import MeanIoU, confusion, mean_iou
+from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, read_segment_png, score_pairs
+
+SCHEMA = "segmeter.quality/1"
+
+
+@dataclass
+class Scores:
+    """What a folder of predictions scores; None for a kind of result that it does not hold.
+
+    Attributes:
+        images: number of images asked for.
+        faults: images or predictions that could not be scored, one line each.
+        notes: what else a reader should know, one line each.
+    """
+
+    images: int
+    panoptic: PanopticScore | None = None
+    semantic: MeanIoU | None = None
+    instance: InstanceAP | None = None
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def score_folder(
+    dataset: PanopticSet,
+    entries: Sequence[Entry],
+    folder: Path,
+    processes: int | None = None,
+    on_image: Callable[[int], None] = lambda count: None,
+) -> Scores:
+    """Score a folder of predictions.
+
+    Args:
+        dataset: the ground truth.
+        entries: the images to score.
+        folder: holds ``panoptic.json`` with ``panoptic/``, ``instances.json``, ``semantic/``, or some.
+        processes: for PQ; None for one a core.
+        on_image: told of each number of images whose PQ is done.
+
+    Raises:
+        ValueError: none of the three kinds of results, or a file that is not in its format.
+        RuntimeError: a scoring process was killed.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder of predictions: {folder}")
+    scores = Scores(len(entries), faults=list(dataset.faults))
+    if (folder / "panoptic.json").exists():
+        pairs, faults = _pairs(entries, folder)
+        scores.faults += faults
+        scores.panoptic = score_pairs(pairs, dataset.things, processes, on_image)
+        scores.faults += scores.panoptic.faults
+        scores.notes += [f"{count} {note}" for note, count in scores.panoptic.notes.items()]
+    if (folder / "semantic").is_dir():
+        scores.semantic = _score_semantic(dataset, entries, folder, scores.faults)
+    if (folder / "instances.json").exists():
+        scores.instance = _score_instances(dataset, entries, folder, scores)
+    if scores.panoptic is None and scores.semantic is None and scores.instance is None:
+        raise ValueError(
+            f"{folder} holds no predictions: expected panoptic.json, instances.json or semantic/"
+        )
+    return scores
+
+
+def quality_record(scores: Scores, dataset: PanopticSet, about: dict[str, Any]) -> dict[str, Any]:
+    """Scores as a record, in percent as papers print them; what was not scored, or does not occur, is None.
+
+    Args:
+        scores: of :func:`score_folder`.
+        dataset: what was scored.
+        about: what made the predictions; its entries come first.
+    """
+    names = {category.id: category.name for category in dataset.categories}
+    panoptic = scores.panoptic
+    whole = panoptic.mean() if panoptic else None
+    semantic, instance = scores.semantic, scores.instance
+    per_class: dict[str, dict[str, Any]] = {}
+    if panoptic:
+        for category, quality in panoptic.per_class().items():
+            per_class.setdefault(names[category], {}).update(_quality(quality) or {})
+    if semantic:
+        for named, iou in zip(dataset.categories, semantic.per_class.tolist(), strict=True):
+            per_class.setdefault(named.name, {})["iou"] = _percent(iou)
+    if instance:
+        for category_id, ap in instance.per_class.items():
+            if category_id in names:
+                per_class.setdefault(names[category_id], {})["ap"] = _percent(ap)
+    return {
+        "schema": SCHEMA,
+        **about,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "images": scores.images,
+        "unit": "percent",
+        "pq": _percent(whole.pq) if whole else None,
+        "sq": _percent(whole.sq) if whole else None,
+        "rq": _percent(whole.rq) if whole else None,
+        "things": _quality(panoptic.mean(True)) if panoptic else None,
+        "stuff": _quality(panoptic.mean(False)) if panoptic else None,
+        **{name: _percent(instance.summary[name]) if instance else None for name in NAMES},
+        "miou": _percent(semantic.miou) if semantic else None,
+        "pixel_accuracy": _percent(semantic.accuracy) if semantic else None,
+        "per_class": per_class,
+        "fault_count": len(scores.faults),
+        "faults": scores.faults,
+        "notes": scores.notes,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+    }
+
+
+def process_group() -> tuple[int, int]:
+    """This process's rank and the number of processes, as torchrun set them; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wait_for_all(faults: list[str]) -> list[str]:
+    """Join torchrun's processes when each has predicted its images; gives the faults of all of them."""
+    import datetime
+
+    import torch.distributed as dist
+
+    world = process_group()[1]
+    if world == 1:
+        return faults
+    # Ranks finish as far apart as their images take.
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=1))
+    every: list[list[str]] = [[] for _ in range(world)]
+    dist.all_gather_object(every, faults)
+    dist.destroy_process_group()
+    return [fault for part in every for fault in part]
+
+
+def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], list[str]]:
+    path = folder / "panoptic.json"
+    content = read_json(path)
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        raise ValueError(f"{path} is not in COCO's panoptic format: no list named 'annotations'")
+    predicted: dict[Any, tuple[str, dict[int, int]]] = {}
+    faults = []
+    for index, annotation in enumerate(annotations):
+        try:
+            segments = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
+            image_id, name = annotation["image_id"], str(annotation["file_name"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: annotation {index} lacks {error}") from None
+        if len(segments) != len(annotation["segments_info"]):
+            faults.append(f"image {image_id}: predicted segment ids are given twice")
+        elif image_id in predicted:
+            faults.append(f"image {image_id}: predicted twice")
+        predicted[image_id] = (name, segments)
+    wanted = {entry.image_id for entry in entries}
+    # More predictions than images to score is usual with a limit; an id of no image of the set is not.
+    pairs = []
+    for entry in entries:
+        if entry.image_id not in predicted:
+            faults.append(f"image {entry.image_id}: no panoptic prediction")
+            continue
+        name, segments = predicted[entry.image_id]
+        pairs.append(
+            PanopticPair(
+                entry.image_id, entry.truth_png, folder / "panoptic" / name, entry.segments, segments
+            )
+        )
+    if not wanted & set(predicted):
+        some = ", ".join(repr(image_id) for image_id in list(predicted)[:3]) or "none"
+        raise ValueError(f"{path} predicts none of the data set's images (its ids: {some})")
+    return pairs, faults
+
+
+def _score_semantic(
+    dataset: PanopticSet, entries: Sequence[Entry], folder: Path, faults: list[str]
+) -> MeanIoU | None:
+    size = len(dataset.categories)
+    matrix = np.zeros((size, size + 1), dtype=np.int64)
+    for entry in entries:
+        path = folder / "semantic" / f"{entry.image_id}.png"
+        try:
+            truth = semantic_truth(read_segment_png(entry.truth_png), entry, dataset.class_of)
+            matrix += confusion(truth, _read_classes(path), size)
+        except ValueError as error:
+            faults.append(f"image {entry.image_id}, semantic: {error}")
+    return mean_iou(matrix)
+
+
+def _read_classes(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in ("L", "P"):
+                raise ValueError(f"{path} has mode {opened.mode}; a semantic PNG has one channel of 8 bits")
+            return np.asarray(opened)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _score_instances(
+    dataset: PanopticSet, entries: Sequence[Entry], folder: Path, scores: Scores
+) -> InstanceAP:
+    predictions = read_json(folder / "instances.json")
+    if not isinstance(predictions, list) or not all(isinstance(p, dict) for p in predictions):
+        raise ValueError(f"{folder / 'instances.json'} is not in COCO's result format: a list of objects")
+    if dataset.instances is not None:
+        truth = read_json(dataset.instances)
+    else:
+        truth = _instances_of_panoptic(dataset, entries, scores.faults)
+        scores.notes.append("AP is scored against the panoptic ground truth's things")
+    known = {image["id"] for image in truth["images"]}
+    unannotated = [entry.image_id for entry in entries if entry.image_id not in known]
+    scores.faults += [f"image {image_id}: not in the instance annotations" for image_id in unannotated]
+    wanted = {entry.image_id for entry in entries} & known
+    # Predictions for images beyond a limit are not looked at.
+    every = {entry.image_id for entry in dataset.entries}
+    chosen = [p for p in predictions if p.get("image_id") in wanted or p.get("image_id") not in every]
+    return instance_ap(truth, chosen, sorted(wanted))
+
+
+def _instances_of_panoptic(
+    dataset: PanopticSet, entries: Sequence[Entry], faults: list[str]
+) -> dict[str, Any]:
+    images, annotations = [], []
+    for entry in entries:
+        try:
+            ids = read_segment_png(entry.truth_png)
+        except ValueError as error:
+            faults.append(f"image {entry.image_id}, instances: {error}")
+            continue
+        images.append({"id": entry.image_id, "height": ids.shape[0], "width": ids.shape[1]})
+        annotations += instance_truth(ids, entry, dataset.things)
+    return {
+        "images": images,
+        "categories": [{"id": c.id, "name": c.name} for c in dataset.categories if c.isthing],
+        # pycocotools takes an id of 0 for "no match".
+        "annotations": [{"id": index, **a} for index, a in enumerate(annotations, start=1)],
+    }
+
+
+def _quality(quality: Quality | None) -> dict[str, Any] | None:
+    if quality is None:
+        return None
+    return {
+        "pq": _percent(quality.pq),
+        "sq": _percent(quality.sq),
+        "rq": _percent(quality.rq),
+        **({"classes": quality.classes} if quality.classes > 1 else {}),
+    }
+
+
+def _percent(fraction: float) -> float | None:
+    return None if math.isnan(fraction) else 100 * fraction

@@ -1,0 +1,259 @@
+"""A model over a data set's images: predictions in files, resumable, in one process or several.
+
+Source: Mask2Former's ``maskformer_model.py`` (thresholds, merging, resizing), detectron2's test-time resize.
+A folder of predictions holds ``panoptic/*.png`` with ``panoptic.json`` (COCO panoptic results),
+``instances.json`` (COCO results) and ``semantic/*.png`` (class per pixel, 255 for none).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from encoders.postprocess import SegmentationOutput, instances, panoptic
+from encoders.segmenter import normalise, pad_to_multiple
+from harness.datasets import Entry, PanopticSet, read_json
+from harness.instance_ap import encode_mask
+from harness.panoptic_quality import segment_png
+from harness.record import write_bytes, write_json
+from harness.sizes import ResizeRule
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a model: device, number type and images at once."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError on a device, number type or batch that there is not."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"unknown device {self.device!r}; choose cpu, cuda or cuda:N") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("no NVIDIA GPU on this machine; use --device cpu")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as RGB, upright: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: missing or truncated.
+    """
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+@torch.inference_mode()
+def segment(
+    model: nn.Module, images: Sequence[np.ndarray], rule: ResizeRule, settings: Settings
+) -> SegmentationOutput:
+    """Run a model on images of one size, and bring its results to that size.
+
+    Args:
+        model: a :class:`encoders.segmenter.Segmenter` on the settings' device, in their dtype.
+        images: (H, W, 3) uint8 RGB, all of one size.
+        rule: how they are resized for the network (PIL's bilinear filter, as detectron2 does).
+        settings: device and dtype; post-processing is always in float32.
+    """
+    original = images[0].shape[:2]
+    height, width = rule.apply((original[0], original[1]))
+    resized = [
+        normalise(np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)))
+        for image in images
+    ]
+    batch = pad_to_multiple(torch.stack(resized)).to(settings.device, DTYPES[settings.dtype])
+    encoded = model.encoder(model.backbone(batch))  # type: ignore[operator]
+    decoded = model.decoder(encoded.multi_scale, encoded.mask_features)  # type: ignore[operator]
+    padded = (batch.shape[2], batch.shape[3])
+    output: SegmentationOutput = model.postprocess(  # type: ignore[operator]
+        decoded.class_logits.float(),
+        decoded.mask_logits.float(),
+        padded,
+        (height, width),
+        (original[0], original[1]),
+    )
+    return output
+
+
+def predict_dataset(
+    model: nn.Module,
+    dataset: PanopticSet,
+    entries: Sequence[Entry],
+    folder: Path,
+    settings: Settings,
+    identity: dict[str, Any],
+    rank: int = 0,
+    world: int = 1,
+    on_image: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Predict every ``world``-th image from ``rank`` on; what the folder already has is kept.
+
+    Returns:
+        One line for each image that could not be predicted.
+
+    Raises:
+        ValueError: the folder holds another run's predictions.
+        OSError: the folder cannot be written; a later call goes on where this one stopped.
+    """
+    open_folder(folder, identity)
+    done = set(read_states(folder))
+    faults: list[str] = []
+    state = folder / "state" / f"{rank}-of-{world}.jsonl"
+    _cut_to_whole_lines(state)
+    mine = [entry for entry in entries[rank::world] if entry.image_id not in done]
+    for _ in range(len(entries[rank::world]) - len(mine)):
+        on_image()
+    with state.open("a", encoding="utf-8") as lines:
+        for group, images, unread in _groups(mine, settings.batch):
+            faults += unread
+            for _ in unread:
+                on_image()
+            if not group:
+                continue
+            start = time.perf_counter()
+            output = segment(model, images, dataset.rule, settings)
+            if settings.device != "cpu":
+                torch.cuda.synchronize()
+            seconds = (time.perf_counter() - start) / len(group)
+            for line in _results(output, group, dataset, folder):
+                # The pictures are on disk whole before their line is: a line means that an image is done.
+                lines.write(json.dumps({**line, "seconds": seconds}) + "\n")
+                lines.flush()
+                on_image()
+    return faults
+
+
+def open_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Make a folder for predictions, or find in it those of the same run.
+
+    Raises:
+        ValueError: it holds another run's.
+    """
+    for part in ("panoptic", "semantic", "state"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    path = folder / RUN_FILE
+    if not path.exists():
+        write_json(path, identity)
+        return
+    found = read_json(path)
+    for key, value in identity.items():
+        if not isinstance(found, dict) or found.get(key) != value:
+            other = found.get(key) if isinstance(found, dict) else None
+            raise ValueError(f"{folder} holds another run's predictions: {key} {other!r}, not {value!r}")
+
+
+def read_states(folder: Path) -> dict[Any, dict[str, Any]]:
+    """Finished images: id -> its line. A line that was cut off counts as not done."""
+    done: dict[Any, dict[str, Any]] = {}
+    for path in sorted((folder / "state").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                content = json.loads(line)
+                done[content["image_id"]] = content
+    return done
+
+
+def gather(folder: Path, entries: Sequence[Entry]) -> list[float]:
+    """Join what the processes did into ``panoptic.json`` and ``instances.json``; returns seconds an image."""
+    done = read_states(folder)
+    lines = [done[entry.image_id] for entry in entries if entry.image_id in done]
+    annotations = [
+        {"image_id": line["image_id"], "file_name": line["file_name"], "segments_info": line["segments_info"]}
+        for line in lines
+    ]
+    write_json(folder / "panoptic.json", {"annotations": annotations})
+    write_json(folder / "instances.json", [found for line in lines for found in line["instances"]])
+    return [line["seconds"] for line in lines]
+
+
+def _groups(
+    entries: Sequence[Entry], batch: int
+) -> Iterator[tuple[list[Entry], list[np.ndarray], list[str]]]:
+    """Runs of images of one size, so that a batch gives what its images give one by one."""
+    group: list[Entry] = []
+    images: list[np.ndarray] = []
+    for entry in entries:
+        try:
+            image = read_image(entry.image)
+        except ValueError as error:
+            yield [], [], [f"image {entry.image_id}: {error}"]
+            continue
+        if group and (len(group) == batch or image.shape != images[0].shape):
+            yield group, images, []
+            group, images = [], []
+        group.append(entry)
+        images.append(image)
+    if group:
+        yield group, images, []
+
+
+def _results(
+    output: SegmentationOutput, group: Sequence[Entry], dataset: PanopticSet, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Write each image's pictures, and give its line."""
+    things = [index for index, category in enumerate(dataset.categories) if category.isthing]
+    ids = [category.id for category in dataset.categories]
+    found = instances(output, thing_ids=things)
+    for index, (entry, result) in enumerate(zip(group, panoptic(output, things), strict=True)):
+        name = f"{entry.image_id}.png"
+        write_png(folder / "panoptic" / name, segment_png(result.segmentation.cpu().numpy()))
+        classes = output.semantic[index].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        write_png(folder / "semantic" / name, Image.fromarray(classes))
+        best = found[index]
+        yield {
+            "image_id": entry.image_id,
+            "file_name": name,
+            "segments_info": [
+                {"id": s.id, "category_id": ids[s.category_id], "isthing": s.isthing} for s in result.segments
+            ],
+            "instances": [
+                {
+                    "image_id": entry.image_id,
+                    "category_id": ids[category],
+                    "score": score,
+                    "segmentation": encode_mask(mask),
+                }
+                for mask, category, score in zip(
+                    best.masks.cpu().numpy(), best.category_ids.tolist(), best.scores.tolist(), strict=True
+                )
+            ],
+        }
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG atomically, lightly compressed."""
+    buffer = BytesIO()
+    picture.save(buffer, "png", compress_level=1)
+    write_bytes(path, buffer.getvalue())
+
+
+def _cut_to_whole_lines(path: Path) -> None:
+    """Drop a last line that a killed process left unfinished."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)

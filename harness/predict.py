@@ -1,0 +1,125 @@
+"""One photo through one model: what the overlay pictures show."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.class_names import CLASS_NAMES
+from harness.datasets import LAYOUTS, read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.inference import Settings
+    from harness.spec import ModelSpec
+
+# Instances below this score are not drawn, as in detectron2's demo.
+INSTANCE_SCORE = 0.5
+Classes = tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """What one model says of one photo.
+
+    Attributes:
+        photo: the file's name.
+        title: the model's.
+        image: (H, W, 3) uint8.
+        classes: name of each class, and whether it is a thing.
+        panoptic: (H, W) segment ids, 0 is void.
+        segments: segment id -> class.
+        instances: masks (H, W) bool with class and score, best first.
+        semantic: (H, W) class of each pixel.
+    """
+
+    photo: str
+    title: str
+    image: np.ndarray
+    classes: Classes
+    panoptic: np.ndarray
+    segments: dict[int, int]
+    instances: list[tuple[np.ndarray, int, float]]
+    semantic: np.ndarray
+
+
+def class_names(spec: "ModelSpec", dataset: str | None = None, data: Path | None = None) -> Classes:
+    """Names of a model's classes: of a panoptic annotation file, of a data set, or by their number.
+
+    Raises:
+        ValueError: the file or data set has another number of classes.
+    """
+    if data is not None:
+        names = _names_in(data)
+    elif dataset in CLASS_NAMES:
+        names = CLASS_NAMES[dataset]
+    else:
+        fitting = [names for names in CLASS_NAMES.values() if len(names) == spec.num_classes]
+        names = fitting[0] if fitting else tuple((f"class {k}", True) for k in range(spec.num_classes))
+    if len(names) != spec.num_classes:
+        raise ValueError(f"{spec.text} has {spec.num_classes} classes, {data or dataset} names {len(names)}")
+    return names
+
+
+def predict_photo(
+    model: "nn.Module",
+    spec: "ModelSpec",
+    photo: Path,
+    classes: Classes,
+    dataset: str | None,
+    settings: "Settings",
+) -> PhotoResult:
+    """Run a model on a photo, resized by the data set's rule (COCO's if none is named).
+
+    Raises:
+        ValueError: an unknown data set, or a photo that cannot be read.
+    """
+    from encoders.interface import nearest
+    from encoders.postprocess import instances, panoptic
+    from harness.inference import read_image, segment
+
+    if dataset is not None and dataset not in LAYOUTS:
+        raise ValueError(f"unknown data set {dataset!r}{nearest(dataset, list(LAYOUTS))}")
+    rule = LAYOUTS[dataset or ("cityscapes" if classes == CLASS_NAMES["cityscapes"] else "coco")].rule
+    image = read_image(photo)
+    output = segment(model, [image], rule, settings)
+    things = [index for index, (_, isthing) in enumerate(classes) if isthing]
+    (whole,) = panoptic(output, things)
+    (found,) = instances(output, thing_ids=things)
+    drawn = [
+        (mask, category, score)
+        for mask, category, score in zip(
+            found.masks.cpu().numpy(), found.category_ids.tolist(), found.scores.tolist(), strict=True
+        )
+        if score >= INSTANCE_SCORE
+    ]
+    return PhotoResult(
+        photo.name,
+        spec.title,
+        image,
+        classes,
+        whole.segmentation.cpu().numpy(),
+        {s.id: s.category_id for s in whole.segments},
+        sorted(drawn, key=lambda one: -one[2]),
+        output.semantic[0].argmax(dim=0).cpu().numpy(),
+    )
+
+
+def _names_in(data: Path) -> Classes:
+    path = data
+    if data.is_dir():
+        sources = [layout.panoptic_json.find(data, "val") for layout in LAYOUTS.values()]
+        found = [source for source in sources if source is not None]
+        if not found:
+            raise ValueError(
+                f"{data} holds no panoptic annotations; `segmeter datasets check` says what is missing"
+            )
+        path = found[0]
+    content: Any = read_json(path)
+    try:
+        listed = sorted(content["categories"], key=lambda category: category["id"])
+        return tuple((str(category["name"]), bool(category["isthing"])) for category in listed)
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} has no list of categories with id, name and isthing") from None

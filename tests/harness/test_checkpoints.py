@@ -1,0 +1,333 @@
+"""Published checkpoints: names, recognition, agreement with the official outputs, and refusals."""
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encoders.segmenter import build_segmenter, normalise, pad_to_multiple
+from harness.checkpoint_names import our_name
+from harness.checkpoints import (
+    CheckpointMismatchError,
+    convert,
+    load_model,
+    read_checkpoint,
+    recognise_model,
+)
+from harness.spec import model_spec, parse_model
+from tests.parity_recipe import image, weight
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def official_entries(model: nn.Module, ours_of: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """Official names and shapes of a model of ours, by inverting the mapping over its official names."""
+    shapes = {name: tuple(entry.shape) for name, entry in model.state_dict().items()}
+    return {official: shapes[ours] for official, ours in ours_of.items()}
+
+
+def r50_names() -> list[str]:
+    """Official names of R50's entries, written from the design: blocks 3, 4, 6, 3."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    names = ["stem.conv1.weight", *(f"stem.conv1.norm.{part}" for part in norm)]
+    for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+        for block in range(blocks):
+            convs = ["conv1", "conv2", "conv3", *(["shortcut"] if block == 0 else [])]
+            for conv in convs:
+                prefix = f"res{stage}.{block}.{conv}"
+                names += [f"{prefix}.weight", *(f"{prefix}.norm.{part}" for part in norm)]
+    return [f"backbone.{name}" for name in names]
+
+
+def swin_names(depths: tuple[int, ...]) -> list[str]:
+    """Official names of a Swin's entries."""
+    both = ("weight", "bias")
+    names = [f"patch_embed.{part}.{end}" for part in ("proj", "norm") for end in both]
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            prefix = f"layers.{stage}.blocks.{block}"
+            names.append(f"{prefix}.attn.relative_position_bias_table")
+            parts = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+            names += [f"{prefix}.{part}.{end}" for part in parts for end in both]
+        if stage < 3:
+            names += [
+                f"layers.{stage}.downsample.{p}" for p in ("reduction.weight", "norm.weight", "norm.bias")
+            ]
+        names += [f"norm{stage}.{end}" for end in both]
+    return [f"backbone.{name}" for name in names]
+
+
+def official_shapes(spec_text: str, classes: int = 133) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of a whole model in detectron2's naming."""
+    spec = parse_model(spec_text, num_classes=classes)
+    with torch.device("meta"):
+        model = build_segmenter(spec.encoder, spec.backbone, classes, spec.num_queries, **dict(spec.options))
+    backbone = r50_names() if spec.backbone == "r50" else swin_names((2, 2, 6, 2))
+    names = {name: our_name("detectron2", name) for name in backbone}
+    for ours in model.state_dict():
+        room, _, rest = ours.partition(".")
+        if room != "backbone":
+            head = "pixel_decoder" if room == "encoder" else "predictor"
+            names[f"sem_seg_head.{head}.{rest}"] = ours
+    return official_entries(model, names)
+
+
+def official_weights(
+    spec_text: str, variant: str = "full_spread", salt: str = "s45:"
+) -> dict[str, np.ndarray]:
+    shapes = official_shapes(spec_text)
+    return {name: weight(name, shape, variant, salt) for name, shape in shapes.items()}
+
+
+def write_pkl(path: Path, entries: dict[str, np.ndarray]) -> Path:
+    path.write_bytes(
+        pickle.dumps({"model": entries, "__author__": "the test", "matching_heuristics": True}, 2)
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def zoo_file(tmp_path_factory) -> Path:
+    """R50 M2F as the model zoo has it: detectron2's pickle, with the loss's class weights."""
+    entries = official_weights("m2f@r50")
+    # 557 entries and the loss's class weights are the 558 of the official state dict.
+    assert len(entries) == 557
+    entries["criterion.empty_weight"] = np.ones(134, np.float32)
+    return write_pkl(tmp_path_factory.mktemp("zoo") / "model_final.pkl", entries)
+
+
+def check_parity(model: nn.Module) -> None:
+    """Against the official R50 M2F's outputs; see tests/encoders/test_full_model.py."""
+    images = pad_to_multiple(normalise(image(11, 128, 192)))[None]
+    with torch.no_grad():
+        encoded = model.encoder(model.backbone(images))
+        output = model.decoder(encoded.multi_scale, encoded.mask_features)
+    expected = np.load(DATA / "full_m2f_r50_spread.npz")
+    # The official code's own float32 noise is 5e-6 and 3.4e-5; other CPUs sum in other orders.
+    for name, ours, tolerance in (
+        ("pred_logits", output.class_logits, 5e-5),
+        ("pred_masks", output.mask_logits, 3e-4),
+    ):
+        actual = ours.flatten()[torch.from_numpy(expected[f"{name}_index"])]
+        assert (actual - torch.from_numpy(expected[f"{name}_value"])).abs().max() <= tolerance
+
+
+def test_a_model_zoo_file_gives_the_official_outputs(zoo_file):
+    model, spec, report = load_model(zoo_file)
+    assert (spec.text, spec.num_classes, spec.num_queries) == ("m2f@r50", 133, 100)
+    assert (report.matched, report.ignored) == (557, ["criterion.empty_weight"])
+    check_parity(model)
+
+
+def test_a_converted_file_gives_the_same_model(zoo_file, tmp_path):
+    target = tmp_path / "m2f.safetensors"
+    spec, _ = convert(zoo_file, target)
+    model, again, report = load_model(target)
+    assert again == spec and report.is_whole
+    first, _, _ = load_model(zoo_file)
+    for name, entry in first.state_dict().items():
+        assert torch.equal(entry, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m2f@swin-t",
+        "m2f@swin-t:layers=3",
+        "pro-scale@r50",
+        "pro-scale@swin-t:stages=1,1,3",
+        "pro-scale@r50:pixel_embedding=conv",
+        "pro-scale@r50:recalibration=none",
+        "pro-scale@r50:recalibration=conv",
+    ],
+)
+def test_the_model_is_recognised_and_every_entry_is_used(text, tmp_path):
+    shapes = official_shapes(text, classes=19)
+    path = tmp_path / "model.pth"
+    # Weights that share one number keep the file small; only names and shapes matter here.
+    torch.save({"model": {n: torch.zeros(()).expand(s) for n, s in shapes.items()}, "iteration": 7}, path)
+    checkpoint = read_checkpoint(path)
+    spec = recognise_model(checkpoint)
+    assert spec.text == parse_model(text).text
+    assert spec.num_classes == 19
+    assert load_model(path)[2].matched == len(shapes)
+
+
+def test_every_entry_lands_in_its_place(tmp_path):
+    """Each weight of a Swin-T PRO-SCALE is drawn from its official name, and found under ours."""
+    entries = official_weights("pro-scale@swin-t")
+    model, _, _ = load_model(write_pkl(tmp_path / "model.pkl", entries))
+    ours = model.state_dict()
+    assert len(entries) == len(ours)
+    for name, expected in entries.items():
+        assert np.array_equal(ours[our_name("detectron2", name)].numpy(), expected), name
+
+
+def test_every_entry_that_does_not_fit_is_listed(tmp_path):
+    entries = official_weights("m2f@r50")
+    del entries["sem_seg_head.predictor.decoder_norm.bias"]
+    entries["sem_seg_head.predictor.decoder_norm.extra"] = np.zeros(3, np.float32)
+    entries["teacher.weight"] = np.zeros(3, np.float32)
+    entries["backbone.stem.conv1.weight"] = np.zeros((64, 3, 3, 3), np.float32)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        load_model(write_pkl(tmp_path / "model.pkl", entries))
+    report = caught.value.report
+    assert report.missing == ["decoder.decoder_norm.bias"]
+    assert sorted(report.unexpected) == ["sem_seg_head.predictor.decoder_norm.extra", "teacher.weight"]
+    assert report.misshapen == [
+        "backbone.stem.conv1.weight: (64, 3, 3, 3) in the file, (64, 3, 7, 7) in the model"
+    ]
+    assert len(report.lines()) == 4
+    assert "1 missing, 1 misshapen" in str(caught.value)
+
+
+def test_another_model_than_the_files_is_refused(zoo_file):
+    with pytest.raises(CheckpointMismatchError, match="does not fit pro-scale@r50"):
+        load_model(zoo_file, model_spec("pro-scale", "r50"))
+
+
+def transformers_model(backbone: str):
+    transformers = pytest.importorskip("transformers")
+    if backbone == "swin-t":
+        config = transformers.SwinConfig(
+            embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7,
+            drop_path_rate=0.0, out_features=["stage1", "stage2", "stage3", "stage4"],
+        )  # fmt: skip
+    else:
+        config = transformers.ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    torch.manual_seed(0)
+    return transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(backbone_config=config, num_labels=19)
+    ).eval()
+
+
+@pytest.mark.parametrize("backbone", ["swin-t", "r50"])
+def test_a_transformers_file_gives_transformers_outputs(backbone, tmp_path):
+    theirs = transformers_model(backbone)
+    with torch.no_grad():
+        # Statistics and gains as of a trained net: at initialisation many are zeros and ones.
+        for name, entry in theirs.state_dict().items():
+            if entry.is_floating_point() and entry.ndim == 1:
+                entry += 0.1 * torch.rand(entry.shape)
+            if name.endswith("sampling_offsets.weight"):
+                entry += 0.01 * torch.randn(entry.shape)
+    theirs.save_pretrained(tmp_path)
+    # In torch's own weights_only-readable form too, under version 5's names.
+    torch.save(theirs.state_dict(), tmp_path / "version5.bin")
+    # 448 makes every stage's map a whole number of windows, and larger than one: transformers does not shift
+    # where a map is no larger than a window, detectron2 and segmeter do.
+    images = normalise(image(5, 448, 448))[None]
+    with torch.no_grad():
+        expected = theirs(pixel_values=images, pixel_mask=torch.ones(1, 448, 448, dtype=torch.long))
+    for file in ("model.safetensors", "version5.bin"):
+        model, spec, _ = load_model(tmp_path / file)
+        assert (spec.text, spec.num_classes) == (f"m2f@{backbone}", 19)
+        with torch.no_grad():
+            encoded = model.encoder(model.backbone(images))
+            output = model.decoder(encoded.multi_scale, encoded.mask_features)
+        for ours, reference in (
+            (output.class_logits, expected.class_queries_logits),
+            (output.mask_logits, expected.masks_queries_logits),
+        ):
+            # Two float32 programs of one function: 1e-3 of the output's scale is the issue's bound, and
+            # attention masks of a logit at 0 may flip a query.
+            assert (ours - reference).abs().max() <= 1e-3 * reference.abs().max()
+
+
+class Calls:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".pkl"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_checkpoint_is_refused_by_name_and_runs_nothing(tmp_path, suffix, legacy):
+    marker, path = tmp_path / "it_ran", tmp_path / f"model{suffix}"
+    content = {"model": {"sem_seg_head.a": torch.zeros(2)}, "hook": Calls(os.system, f"touch {marker}")}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": {}, "hook": content["hook"]}))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=rf"refused.*{os.system.__module__}\.system"):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_nested_torch_load_is_refused(tmp_path):
+    marker, path = tmp_path / "it_ran", tmp_path / "model.pth"
+    inner = pickle.dumps(Calls(os.system, f"touch {marker}"))
+    torch.save({"model": Calls(torch.storage._load_from_bytes, inner)}, path)
+    with pytest.raises(ValueError, match=r"torch\.storage\._load_from_bytes"):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_view_beyond_its_storage_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    view = Calls(
+        torch._utils._rebuild_tensor_v2, torch.zeros(2).untyped_storage(), 0, (10**6,), (1,), False, {}
+    )
+    torch.save({"model": {"sem_seg_head.a": view}}, path)
+    with pytest.raises(ValueError, match=r"not a whole torch checkpoint|refused"):
+        read_checkpoint(path)
+
+
+def test_a_zip_bomb_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"zip bomb of .* that unpacks to 50,000,000"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pkl"])
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04 rubbish", b"\x80\x02"])
+def test_damaged_files_are_refused_in_one_line(tmp_path, suffix, content):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(zoo_file, tmp_path):
+    content = zoo_file.read_bytes()
+    path = tmp_path / "half.pkl"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="not a whole pickle"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "entries, reason",
+    [
+        ({"fc.weight": np.zeros(3)}, "holds no Mask2Former-style model.*fc.weight"),
+        (
+            {"sem_seg_head.predictor.query_feat.weight": np.zeros((5, 256))},
+            "has no decoder.class_embed.weight",
+        ),
+        ([1, 2], "must be a dict of weights"),
+    ],
+)
+def test_files_without_a_model_are_refused(tmp_path, entries, reason):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(entries))
+    with pytest.raises(ValueError, match=reason):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", ["model.txt", "missing.pth"])
+def test_no_checkpoint_at_all(tmp_path, name):
+    (tmp_path / "model.txt").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match=r"unknown kind of checkpoint|no such checkpoint"):
+        read_checkpoint(tmp_path / name)
