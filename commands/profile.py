@@ -1,0 +1,108 @@
+"""Measuring: latency, memory and energy of models beside each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.common import (
+    EXIT_FAILED,
+    MODEL_SYNTAX,
+    BackboneOpt,
+    ClassesOpt,
+    JsonOpt,
+    QueriesOpt,
+    chosen_classes,
+    chosen_sizes,
+    chosen_spec,
+    progress_bar,
+    show,
+    show_json,
+    user_input,
+    warn,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(profile)
+
+
+def profile(
+    model: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_SYNTAX)],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="fp32, or fp16 or bf16 by autocast.")] = "fp32",
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    padded_size: Annotated[
+        str, typer.Option(help="HxW that the network sees, multiples of 32.")
+    ] = "512x1024",
+    backbone: BackboneOpt = None,
+    num_classes: ClassesOpt = None,
+    num_queries: QueriesOpt = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for the rounds of all models together.")] = 30.0,
+    width: Annotated[
+        float, typer.Option(help="Stop once each interval is narrower than this share of its median.")
+    ] = 0.01,
+    min_rounds: Annotated[int, typer.Option(help="Fewest rounds, whatever the time.")] = 5,
+    compile: Annotated[bool, typer.Option("--compile", help="Time under torch.compile.")] = False,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of a CUDA graph.")] = False,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Photo or folder to measure on, instead of noise.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results/runs"),
+    roofline: Annotated[Path | None, typer.Option(help="Draw the roofline: .pdf, .svg or .png.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
+    from harness.profile import OutOfMemory, Settings
+    from harness.profile import profile as measure
+    from harness.runs import check_folder, save
+    from harness.timing import Plan
+
+    with user_input():
+        sizes = chosen_sizes(padded_size, None, "coco", None, None, None)
+        classes = chosen_classes(num_classes, sizes)
+        settings = Settings(
+            padded_size=next(iter(sizes.images)).padded,
+            device=device,
+            dtype=dtype,
+            batch=batch,
+            threads=threads,
+            compile=compile,
+            cuda_graph=cuda_graph,
+            images=tuple(images or ()),
+            depth=depth,
+            plan=Plan(seconds, min_rounds, max(1000, min_rounds), width),
+        )
+        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
+        if roofline is not None and roofline.suffix not in (".pdf", ".svg", ".png"):
+            raise ValueError(f"--roofline must end in .pdf, .svg or .png, got {roofline.name!r}")
+        check_folder(out)
+        try:
+            with progress_bar("profiling", 2 * len(specs) + 2) as advance:
+                runs = measure(specs, settings, advance)
+        except OutOfMemory as error:
+            warn(str(error))
+            raise typer.Exit(EXIT_FAILED) from None
+    records = [run.content() for run in runs]
+    if json:
+        show_json({"runs": records})
+    else:
+        from reports.profile import component_table, latency_table, notes, ratio_lines
+
+        show(*ratio_lines(records), latency_table(records))
+        for record in records:
+            show(component_table(record), *notes(record))
+    # Printed before they are written: a full disk does not take the figures along.
+    with user_input():
+        paths = [save(run, out) for run in runs]
+        if roofline is not None:
+            from harness.record import write_bytes
+            from reports.breakdown import figure_bytes
+            from reports.profile import roofline_figure
+
+            write_bytes(roofline, figure_bytes(roofline_figure(records), roofline.suffix[1:]))
+    if not json:
+        show(*(f"record      {path}" for path in paths))

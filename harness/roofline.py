@@ -1,0 +1,158 @@
+"""Achieved TFLOP/s, the machine's measured peaks, and which of the two peaks bounds a component.
+
+Roofline model: Williams, Waterman and Patterson, CACM 2009. Traffic is what the operators read and write,
+each tensor once per operator and nothing fused: an upper bound on traffic, so a lower bound on intensity.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.components import component_finder
+from harness.conventions import apply_convention
+from harness.counter import run_and_count
+
+REPEATS = 7
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs, bytes moved and bytes of new activations of one component, for one call."""
+
+    flops: float
+    traffic_bytes: float
+    activation_bytes: float
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOPs per byte moved."""
+        return self.flops / self.traffic_bytes if self.traffic_bytes else None
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the machine reached, with the threads and dtype of the measurement."""
+
+    tflops: float
+    gbytes_per_s: float
+
+    @property
+    def ridge(self) -> float:
+        """Intensity, in FLOPs per byte, where the two roofs meet."""
+        return self.tflops * 1e3 / self.gbytes_per_s
+
+    def bound(self, intensity: float) -> str:
+        """``compute`` or ``memory``."""
+        return "compute" if intensity >= self.ridge else "memory"
+
+
+def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
+    """Best of some square matrix products, and of some copies larger than the caches."""
+    side, copied = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
+    a = torch.randn(side, side, device=device).to(dtype)
+    source = torch.empty(copied, device=device, dtype=torch.float32).fill_(1)
+    target = torch.empty_like(source)
+    product = _best_seconds(lambda: a @ a, device)
+    copy = _best_seconds(lambda: target.copy_(source), device)
+    return Peaks(2 * side**3 / product / 1e12, 2 * 4 * copied / copy / 1e9)
+
+
+def _best_seconds(call: Any, device: torch.device) -> float:
+    def once() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    return min(once() for _ in range(REPEATS))
+
+
+def component_work(
+    model: nn.Module, image_shape: tuple[int, ...], element_size: int, depth: int
+) -> dict[str, Work]:
+    """Work of each component of a model on the meta device; the sum over components is the model's.
+
+    Args:
+        model: on the meta device.
+        image_shape: (B, 3, H, W).
+        element_size: bytes of the measured dtype; floating-point traffic of float32 is scaled by it.
+        depth: names of a component to keep.
+    """
+    find = component_finder(model)
+    with torch.inference_mode(False):
+        images = torch.empty(image_shape, device="meta")
+
+    def short(component: str) -> str:
+        return ".".join(component.split(".")[:depth]) or "other"
+
+    # Inference mode hands whole layers to the counters; without it they see the operators inside.
+    with torch.inference_mode(False):
+        _, count = run_and_count(model, images)
+    flops: dict[str, float] = defaultdict(float)
+    for component, units in apply_convention(count, find, "flops").by_component.items():
+        flops[short(component)] += units
+    traffic = _Traffic(element_size)
+    with torch.inference_mode(False), torch.no_grad(), traffic, _paths(model, traffic):
+        model(images)
+    moved: dict[str, float] = defaultdict(float)
+    written: dict[str, float] = defaultdict(float)
+    for path, (all_bytes, new_bytes) in traffic.bytes.items():
+        moved[short(find(path))] += all_bytes
+        written[short(find(path))] += new_bytes
+    return {name: Work(flops[name], moved[name], written[name]) for name in sorted({*flops, *moved})}
+
+
+class _Traffic(TorchDispatchMode):
+    """Bytes that the running module's operators read and write."""
+
+    def __init__(self, element_size: int) -> None:
+        super().__init__()
+        self.path = [""]
+        self.element_size = element_size
+        self.bytes: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            read = sum(self._size(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            written = sum(self._size(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+            total = self.bytes[self.path[-1]]
+            total[0] += read + written
+            total[1] += written
+        return out
+
+    def _size(self, tensor: Tensor) -> int:
+        size = self.element_size if tensor.dtype == torch.float32 else tensor.element_size()
+        return tensor.numel() * size
+
+
+@contextmanager
+def _paths(model: nn.Module, traffic: _Traffic) -> Iterator[None]:
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        traffic.path.append(names[id(module)])
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        traffic.path.pop()
+
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,221 @@
+"""A grid of measurements, each in a process of its own; killed and started again, it goes on.
+
+A cell's record has the cell's own name, which follows from its settings: a cell is finished when its record
+is there. So nothing is kept beside the records, and nothing can disagree with them.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.runs import Run, nearest, now, read_run, save
+
+ROOT = Path(__file__).parents[1]
+WORKER = (sys.executable, "-m", "harness.sweep_worker")
+GRID_KEYS = ("encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
+SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
+OUT_OF_MEMORY_EXIT = 77
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement of the grid."""
+
+    model: str
+    padded_size: str
+    device: str
+    dtype: str
+    batch: int
+    num_classes: int
+    threads: int | None
+    seconds: float
+    min_rounds: int
+    width: float
+
+    @property
+    def id(self) -> str:
+        """A name that follows from the settings alone."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return f"cell-{digest}"
+
+    @property
+    def text(self) -> str:
+        """For a line of progress."""
+        return f"{self.model} {self.padded_size} {self.device} {self.dtype} batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The cells in order, and how long one may take."""
+
+    cells: tuple[Cell, ...]
+    timeout_s: float
+
+
+def read_plan(path: Path) -> SweepPlan:
+    """Read a sweep file: a table ``[grid]`` of lists, and ``[settings]``.
+
+    Raises:
+        ValueError: no TOML, a wrong key or type; the key named, with the nearest valid one.
+        OSError: the file cannot be read.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    _check_keys(content, ("grid", "settings"), str(path))
+    grid, settings = content.get("grid"), content.get("settings", {})
+    if not isinstance(grid, dict):
+        raise ValueError(f"{path} has no table [grid]; give it encoders and whatever else varies")
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings in {path} must be a table [settings]")
+    _check_keys(grid, GRID_KEYS, f"[grid] of {path}")
+    _check_keys(settings, SETTING_KEYS, f"[settings] of {path}")
+    for key, values in grid.items():
+        kind = int if key == "batches" else str
+        if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
+            word = "whole numbers" if kind is int else "texts"
+            raise ValueError(f"{key} in [grid] of {path} must be a list of {word}, got {values!r}")
+    for key, value in settings.items():
+        whole = key in ("min_rounds", "threads", "num_classes")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
+            word = "whole number" if whole else "number"
+            raise ValueError(f"{key} in [settings] of {path} must be a {word} above 0, got {value!r}")
+    if "encoders" not in grid:
+        raise ValueError(f"[grid] of {path} has no encoders")
+    return SweepPlan(tuple(dict.fromkeys(_cells(grid, settings))), float(settings.get("timeout_s", 3600)))
+
+
+def _cells(grid: dict[str, Any], settings: dict[str, Any]) -> Iterator[Cell]:
+    for encoder, backbone in itertools.product(grid["encoders"], grid.get("backbones", ["swin-t"])):
+        # Stages are an option of PRO-SCALE alone: the other encoders have one cell for all of them.
+        stages = grid.get("stages", []) if encoder == "pro-scale" else []
+        for model in [f"{encoder}@{backbone}:stages={s}" for s in stages] or [f"{encoder}@{backbone}"]:
+            for size, device, dtype, batch in itertools.product(
+                grid.get("padded_sizes", ["512x1024"]),
+                grid.get("devices", ["cpu"]),
+                grid.get("dtypes", ["fp32"]),
+                grid.get("batches", [1]),
+            ):
+                yield Cell(
+                    model=model,
+                    padded_size=size,
+                    device=device,
+                    dtype=dtype,
+                    batch=batch,
+                    num_classes=settings.get("num_classes", 133),
+                    threads=settings.get("threads"),
+                    seconds=float(settings.get("seconds", 30)),
+                    min_rounds=settings.get("min_rounds", 5),
+                    width=float(settings.get("width", 0.01)),
+                )
+
+
+def _check_keys(table: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in {where}{nearest(key, known)}")
+
+
+def check_cells(plan: SweepPlan) -> None:
+    """See that every model and size can be read, before anything runs.
+
+    Raises:
+        ValueError: what is wrong with a cell.
+    """
+    from harness.sizes import parse_padded_size
+    from harness.spec import parse_model
+
+    for cell in plan.cells:
+        parse_model(cell.model, num_classes=cell.num_classes)
+        parse_padded_size(cell.padded_size)
+
+
+def finished(cell: Cell, folder: Path) -> Run | None:
+    """The cell's record if it is there and whole."""
+    try:
+        return read_run(folder / f"{cell.id}.json")
+    except (OSError, ValueError):
+        return None
+
+
+def run_sweep(
+    plan: SweepPlan,
+    folder: Path,
+    on_cell: Callable[[Cell, Run], None] | None = None,
+    retry_failed: bool = False,
+    worker: Sequence[str] = WORKER,
+) -> list[Run]:
+    """Run the cells that have no record yet, one process each; all records, in the plan's order.
+
+    A cell that crashes, runs out of memory or out of time is recorded as such, and the rest goes on.
+
+    Raises:
+        KeyboardInterrupt: after the running cell's process has been ended.
+        OSError: a record cannot be written.
+    """
+    runs = []
+    for cell in plan.cells:
+        run = finished(cell, folder)
+        if run is None or (retry_failed and run.status != "ok"):
+            run = _run_cell(cell, folder, plan.timeout_s, worker)
+        runs.append(run)
+        if on_cell:
+            on_cell(cell, run)
+    return runs
+
+
+def _run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) -> Run:
+    start = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [*worker, json.dumps(asdict(cell)), str(folder.resolve())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the cell.
+        start_new_session=True,
+    )
+    try:
+        _, said = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return _failed(cell, folder, "timed out", f"longer than {timeout_s:.0f} s")
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    if process.returncode == 0:
+        run = finished(cell, folder)
+        if run is not None:
+            return run
+    last = (said.strip().splitlines() or ["no word on stderr"])[-1]
+    if process.returncode == OUT_OF_MEMORY_EXIT:
+        return _failed(cell, folder, "out of memory", last)
+    if process.returncode == -signal.SIGKILL:
+        return _failed(
+            cell, folder, "crashed", "killed by SIGKILL, which the system does when memory is short"
+        )
+    elapsed = time.monotonic() - start
+    return _failed(cell, folder, "crashed", f"exit code {process.returncode} after {elapsed:.1f} s: {last}")
+
+
+def _failed(cell: Cell, folder: Path, status: str, error: str) -> Run:
+    settings = {key: value for key, value in asdict(cell).items() if key != "model"}
+    run = Run(cell.id, now(), "sweep", status, cell.model, settings=settings, error=error)
+    save(run, folder)
+    return run

@@ -1,0 +1,187 @@
+"""Measurements as tables and as a roofline figure; reads records only."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from reports.style import COLUMN_INCHES, PART_COLOURS, paper_style
+from reports.units import PARTS, amount, percent, title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measured number to some significant digits; ``-`` where it was not measured.
+
+    >>> number(1234.56), number(0.01234), number(None)
+    ('1235', '0.0123', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def ratio_lines(runs: Sequence[Record]) -> list[str]:
+    """The headline: how many times faster, with interval and verdict."""
+    lines = []
+    for run in runs:
+        for r in run["ratios"]:
+            says = f"{r['times_faster']:.3f}x, 95 % interval {r['low']:.3f} to {r['high']:.3f}"
+            lines.append(
+                f"{run['title']} against {r['baseline_title']}: {r['verdict']} ({says}, {r['rounds']} rounds)"
+            )
+    return lines
+
+
+def latency_table(runs: Sequence[Record]) -> Table:
+    """Latency, FPS, memory and energy of each model."""
+    s = runs[0]["settings"]
+    where = f"{s['padded_size']}, batch {s['batch']}, {s['dtype']}, {s['device']}, {s['threads']} threads"
+    table = Table(title=f"Measured at {where}", title_justify="left")
+    table.add_column("model")
+    names = ("median ms", "95 % interval", "IQR", "p90", "p99", "images/s", "peak memory", "J/image", "W")
+    for name in (*names, "TFLOP/s", "of peak", "rounds"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        latency, figures = run["statistics"]["latency_ms"], run["figures"]
+        peak = figures.get("peak_allocated_bytes", figures.get("peak_rss_over_start_bytes"))
+        share = figures.get("peak_share")
+        table.add_row(
+            run["title"],
+            number(latency["median"], 4),
+            f"{number(latency['low'], 4)} to {number(latency['high'], 4)}",
+            f"{number(latency['q25'], 4)} to {number(latency['q75'], 4)}",
+            number(latency["p90"], 4),
+            number(latency["p99"], 4),
+            number(figures["fps"]),
+            "-" if peak is None else amount(round(peak), "bytes"),
+            number(figures.get("joules_per_image")),
+            number(figures.get("watts")),
+            number(figures.get("tflops_per_s")),
+            "-" if share is None else percent(100 * share),
+            str(latency["samples"]),
+        )
+    return table
+
+
+def component_table(run: Record) -> Table:
+    """Where one model's time goes, and what bounds each component."""
+    table = Table(title=f"Components of {run['title']}", title_justify="left")
+    table.add_column("component")
+    for name in ("ms", "share", "GFLOPs", "TFLOP/s", "of peak", "FLOPs/byte", "bound by", "activations"):
+        table.add_column(name, justify="right")
+    for name in sorted(run["components"], key=_place):
+        c = run["components"][name]
+        share, bound, written = c.get("peak_share"), c.get("compute_bound"), c.get("activation_bytes")
+        head, _, rest = name.partition(".")
+        table.add_row(
+            f"{title(head)}: {title(rest)}" if rest else title(name),
+            number(c["ms"]),
+            percent(100 * c["share"]),
+            number(c.get("gflops")),
+            number(c.get("tflops_per_s")),
+            "-" if share is None else percent(100 * share),
+            number(c.get("flops_per_byte")),
+            "-" if bound is None else ("compute" if bound else "memory"),
+            "-" if written is None else amount(round(written), "bytes"),
+        )
+    return table
+
+
+def _place(component: str) -> tuple[int, str]:
+    head = component.partition(".")[0]
+    return (PARTS.index(head) if head in PARTS else len(PARTS), component)
+
+
+def notes(run: Record) -> list[str]:
+    """How one model was measured and on what."""
+    env, figures = run["environment"], run["figures"]
+    op, git = env["op_implementation"], env["git"]
+    dirty = " with changes" if git["dirty"] else ""
+    others = env.get("other_processes")
+    lines = [
+        f"method      {run['settings']['method']}",
+        *(f"{key:<11} {text}" for key, text in run["notes"].items()),
+        f"machine     {env['device_name']}, load {env['load']}, torch {env['versions']['torch']}, "
+        f"op {op['name']} ({op['reason']}), git {str(git['revision'])[:12]}{dirty}",
+        f"peaks       {number(figures['peak_tflops'])} TFLOP/s in a matrix product, "
+        f"{number(figures['peak_gbytes_per_s'])} GB/s in a copy, both measured now",
+    ]
+    if others:
+        lines.append(f"shared      {others} other processes on the GPU")
+    return lines
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]], folder: str) -> Table:
+    """Records of a folder, one line each."""
+    table = Table(title=f"Records in {folder}", title_justify="left")
+    for name in ("id", "status", "model", "size", "device", "dtype", "batch"):
+        table.add_column(name, no_wrap=name == "id")
+    table.add_column("median ms", justify="right")
+    table.add_column("images/s", justify="right")
+    table.add_column("machine")
+    for row in rows:
+        settings = row["settings"]
+        table.add_row(
+            row["id"],
+            row["status"],
+            row["title"] or row["model"],
+            *(str(settings.get(key, "-")) for key in ("padded_size", "device", "dtype", "batch")),
+            number(row["statistics"].get("latency_ms", {}).get("median"), 4),
+            number(row["figures"].get("fps")),
+            str(row["environment"].get("device_name", "-")),
+        )
+    return table
+
+
+def difference_table(differences: Mapping[str, Sequence[Any]], first: str, second: str) -> Table:
+    """Where two records differ."""
+    table = Table(title="Differences", title_justify="left")
+    for name in ("what", first, second):
+        table.add_column(name)
+    for key, (a, b) in differences.items():
+        table.add_row(key, _short(a), _short(b))
+    return table
+
+
+def _short(value: Any) -> str:
+    return number(value, 4) if isinstance(value, float) else str(value)
+
+
+def roofline_figure(runs: Sequence[Record]) -> "Figure":
+    """Achieved rate over intensity, component by component, under the machine's measured roofs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    peaks = runs[0]["figures"]
+    top, slope = peaks["peak_tflops"], peaks["peak_gbytes_per_s"] / 1e3
+    with paper_style():
+        figure = Figure(figsize=(COLUMN_INCHES, 2.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        low, high = 0.1, max(1000.0, 4 * top / slope)
+        axes.plot([low, top / slope, high], [low * slope, top, top], color="black", linewidth=0.8)
+        for run, marker in zip(runs, "os^Dv<>Ph*" * len(runs), strict=False):
+            for head in PARTS:
+                points = [
+                    (c["flops_per_byte"], c["tflops_per_s"])
+                    for name, c in run["components"].items()
+                    if name.partition(".")[0] == head and c.get("tflops_per_s")
+                ]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    label = f"{run['title']}: {title(head)}"
+                    axes.scatter(x, y, s=12, marker=marker, color=PART_COLOURS[head], label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("FLOPs per byte moved, operators unfused")
+        axes.set_ylabel("TFLOP/s")
+        axes.set_title(f"{runs[0]['environment']['device_name']}, {runs[0]['settings']['dtype']}")
+        axes.legend(loc="lower right", fontsize=4.5)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure

@@ -1,0 +1,140 @@
+"""Records on disk: whole or absent, old and damaged ones, tables."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.runs import (
+    SCHEMA_PATH,
+    Run,
+    differences,
+    environment_differences,
+    export,
+    find_run,
+    new_id,
+    read_run,
+    read_runs,
+    save,
+)
+
+
+def a_run(name: str = "one", **changes: object) -> Run:
+    run = Run(name, "2026-01-02T03:04:05+00:00", "profile", "ok", "m2f@r50", title="M2F, R50")
+    run.settings = {"device": "cpu", "batch": 1, "padded_size": "64x64"}
+    run.statistics = {"latency_ms": {"median": 2.0, "low": 1.5, "high": 2.5}}
+    run.environment = {"device_name": "a processor", "load": [1.0], "versions": {"torch": "2.9"}}
+    for key, value in changes.items():
+        setattr(run, key, value)
+    return run
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = a_run()
+    assert read_run(save(run, tmp_path / "deep" / "runs")) == run
+
+
+def test_unknown_fields_are_kept_and_missing_ones_take_defaults(tmp_path: Path) -> None:
+    path = save(a_run(), tmp_path)
+    content = json.loads(path.read_text())
+    del content["notes"]
+    path.write_text(json.dumps({**content, "colour": "blue"}))
+    run = read_run(path)
+    assert run.notes == {}
+    assert run.content()["colour"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a record is a JSON object"),
+        ("{}", "schema is None"),
+        ('{"schema": "segmeter.flops/1"}', "expected segmeter.run/1"),
+        ('{"schema": "segmeter.run/99"}', "newer than this segmeter"),
+        ('{"schema": "segmeter.run/1"}', "id is missing"),
+        ('{"schema": "segmeter.run/1", "id": 3}', "id must be a str"),
+        ("\udcff", "not JSON"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_rest_is_read(tmp_path: Path, text: str, reason: str) -> None:
+    save(a_run(), tmp_path)
+    (tmp_path / "bad.json").write_text(text, errors="surrogateescape")
+    runs, damaged = read_runs(tmp_path)
+    assert [run.id for run in runs] == ["one"]
+    assert damaged[0].path.name == "bad.json"
+    assert reason in damaged[0].reason
+
+
+def test_an_infinite_figure_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save(a_run(figures={"fps": float("inf")}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="read-only"):
+        save(a_run(), tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /proc and a file in the folder's place")
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OSError, match="exists"):
+        save(a_run(), tmp_path / "runs")
+
+
+def test_a_record_is_found_by_the_start_of_its_id(tmp_path: Path) -> None:
+    for name in ("abc1", "abc2", "xyz"):
+        save(a_run(name), tmp_path)
+    assert find_run(tmp_path, "x").id == "xyz"
+    assert find_run(tmp_path, str(tmp_path / "abc1.json")).id == "abc1"
+    with pytest.raises(ValueError, match="fits 2 records"):
+        find_run(tmp_path, "abc")
+    with pytest.raises(ValueError, match="did you mean 'abc1'"):
+        find_run(tmp_path, "bac1")
+
+
+def test_environments_differ_by_machine_not_by_the_minute() -> None:
+    busy = a_run(environment={"device_name": "a processor", "load": [9.0], "versions": {"torch": "2.9"}})
+    assert environment_differences(a_run(), busy) == {}
+    other = a_run(environment={"device_name": "a processor", "versions": {"torch": "2.12"}})
+    assert environment_differences(a_run(), other) == {"versions.torch": ["2.9", "2.12"]}
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == {}
+
+
+def test_export_has_a_row_a_record(tmp_path: Path) -> None:
+    import pandas as pd
+
+    runs = [a_run("one"), a_run("two", status="crashed", statistics={}, error="boom")]
+    export(runs, "csv", tmp_path / "t.csv")
+    frame = pd.read_csv(tmp_path / "t.csv")
+    assert list(frame["id"]) == ["one", "two"]
+    assert frame["latency_ms_median"][0] == 2.0
+    assert frame["error"][1] == "boom"
+    export(runs, "json", tmp_path / "t.json")
+    assert len(json.loads((tmp_path / "t.json").read_text())) == 2
+    with pytest.raises(ValueError, match="did you mean 'csv'"):
+        export(runs, "cvs", tmp_path / "t.cvs")
+
+
+def test_parquet_is_written_or_says_what_is_missing(tmp_path: Path) -> None:
+    try:
+        export([a_run()], "parquet", tmp_path / "t.parquet")
+    except ValueError as error:
+        assert "needs pyarrow" in str(error)
+        assert not (tmp_path / "t.parquet").exists()
+    else:
+        assert (tmp_path / "t.parquet").read_bytes()[:4] == b"PAR1"
+
+
+def test_the_schema_file_names_every_field() -> None:
+    schema = json.loads(SCHEMA_PATH.read_text())
+    assert set(schema["properties"]) == set(a_run().content())
+
+
+def test_ids_differ() -> None:
+    assert len({new_id() for _ in range(100)}) == 100

@@ -1,0 +1,160 @@
+"""Statistics, timing in turn, components that add up."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.energy import EnergyUnavailable, measure_energy, throttle_names
+from harness.memory import parameter_bytes, peak_memory
+from harness.profile import Settings
+from harness.profile_components import ComponentTimer
+from harness.roofline import Peaks, component_work
+from harness.statistics import interval, speedup, summarise
+from harness.timing import Plan, interleave, warm_up
+
+CPU = torch.device("cpu")
+
+
+def drifting(generator: np.random.Generator, rounds: int, base: float) -> tuple[list[float], list[float]]:
+    """Times of two calls on a machine whose speed wanders and jumps, and is the same within a round."""
+    speed = np.exp(np.cumsum(generator.normal(0, 0.05, rounds)))
+    noise = generator.lognormal(0, 0.05, (2, rounds))
+    return list(100 * speed * noise[0]), list(100 / base * speed * noise[1])
+
+
+def test_ratio_intervals_hold_each_others_medians_on_a_drifting_machine() -> None:
+    generator = np.random.default_rng(1)
+    found = [speedup(*drifting(generator, 20, base=1.31)) for _ in range(40)]
+    pairs = [(a, b) for a in found for b in found if a is not b]
+    held = sum(a.low <= b.median <= a.high for a, b in pairs) / len(pairs)
+    assert held >= 0.9
+
+
+def test_a_against_a_is_no_difference_and_a_real_one_is_seen() -> None:
+    generator = np.random.default_rng(2)
+    verdicts = [speedup(*drifting(generator, 20, base=1.0)).verdict for _ in range(40)]
+    # The interval is wider than a 95 % confidence interval, so under 5 % of 40 are expected outside.
+    assert verdicts.count("no difference") >= 37
+    assert speedup(*drifting(generator, 20, base=1.31)).verdict == "faster"
+    assert speedup(*drifting(generator, 20, base=0.7)).verdict == "slower"
+
+
+def test_too_few_rounds_decide_nothing() -> None:
+    assert speedup([2.0] * 4, [1.0] * 4).verdict == "no difference"
+    assert speedup([2.0] * 5, [1.0] * 5).verdict == "faster"
+
+
+def test_tails_are_given_only_where_the_samples_carry_them() -> None:
+    assert summarise([1.0] * 9).p90 is None
+    assert summarise([float(n) for n in range(10)]).p90 == pytest.approx(8.1)  # 0.9 x 9
+    assert summarise([1.0] * 99).p99 is None
+    assert summarise([1.0] * 100).p99 == 1.0
+
+
+def test_statistics_are_the_same_for_the_same_samples() -> None:
+    samples = [random.Random(3).gauss(10, 1) for _ in range(30)]
+    assert interval(samples) == interval(samples)
+    with pytest.raises(ValueError, match="at least one sample"):
+        interval([])
+    with pytest.raises(ValueError, match="same rounds"):
+        speedup([1.0], [1.0, 2.0])
+
+
+def test_calls_are_timed_in_turn_and_the_order_turns() -> None:
+    seen: list[str] = []
+    calls = [lambda: seen.append("a"), lambda: seen.append("b")]
+    samples = interleave(calls, CPU, Plan(seconds=0, min_rounds=4, width=0))
+    assert "".join(seen) == "abbaabba"
+    assert [len(s) for s in samples] == [4, 4]
+
+
+def test_warm_up_without_time_still_calls_once() -> None:
+    calls: list[int] = []
+    found = warm_up(lambda: calls.append(1), CPU, seconds=0)
+    assert (len(calls), found.calls, found.stable) == (1, 1, False)
+
+
+@pytest.mark.parametrize("bad", [{"min_rounds": 0}, {"seconds": -1}, {"min_rounds": 9, "max_rounds": 8}])
+def test_a_plan_that_cannot_be_is_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Plan(**bad)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64, bias=False)
+        self.second = nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def test_every_moment_belongs_to_one_component() -> None:
+    model, x = Pair(), torch.ones(8, 64)
+    timer = ComponentTimer(model, CPU, depth=1)
+    with timer.hooked() as hooked, torch.inference_mode():
+        times = timer.run(lambda: model(x))
+    assert hooked == 2
+    assert set(times) == {"first", "second", "other"}
+    assert all(ms >= 0 for ms in times.values())
+    # The marks are one chain: first to last is the sum of all stretches.
+    assert sum(times.values()) == pytest.approx((timer._marks[-1][0] - timer._marks[0][0]) / 1e6)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_traffic_and_work_of_a_linear_layer() -> None:
+    work = component_work(Pair().to("meta"), (8, 64), 4, depth=1)
+    # 2 x 8 x 64 x 64 FLOPs; 8 x 64 inputs, 64 x 64 weights and 8 x 64 outputs of 4 bytes.
+    assert work["first"].flops == 65_536
+    assert work["first"].traffic_bytes == 4 * (512 + 4096 + 512)
+    assert work["first"].activation_bytes == 4 * 512
+    with torch.inference_mode():
+        assert component_work(Pair().to("meta"), (8, 64), 4, depth=1) == work
+
+
+def test_the_ridge_parts_compute_from_memory() -> None:
+    peaks = Peaks(tflops=1.0, gbytes_per_s=100.0)
+    assert peaks.ridge == 10.0  # 1e12 / 1e11
+    assert [peaks.bound(i) for i in (9.9, 10.0)] == ["memory", "compute"]
+
+
+def test_peak_memory_sees_what_a_call_takes_for_a_while() -> None:
+    megabytes = 64
+    figures, how = peak_memory(lambda: torch.ones(megabytes * 2**18).sum(), CPU)
+    if figures["peak_rss_over_start_bytes"] is None:
+        pytest.skip(how)
+    # Pages come one by one, and others may be dropped meanwhile: all but an eighth must be seen.
+    assert figures["peak_rss_over_start_bytes"] >= megabytes * 2**20 * 7 / 8
+    assert parameter_bytes(Pair()) == 2 * 64 * 64 * 4
+
+
+def test_energy_is_refused_with_a_reason_never_zero() -> None:
+    with pytest.raises(EnergyUnavailable, match="NVIDIA GPU; the device is cpu"):
+        measure_energy(lambda: None, CPU)
+    assert throttle_names(0x1) == []
+    assert throttle_names(0x40) == ["hardware thermal slowdown"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"device": "cdua"}, "did you mean 'cuda'"),
+        ({"dtype": "fp61"}, "did you mean 'fp16'"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"cuda_graph": True}, "needs --device cuda"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(bad: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Settings((64, 64), **bad)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_cuda_without_a_gpu_is_one_line() -> None:
+    with pytest.raises(ValueError, match="no CUDA GPU is usable here"):
+        Settings((64, 64), device="cuda")

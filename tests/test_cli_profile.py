@@ -1,0 +1,116 @@
+"""``profile``, ``results`` and ``sweep`` as a user runs them: one process, its output, its exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), *(str(a) for a in arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+QUICK = ("--padded-size", "64x64", "--threads", 1, "--seconds", 1, "--min-rounds", 5)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the records of two models and of the first again."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = run("profile", "m2f@r50", "pro-scale@r50:stages=1,1,1", *QUICK, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "PRO-SCALE (1,1,1), R50 against M2F, R50" in done.stdout
+    assert "95 % interval" in done.stdout and "not measured: energy is read by NVML" in done.stdout
+    return folder
+
+
+def records(folder: Path) -> list[dict]:
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda r: r["model"])
+
+
+def test_a_profile_leaves_complete_records(measured: Path) -> None:
+    m2f, pro_scale = records(measured)
+    assert [m2f["model"], pro_scale["model"]] == ["m2f@r50", "pro-scale@r50:stages=1,1,1"]
+    assert len(m2f["samples"]["latency_ms"]) == m2f["statistics"]["latency_ms"]["samples"] >= 5
+    assert pro_scale["ratios"][0]["baseline"] == m2f["id"]
+    assert m2f["figures"]["joules_per_image"] is None
+    assert m2f["environment"]["op_implementation"]["name"] in ("reference", "cpu-kernel")
+    assert m2f["settings"]["threads"] == 1
+
+
+def test_component_times_add_up_to_a_call(measured: Path) -> None:
+    for record in records(measured):
+        parts = record["components"]
+        assert {"encoder.deformable_attention", "encoder.ffn", "postprocess"} <= set(parts)
+        # Shares are means over calls, each of which adds up to 1 but for rounding.
+        assert sum(c["share"] for c in parts.values()) == pytest.approx(1)
+        # Every component that has work has a time of its own: nothing is hidden in another's.
+        assert all(c["ms"] > 0 for c in parts.values() if c.get("gflops"))
+
+
+def test_results_list_show_diff_export(measured: Path, tmp_path: Path) -> None:
+    (measured / "bad.json").write_text("{")
+    listed = run("results", "list", "--from", measured)
+    (measured / "bad.json").unlink()
+    assert listed.returncode == 0
+    assert "M2F, R50" in listed.stdout
+    assert "bad.json: not JSON" in listed.stderr
+    first, second = (r["id"] for r in records(measured))
+    shown = run("results", "show", first, "--from", measured)
+    assert "deformable attention" in shown.stdout, shown.stderr
+    compared = run("results", "diff", first, second, "--from", measured)
+    assert compared.returncode == 0, compared.stdout
+    assert "same environment" in compared.stdout
+    out = tmp_path / "table.csv"
+    assert run("results", "export", out, "--from", measured).returncode == 0
+    assert out.read_text().count("\n") == 3  # a head and two records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("profile", "m2f@r50", "--device", "cdua"), "unknown device 'cdua'; did you mean 'cuda'?"),
+        (("profile", "m2f@r50", "--dtype", "fp61"), "did you mean 'fp16'?"),
+        (("profile", "m2g"), "did you mean 'm2f'?"),
+        (("profile", "m2f@r50", "--padded-size", "50x64"), "multiple"),
+        (("profile", "m2f@r50", "--roofline", "x.gif"), "must end in .pdf"),
+        (("profile", "m2f@r50", "--out", "/proc/none"), "/proc/none"),
+        (("results", "list", "--from", "nowhere"), "nowhere is not a folder"),
+        (("results", "show", "x", "--from", "results/sizes"), "no record 'x'"),
+        (("sweep", "nowhere.toml"), "nowhere.toml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this process: loading torch anew for every line would take most of a minute.
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_sweep_measures_goes_on_and_says_what_is_done(tmp_path: Path) -> None:
+    file, folder = tmp_path / "s.toml", tmp_path / "runs"
+    file.write_text(
+        '[grid]\nencoders = ["rt-m2f"]\nbackbones = ["r50"]\npadded_sizes = ["64x64"]\n'
+        "[settings]\nseconds = 0.2\nthreads = 1\n"
+    )
+    first = run("sweep", file, "--out", folder)
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert "1 of 1 cells measured" in first.stdout
+    (path,) = folder.glob("*.json")
+    before = path.read_bytes()
+    again = run("sweep", file, "--out", folder)
+    assert "1 cells, 0 to run" in again.stdout
+    assert path.read_bytes() == before
