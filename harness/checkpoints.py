@@ -1,8 +1,8 @@
 """Published checkpoints into segmeter's models, safely: no code from a file ever runs.
 
 Read: detectron2's ``.pkl`` (:mod:`harness.safe_pickle`), torch's ``.pth``, ``.pt`` and ``.bin``
-(``weights_only``), and ``.safetensors``. The format and the model are recognised by the entries' names and shapes; every entry
-that is unexpected, missing or of another shape is listed.
+(``weights_only``), and ``.safetensors``. The format and the model are recognised by the entries' names
+and shapes; every entry that is unexpected, missing or of another shape is listed.
 """
 
 import pickle
@@ -114,7 +114,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if kind is None:
         some = ", ".join(list(entries)[:3]) or "none"
         raise ValueError(
-            f"{path} holds no Mask2Former-style model: expected detectron2's, transformers' or segmeter's names, "
+            f"{path} holds no Mask2Former-style model: expected names of detectron2, transformers or "
+            f"segmeter, "
             f"found {len(entries)} entries ({some})"
         )
     weights, origin, unexpected, ignored = rename(kind, entries)

@@ -1,8 +1,8 @@
 """Quality of predictions on a data set: PQ, SQ, RQ, AP and mIoU, as one record.
 
 Any system's predictions can be scored: a folder in COCO's result formats (see :mod:`harness.inference`) is
-all that is read. An image that cannot be scored is named, and no score is made unless the caller says that such
-images are to be left out; then the record says how many.
+all that is read. An image that cannot be scored is named, and no score is made unless the caller says that
+such images are to be left out; then the record says how many.
 """
 
 import math
