@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import ms_deform_attn
+from cuda_ops import ms_deform_attn_fused
 
 NORM_EPS = 1e-5
 GROUPS = 32
@@ -156,12 +156,11 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(tokens).unflatten(2, (self.heads, -1))
         by_point = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(2, (*by_point, 2))
-        logits = self.attention_weights(query).unflatten(2, (self.heads, -1))
-        weights = logits.softmax(-1).unflatten(3, (self.levels, self.points))
-        # Offsets are pixels of the level they sample: divide by (W, H).
-        scale = levels.shapes.flip(-1)[:, None, :].to(offsets.dtype)
-        locations = centres[None, :, None, None, None, :] + offsets / scale
-        sampled = ms_deform_attn(value, levels.shapes, levels.starts, locations, weights)
+        logits = self.attention_weights(query).unflatten(2, by_point)
+        # The softmax over levels and points, and the division of pixels by (W, H), happen inside.
+        sampled = ms_deform_attn_fused(
+            value, levels.shapes, levels.starts, centres[None, :, None], offsets, logits
+        )
         return self.output_proj(sampled)
 
 

@@ -177,6 +177,18 @@ def _deformable(args: Any, out: Any) -> list[Cost]:
     )
 
 
+def _deformable_fused(args: Any, out: Any) -> list[Cost]:
+    offsets, logits = _shape(args[4]), _shape(args[5])
+    elements = formulas.sampled_elements(_shape(args[0]), offsets)
+    # What the plain op leaves to torch: a softmax, and a division and an addition for each coordinate.
+    return [
+        *_mac("deform_sampling", formulas.sampling_macs(elements)),
+        *_mac("deform_weighting", formulas.weighting_macs(elements)),
+        Cost("softmax", 0, 5 * prod(logits)),
+        Cost("elementwise", 0, 2 * prod(offsets)),
+    ]
+
+
 _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::convolution": _convolution,
     "aten::_convolution": _convolution,
@@ -223,6 +235,7 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::sum": _per_input("elementwise", 0, 1),
     "aten::cumsum": _per_output("elementwise", 0, 1),
     "segmeter::ms_deform_attn": _deformable,
+    "segmeter::ms_deform_attn_fused": _deformable_fused,
 }
 
 # What users registered: a module that is loaded again may register its formula again.
