@@ -36,6 +36,9 @@ def check(
     ] = None,
     format: Annotated[str, typer.Option(help="text, json, junit, github, markdown or sarif.")] = "text",
     output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Append the Markdown report there too, e.g. $GITHUB_STEP_SUMMARY.")
+    ] = None,
     verbose: VerboseOpt = False,
 ) -> None:
     """Fail if a model costs more than its budget: exit 0 within, 1 over, 2 misuse."""
@@ -59,6 +62,9 @@ def check(
             from harness.record import write_text
 
             write_text(output, text)
+        if summary is not None:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(rendered(record, "markdown"))
     if not record["passed"]:
         raise typer.Exit(EXIT_FAILED)
 

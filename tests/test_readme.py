@@ -1,5 +1,6 @@
 """What the README shows is what happens: every console line is in the command's output."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -31,14 +32,61 @@ def test_a_shown_command_prints_the_shown_lines(command: str, tmp_path: Path) ->
             assert line.rstrip() in done.stdout, line
 
 
+def test_the_readmes_own_encoder_counts(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n# mine.py\n(.*?)```", README, re.S)
+    (tmp_path / "mine.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "flops", "mine.py:MyEncoder", "--backbone", "r50", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    encoder = json.loads(done.stdout)["components"]["encoder"]["gmacs"]
+    # 256x512 pixels of 256 channels, and a quarter of the pixels of twice the channels at each level down.
+    assert encoder == pytest.approx(256 * 512 * 256 * 256 * (1 + 1 / 2 + 1 / 4 + 1 / 8) / 1e9)
+
+
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for block in re.findall(r"```(?:sh|console)?\n(.*?)```", README, re.S)
+        for line in block.split("\n")
+        if line.startswith("segmeter ")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_named_command_and_its_options_exist(line: str) -> None:
+    words = shlex.split(line)[1:]
+    # A group's command is two words, as in `op build`.
+    groups = {"op", "results", "datasets", "baseline"}
+    command = words[: 2 if words[0] in groups else 1]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *command, "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        if word.startswith("--"):
+            assert word in done.stdout, word
+
+
 def test_the_readme_teaches_in_order() -> None:
     headings = re.findall(r"^## (.*)$", README, re.M)
-    wanted = ["Two commands", "Reading the numbers", "Licence"]
+    wanted = [
+        "Two commands",
+        "Reading the numbers",
+        "Bring your own encoder",
+        "A gate on FLOPs",
+        "GPU and the op",
+    ]
     assert [h for h in headings if h in wanted] == wanted
 
 
 def test_links_and_pictures_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    prose = re.sub(r"```.*?```", "", README, flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)\)", prose):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
 
