@@ -39,9 +39,10 @@ class UnsafePickleError(ValueError):
     """The file holds more than plain containers and numpy arrays; ``offender`` names it."""
 
     def __init__(self, offender: str, position: int) -> None:
-        self.offender = offender
+        # A name is bytes from the file: line breaks in it must not break the message.
+        self.offender = offender.encode("unicode_escape").decode("ascii")
         super().__init__(
-            f"refused: the pickle asks for {offender} (byte {position}); "
+            f"refused: the pickle asks for {self.offender} (byte {position}); "
             "only plain containers and numpy arrays are read, and nothing was run"
         )
 

@@ -129,7 +129,8 @@ def test_marked(segmeter):
 def test_the_pytest_plugin_records_passes_and_fails(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin = ("-p", "segmeter_pytest", "--strict-markers")
+    # Loaded by its module; the entry point of an installed segmeter would load it a second time.
+    plugin = ("-p", "segmeter_pytest", "-p", "no:segmeter", "--strict-markers")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     test = pytester.makepyfile(test_budget=TESTS.format(width=16))
     first = pytester.runpytest_subprocess(*plugin)
