@@ -1,0 +1,269 @@
+"""Trade-off points as plain records: what a model costs and how good it is, with where both were read.
+
+A point is a dict with the keys of :data:`KEYS`, None where a figure is missing:
+
+- ``source``: "published" (all of it as printed), "measured" (its cost is segmeter's, its quality is a
+  record's or as printed: ``note`` says which), or "own" (the user's file or model).
+- ``gflops_encoder``, ``gflops_total``: in the papers' unit, 1e9 multiply-accumulates; ``gflops_basis``
+  names the input they are for. ``speed_basis`` names the machine of ``fps`` and ``latency_ms``. Figures of
+  two bases are not to be compared.
+- ``spread``: figure -> {"low", "high", "kind"} where one is known.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.model_count import count_model
+from harness.published import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES, FAMILY
+from harness.published_data import PRO_SCALE, PublishedRow, published_rows
+from harness.sizes import ImageSize, Size, format_size
+from harness.spec import ModelSpec, model_spec
+
+Point = dict[str, Any]
+COSTS = ("gflops_encoder", "gflops_total", "fps", "latency_ms")
+QUALITIES = ("pq", "miou", "ap")
+FIGURES = (*COSTS, *QUALITIES)
+KEYS = (
+    *("label", "model", "encoder", "backbone", "dataset", "source", "paper", "reference", "command"),
+    *FIGURES,
+    *("spread", "size", "gflops_basis", "speed_basis", "convention", "note"),
+)
+TITLES = {
+    "m2f": "M2F",
+    "lite-m2f": "Lite-M2F",
+    "rt-m2f": "RT-M2F",
+    "pro-scale": "PRO-SCALE",
+    "maskformer": "MaskFormer",
+    "pem": "PEM",
+    "yoso": "YOSO",
+    "rap-sam": "RAP-SAM",
+    "remax": "ReMaX",
+    "maskclip": "MaskCLIP",
+    "fc-clip": "FC-CLIP",
+    "maskdino": "MaskDINO",
+    "segmenter": "Segmenter",
+    "segformer": "SegFormer",
+    "segformer++": "Segformer++",
+    "algm": "ALGM",
+    "step": "STEP",
+}
+# One input for all: a 640x480 photo, the most frequent size of COCO, and Cityscapes' only size.
+COMMON_SIZES = {
+    "coco": ImageSize(padded=COCO_ENCODER_SIZES[0], original=(480, 640)),
+    "cityscapes": ImageSize(padded=CITYSCAPES_SIZE, original=CITYSCAPES_SIZE),
+}
+# Table 8 repeats rows of Table 1 under the names of the detectors.
+REPEATING_TABLES = {(PRO_SCALE, 8)}
+UNIT = "published"
+# How the data mark a cell that contradicts another one.
+_CONTRADICTION = re.compile(r"README O\d+: ")
+
+
+def all_points(records_dir: Path | None = None, add: Path | None = None) -> list[Point]:
+    """Every point there is: published rows, measured counts, records on disk, the user's own.
+
+    Args:
+        records_dir: folder of timing and quality records, searched with its subfolders; damaged files are
+            passed over (:func:`harness.record_points.read_records` names them).
+        add: a CSV file of the user's own points; see :func:`harness.own_points.own_points`.
+
+    Raises:
+        ValueError: damaged published or own data; file, line and column named.
+        OSError: a file or folder that is not there.
+    """
+    from harness.own_points import own_points
+    from harness.record_points import read_records, record_points
+
+    published = published_points()
+    found = [*published, *measured_points(published)]
+    if records_dir is not None:
+        found += record_points(read_records(records_dir), published)
+    if add is not None:
+        found += own_points(add)
+    return found
+
+
+def point(**values: Any) -> Point:
+    """A point with every key; what is not given is None, or "" for a text."""
+    texts = {key: "" for key in KEYS if key not in (*FIGURES, "spread")}
+    return {**dict.fromkeys(KEYS), **texts, **values}
+
+
+def published_points() -> list[Point]:
+    """Published rows: each system once for each data set, as long as its tables do not contradict each other.
+
+    A table that gives one more figure of a known point adds to it; one that gives another figure for the same
+    thing makes a point of its own.
+    """
+    found: list[Point] = []
+    for rows in _table_rows():
+        new = _published(rows)
+        same = next((p for p in found if _same_system(p, new) and _compatible(p, new)), None)
+        if same is None:
+            other = next((p for p in found if _same_system(p, new)), None)
+            if other is not None:
+                new["note"] = _joined(f"differs from {other['reference']}", new["note"])
+            found.append(new)
+            continue
+        same["note"] = _joined(same["note"], *(n for n in [new["note"]] if n not in same["note"]))
+        same["reference"] += f"; {new['reference'].partition(', ')[2]}"
+        same.update({key: new[key] for key in FIGURES if same[key] is None})
+        same["speed_basis"] = same["speed_basis"] or new["speed_basis"]
+        same["gflops_basis"] = same["gflops_basis"] or new["gflops_basis"]
+        same["size"] = same["size"] or new["size"]
+    return found
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
+
+
+def _table_rows() -> Iterator[list[PublishedRow]]:
+    """The figures of one row of a table for one data set."""
+    groups: dict[tuple[str, int, int, str, str], list[PublishedRow]] = {}
+    for row in published_rows():
+        if row.metric in FIGURES and row.dataset and (row.paper, row.table) not in REPEATING_TABLES:
+            key = (row.paper, row.table, row.row, row.dataset, row.backbone)
+            groups.setdefault(key, []).append(row)
+    yield from groups.values()
+
+
+def _published(rows: Sequence[PublishedRow]) -> Point:
+    row = rows[0]
+    figures: dict[str, float | None] = {r.metric: r.value for r in rows}
+    spec = row_spec(row)
+    size = _printed_size(spec, row, figures.get("gflops_encoder"))
+    where = TITLES.get(row.paper, row.paper)
+    inputs = size or ("mean over images" if row.dataset == "coco" else "unstated")
+    return point(
+        label=_label(row, spec),
+        model=spec.text if spec else "",
+        encoder=row.model,
+        backbone=row.backbone,
+        dataset=row.dataset,
+        source="published",
+        paper=row.paper,
+        reference=f"{where}, {row.place}",
+        command=f"segmeter audit --paper {row.paper} --table {row.table}",
+        size=size,
+        gflops_basis=f"published, {inputs}" if {"gflops_encoder", "gflops_total"} & figures.keys() else "",
+        speed_basis=f"published by {where}" if "fps" in figures else "",
+        convention=UNIT,
+        note="; ".join(
+            dict.fromkeys(_CONTRADICTION.sub("", r.note) for r in rows if _CONTRADICTION.match(r.note))
+        ),
+        **figures,
+    )
+
+
+def _label(row: PublishedRow, spec: ModelSpec | None) -> str:
+    if spec is not None:
+        return spec.encoder_title
+    title = TITLES.get(row.model, row.model)
+    variant = f"({row.variant})" if row.variant else ""
+    modifier = row.modifier.replace("+proscale", "+ PRO-SCALE")
+    return " ".join(part for part in (title, modifier, variant) if part)
+
+
+def _same_system(a: Point, b: Point) -> bool:
+    return all(a[key] == b[key] for key in ("paper", "label", "model", "backbone", "dataset"))
+
+
+def _compatible(a: Point, b: Point) -> bool:
+    return all(a[key] is None or b[key] is None or a[key] == b[key] for key in FIGURES)
+
+
+def _printed_size(spec: ModelSpec | None, row: PublishedRow, encoder: float | None) -> str:
+    """The padded size that a row's encoder figure belongs to; on COCO it is solved for, "" where unknown."""
+    if row.dataset != "coco":
+        return row.image_size
+    if spec is None or encoder is None:
+        return ""
+
+    def off(size: Size) -> float:
+        return abs(_measure(spec, ImageSize(size, size))["gflops_encoder"] / encoder - 1)
+
+    return format_size(min(COCO_ENCODER_SIZES, key=off))
+
+
+def row_spec(row: PublishedRow) -> ModelSpec | None:
+    """The model that a published row describes, or None where no encoder here has that structure."""
+    if row.model not in FAMILY or row.dataset not in CLASSES or not row.backbone:
+        return None
+    options: dict[str, Any] = {}
+    if row.variant:
+        options["stages"] = tuple(int(p) for p in row.variant.split(","))
+    if row.modifier in ("+lpe", "lpe max-pooling"):
+        options["pixel_embedding"] = "lpe"
+    elif row.modifier == "+s1":
+        options["pixel_embedding"] = "conv"
+    elif row.modifier == "lpe avg-pooling":
+        options["pixel_embedding"] = "lpe-avg"
+    elif row.modifier.startswith("trc eps="):
+        options["recalibration_temperature"] = float(row.modifier.removeprefix("trc eps="))
+    elif row.modifier and not row.modifier.startswith("in21k"):
+        return None
+    return model_spec(row.model, row.backbone, num_classes=CLASSES[row.dataset], **options)
+
+
+def measured_points(published: Sequence[Point]) -> list[Point]:
+    """The published points that print a cost, with their GFLOPs measured at one size for each data set."""
+    found: dict[tuple[str, ...], Point] = {}
+    for p in published:
+        if not p["model"] or all(p[key] is None for key in COSTS):
+            continue
+        qualities = {key: p[key] for key in QUALITIES}
+        key = (p["paper"], p["model"], p["dataset"], *(str(v) for v in qualities.values()))
+        if key in found or any(_covers(f, p) for f in found.values()):
+            continue
+        found[key] = counted_point(p["model"], p["dataset"]) | {
+            **qualities,
+            "paper": p["paper"],
+            "reference": p["reference"],
+            "note": "GFLOPs measured, quality as printed",
+        }
+    return list(found.values())
+
+
+def _covers(a: Point, b: Point) -> bool:
+    """Whether ``a`` is the same model with the same qualities, and perhaps more of them."""
+    same = all(a[key] == b[key] for key in ("paper", "model", "dataset"))
+    return same and all(b[key] in (None, a[key]) for key in QUALITIES)
+
+
+def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
+    """One model's GFLOPs at the data set's common size; no quality.
+
+    Raises:
+        ValueError: a model that cannot be read or counted, or a data set without a common size.
+    """
+    from harness.spec import parse_model
+
+    if dataset not in COMMON_SIZES:
+        raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")
+    spec = parse_model(model, num_classes=CLASSES[dataset])
+    size = COMMON_SIZES[dataset]
+    padded, original = format_size(size.padded), format_size(size.original)
+    return point(
+        label=spec.encoder_title,
+        model=spec.text,
+        encoder=spec.encoder,
+        backbone=spec.backbone,
+        dataset=dataset,
+        source=source,
+        command=f"segmeter flops {spec.text} --padded-size {padded} --original-size {original} "
+        f"--num-classes {CLASSES[dataset]}",
+        size=padded,
+        gflops_basis=f"measured, {padded}",
+        convention=UNIT,
+        **_measure(spec, size),
+    )
+
+
+def _measure(spec: ModelSpec, size: ImageSize) -> dict[str, float | None]:
+    figures = count_model(spec, size, UNIT).figures
+    # A whole model of the user's own has no encoder to tell apart.
+    encoder = figures.of("encoder") / 1e9 if spec.backbone else None
+    return {"gflops_encoder": encoder, "gflops_total": figures.total / 1e9}

@@ -1,0 +1,135 @@
+"""Trade-off points from records: timings (``segmeter profile``) and qualities (``segmeter evaluate``)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.points import FIGURES, QUALITIES, UNIT, Point, point
+from harness.runs import SCHEMA_NAME, Damaged, Run, run_from
+
+QUALITY_SCHEMA = "segmeter.quality/1"
+DATASET_OF_CLASSES = {133: "coco", 19: "cityscapes"}
+
+
+@dataclass
+class Records:
+    """What a folder holds: timings, qualities, and files that are damaged."""
+
+    runs: list[tuple[Path, Run]] = field(default_factory=list)
+    qualities: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    damaged: list[Damaged] = field(default_factory=list)
+
+
+def read_records(folder: Path) -> Records:
+    """Read every timing and quality record of a folder and its subfolders; other JSON is passed over.
+
+    Raises:
+        OSError: no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no records: {folder} is not a folder")
+    found = Records()
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
+            if schema.partition("/")[0] == SCHEMA_NAME:
+                found.runs.append((path, run_from(content)))
+            elif schema == QUALITY_SCHEMA:
+                found.qualities.append((path, _checked_quality(content)))
+        except (ValueError, OSError, RecursionError) as error:
+            found.damaged.append(Damaged(path, " ".join(str(error).split())))
+    return found
+
+
+def _checked_quality(content: dict[str, Any]) -> dict[str, Any]:
+    for key in QUALITIES:
+        value = content.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{key} must be a number or null, got {value!r}")
+    for key in ("title", "dataset"):
+        if not isinstance(content.get(key), str):
+            raise ValueError(f"{key} must be a text, got {content.get(key)!r}")
+    return content
+
+
+def record_points(records: Records, published: Sequence[Point]) -> list[Point]:
+    """A point for each timing and each quality record.
+
+    A timing takes the quality of a record of the same model and data set, else the printed one; a quality
+    record of a model that segmeter can count has its GFLOPs measured at the data set's common size.
+    """
+    qualities = [_quality_point(path, record) for path, record in records.qualities]
+    timings = [
+        _timing_point(path, run, [*qualities, *published])
+        for path, run in records.runs
+        if run.status == "ok" and run.statistics.get("latency_ms")
+    ]
+    return [*timings, *qualities]
+
+
+def _quality_point(path: Path, record: dict[str, Any]) -> Point:
+    from harness.points import COMMON_SIZES, counted_point
+
+    model, dataset = str(record.get("model") or ""), record["dataset"].split("-")[0]
+    base = point(label=record["title"], encoder=record["title"], dataset=dataset, source="measured")
+    note = f"{record.get('images')} images of {record['dataset']} {record.get('split', '')}".strip()
+    if record.get("fault_count"):
+        note += f", {record['fault_count']} faults left out"
+    if model and dataset in COMMON_SIZES:
+        try:
+            base = counted_point(model, dataset)
+        except ValueError as error:
+            note += f"; not counted: {error}"
+    scores = {key: record.get(key) for key in QUALITIES}
+    return base | scores | {"reference": str(path), "note": note}
+
+
+def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
+    settings, latency = run.settings, run.statistics["latency_ms"]
+    dataset = DATASET_OF_CLASSES.get(settings.get("num_classes", 0), "")
+    encoder, _, rest = run.model.partition("@")
+    batch = settings.get("batch") or 1
+    size = str(settings.get("padded_size", ""))
+    scored = next(
+        (p for p in known if p["model"] == run.model and p["dataset"] == dataset and _has_quality(p)), None
+    )
+    machine = str(run.environment.get("device_name") or settings.get("device", "unknown machine"))
+    how = f"{machine}, {settings.get('dtype')}, batch {batch}, {size}"
+    figures: dict[str, Any] = {"latency_ms": latency.get("median"), "fps": run.figures.get("fps")}
+    if scored is not None:
+        figures |= {key: scored[key] for key in QUALITIES}
+    return point(
+        label=run.title.rpartition(", ")[0] or run.title or run.model,
+        model=run.model,
+        encoder=encoder,
+        backbone=rest.partition(":")[0],
+        dataset=dataset,
+        source="measured",
+        reference=str(path),
+        command=f"segmeter profile {run.model} --padded-size {size} --device {settings.get('device')} "
+        f"--dtype {settings.get('dtype')} --batch {batch}",
+        size=size,
+        speed_basis=how,
+        convention=UNIT,
+        spread=_latency_spread(latency, batch),
+        note=f"timed on {how}; " + (f"quality from {scored['reference']}" if scored else "quality unknown"),
+        **{key: value for key, value in figures.items() if key in FIGURES},
+    )
+
+
+def _has_quality(p: Point) -> bool:
+    return any(p[key] is not None for key in QUALITIES)
+
+
+def _latency_spread(latency: dict[str, Any], batch: int) -> dict[str, dict[str, Any]] | None:
+    low, high = latency.get("low"), latency.get("high")
+    if not low or not high:
+        return None
+    kind = "95 % repeat interval of the median"
+    return {
+        "latency_ms": {"low": low, "high": high, "kind": kind},
+        "fps": {"low": 1e3 * batch / high, "high": 1e3 * batch / low, "kind": kind},
+    }
