@@ -19,7 +19,8 @@ from PIL import Image
 from harness.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
 from harness.instance_ap import NAMES, InstanceAP, instance_ap
 from harness.miou import MeanIoU, confusion, mean_iou
-from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, read_segment_png, score_pairs
+from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, score_pairs
+from harness.png_ids import read_segment_png
 
 SCHEMA = "segmeter.quality/1"
 

@@ -23,7 +23,7 @@ from encoders.postprocess import SegmentationOutput, instances, panoptic
 from encoders.segmenter import normalise, pad_to_multiple
 from harness.datasets import Entry, PanopticSet, read_json
 from harness.instance_ap import encode_mask
-from harness.panoptic_quality import segment_png
+from harness.png_ids import segment_png
 from harness.record import write_bytes, write_json
 from harness.sizes import ResizeRule
 

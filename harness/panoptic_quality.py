@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from harness.png_ids import build_decoder, read_segment_png, use_decoder
 
 VOID = 0
-MAX_ID = 256**3 - 1
 CHUNK = 16
 # Columns of a score table, one row a category.
 IOU, TP, FP, FN = range(4)
@@ -119,40 +119,6 @@ class PanopticScore:
             sum(q.rq for q in chosen) / count,
             count,
         )
-
-
-def read_segment_png(path: Path) -> np.ndarray:
-    """A panoptic PNG's segment ids: (H, W) uint32.
-
-    Raises:
-        ValueError: the file is missing, truncated or no picture of three channels.
-    """
-    try:
-        with Image.open(path) as opened:
-            if opened.mode not in ("RGB", "RGBA"):
-                raise ValueError(
-                    f"{path} has mode {opened.mode}; a panoptic PNG is RGB, ids as R + 256 G + 65536 B"
-                )
-            # RGBA puts a pixel into four bytes, so that it can be read as one number.
-            pixels = np.asarray(opened if opened.mode == "RGBA" else opened.convert("RGBA"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    packed: np.ndarray = np.ascontiguousarray(pixels).view("<u4")[..., 0] & np.uint32(MAX_ID)
-    return packed
-
-
-def segment_png(ids: np.ndarray) -> Image.Image:
-    """Segment ids (H, W), 0 to 2^24 - 1, as a panoptic picture.
-
-    Raises:
-        ValueError: an id beyond 24 bits.
-    """
-    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
-        raise ValueError(f"segment ids must be from 0 to {MAX_ID}, got {ids.min()} to {ids.max()}")
-    wide = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)
-    return Image.fromarray(np.ascontiguousarray(wide[..., :3]))
 
 
 def overlaps(truth: np.ndarray, predicted: np.ndarray) -> dict[tuple[int, int], int]:
@@ -288,7 +254,9 @@ def _in_processes(
 ) -> Iterator[PanopticScore]:
     """Chunk after chunk, in order; never more than a few chunks are under way, so memory stays flat."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    # Built here once, so that no worker has to.
+    decoder = build_decoder()
+    with ProcessPoolExecutor(count, mp_context=context, initializer=use_decoder, initargs=(decoder,)) as pool:
         waiting: deque[Future[PanopticScore]] = deque()
         try:
             for chunk in chunks:

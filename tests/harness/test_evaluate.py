@@ -17,7 +17,7 @@ from harness.datasets import check_folder, open_dataset
 from harness.evaluate import quality_record, score_folder
 from harness.inference import Settings, gather, open_folder, predict_dataset, read_states
 from harness.miou import confusion, mean_iou
-from harness.panoptic_quality import segment_png
+from harness.png_ids import segment_png
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
