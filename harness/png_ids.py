@@ -24,6 +24,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with alpha", 6: "RGBA"}
 CHANNELS = {2: 3, 6: 4}
 SOURCE = Path(__file__).with_name("png_ids.cpp")
+# Its type stub takes the class for an instance.
+_InflateError: type[Exception] = zlib_ng.error  # type: ignore[assignment]
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
 
 
@@ -60,7 +62,7 @@ def decode_segment_png(content: bytes) -> np.ndarray:
     stream = zlib_ng.decompressobj()
     try:
         raw = stream.decompress(compressed, expected + 1)
-    except zlib_ng.error as error:
+    except _InflateError as error:
         raise ValueError(f"its pixels are damaged ({error})") from None
     if len(raw) != expected or not stream.eof:
         raise ValueError(f"it holds {len(raw):,} bytes of pixels, {height}x{width} pixels are {expected:,}")
