@@ -183,7 +183,8 @@ def _printed_size(spec: ModelSpec | None, row: PublishedRow, encoder: float | No
         return ""
 
     def off(size: Size) -> float:
-        return abs(_measure(spec, ImageSize(size, size))["gflops_encoder"] / encoder - 1)
+        figures = count_model(spec, ImageSize(size, size), UNIT).figures
+        return abs(figures.of("encoder") / 1e9 - encoder)
 
     return format_size(min(COCO_ENCODER_SIZES, key=off))
 

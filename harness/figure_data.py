@@ -1,0 +1,192 @@
+"""The figures behind the figures: counts and points as plain records, each computed once.
+
+Every function gives JSON-able data; GMACs are in the "published" convention at batch 1.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.flops_record import flops_record
+from harness.layer_costs import layer_costs
+from harness.model_count import count_model
+from harness.points import COMMON_SIZES, Point, all_points, counted_point
+from harness.published import CLASSES
+from harness.record import FlopsRecord
+from harness.sizes import ImageSize, Size, format_size
+from harness.spec import ModelSpec, parse_model
+
+SCHEMA = "segmeter.figures/1"
+CONVENTION, UNIT = "published", "GMACs"
+ENCODERS = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
+# Cityscapes' shape from a quarter to one and a half of its sides.
+RESOLUTIONS: tuple[Size, ...] = (
+    (256, 512),
+    (512, 1024),
+    (768, 1536),
+    (1024, 2048),
+    (1280, 2560),
+    (1536, 3072),
+)
+RESOLUTION_MODELS = ("m2f", "lite-m2f", "rt-m2f", "pro-scale", "pro-scale:stages=1,1,1")
+LAYER_MODELS = ("m2f", "lite-m2f", "pro-scale", "pro-scale:stages=1,1,1")
+LPE_MODELS = ("m2f", "lite-m2f", "pro-scale")
+
+
+def figure_data(
+    backbone: str = "swin-t",
+    records_dir: Path | None = None,
+    add: Path | None = None,
+    models: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Data of every figure that a report shows.
+
+    Args:
+        backbone: of the figures that compare encoders.
+        records_dir: folder of timing and quality records, or None.
+        add: CSV of the user's own points, or None.
+        models: the user's own models or encoders, to be shown beside the others.
+
+    Raises:
+        ValueError: bad own data or models. OSError: a file or folder that is not there.
+    """
+    return {
+        "schema": SCHEMA,
+        "backbone": backbone,
+        "convention": CONVENTION,
+        "unit": UNIT,
+        "points": points_data(records_dir, add, models, backbone),
+        "breakdown": breakdown_data(backbone, models),
+        "resolution": resolution_data(backbone, models),
+        "layers": layers_data(backbone),
+        "lpe": lpe_data(backbone),
+        "not_counted": not_counted_data(backbone, models),
+        "realised": realised_data(records_dir),
+    }
+
+
+def points_data(
+    records_dir: Path | None, add: Path | None, models: Sequence[str], backbone: str = "swin-t"
+) -> list[Point]:
+    """All trade-off points; own models are counted, and take their quality from a row of ``add``.
+
+    A row names a model by its label: as it is written ("mine.py:MyEncoder"), or its name ("MyEncoder").
+    """
+    points = all_points(records_dir, add)
+    for model in models:
+        for dataset in COMMON_SIZES:
+            counted = counted_point(_on(model, backbone), dataset, source="own")
+            named = [
+                p
+                for p in points
+                if p["source"] == "own"
+                and p["dataset"] in ("", dataset)
+                and p["label"] in (model, counted["label"])
+            ]
+            for p in named:
+                p["dataset"] = dataset
+                given = p["gflops_encoder"] is not None or p["gflops_total"] is not None
+                if not given:
+                    keys = ("gflops_encoder", "gflops_total", "gflops_basis", "size", "convention")
+                    p.update({key: counted[key] for key in keys})
+            if not named:
+                points.append(counted | {"reference": model, "note": "no quality given: see --add"})
+    return points
+
+
+def breakdown_data(backbone: str, models: Sequence[str] = ()) -> list[FlopsRecord]:
+    """Records of the four encoders, and own models, at Cityscapes' size."""
+    return [_record(_on(model, backbone), "cityscapes") for model in (*ENCODERS, *models)]
+
+
+def resolution_data(backbone: str, models: Sequence[str] = ()) -> dict[str, Any]:
+    """Encoder cost at several sizes: ``series`` of {"label", "model", "gmacs", "own", "what"}."""
+    series = []
+    for name in (*RESOLUTION_MODELS, *models):
+        spec = parse_model(_on(name, backbone), num_classes=19)
+        # A whole model of the user's own has no encoder to tell apart.
+        part = "encoder" if spec.backbone else "total"
+        gmacs = [_part(spec, size, part) for size in RESOLUTIONS]
+        label = spec.encoder_title if part == "encoder" else f"{spec.title} (whole model)"
+        series.append(
+            {"label": label, "model": spec.text, "gmacs": gmacs, "own": name in models, "what": part}
+        )
+    return {
+        "sizes": [format_size(size) for size in RESOLUTIONS],
+        "pixels": [height * width for height, width in RESOLUTIONS],
+        "backbone": backbone,
+        "series": series,
+    }
+
+
+def layers_data(backbone: str) -> dict[str, Any]:
+    """Cost of each encoder layer, split over the levels of its tokens, at Cityscapes' size."""
+    size = COMMON_SIZES["cityscapes"]
+    return {
+        "size": format_size(size.padded),
+        "levels": ["s4 (1/32)", "s3 (1/16)", "s2 (1/8)"],
+        "encoders": [layer_costs(parse_model(_on(m, backbone), num_classes=19), size) for m in LAYER_MODELS],
+    }
+
+
+def lpe_data(backbone: str) -> list[dict[str, Any]]:
+    """Encoder cost with the 3x3 convolution and with LPE, at Cityscapes' size."""
+    found = []
+    for model in LPE_MODELS:
+        with_conv, with_lpe = (
+            parse_model(f"{_on(model, backbone)}:pixel_embedding={kind}", num_classes=19)
+            for kind in ("conv", "lpe")
+        )
+        padded = COMMON_SIZES["cityscapes"].padded
+        found.append(
+            {
+                "label": parse_model(_on(model, backbone), num_classes=19).encoder_title,
+                "conv": _part(with_conv, padded, "encoder"),
+                "lpe": _part(with_lpe, padded, "encoder"),
+                "size": format_size(padded),
+            }
+        )
+    return found
+
+
+def not_counted_data(backbone: str, models: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What the published convention leaves out of each whole model, GMACs, at Cityscapes' size."""
+    return [
+        {
+            "label": r["encoder_title"],
+            "model": r["model"],
+            "total": r["total_gmacs"],
+            "not_counted": r["not_counted"],
+            "reasons": r["not_counted_reasons"],
+            "size": r["size"],
+        }
+        for r in breakdown_data(backbone, models)
+    ]
+
+
+def realised_data(records_dir: Path | None) -> list[dict[str, Any]]:
+    """Claimed beside realised savings from timing records; see :func:`harness.realised.realised_savings`."""
+    if records_dir is None:
+        return []
+    from harness.realised import realised_savings
+    from harness.record_points import read_records
+
+    return realised_savings([run for _, run in read_records(records_dir).runs])
+
+
+def _on(model: str, backbone: str) -> str:
+    """A model on a backbone, unless it names its own or is the user's."""
+    head, colon, rest = model.partition(":")
+    return f"{head}@{backbone}{colon}{rest}" if head in ENCODERS else model
+
+
+@lru_cache(maxsize=64)
+def _record(model: str, dataset: str) -> FlopsRecord:
+    spec = parse_model(model, num_classes=CLASSES[dataset])
+    return flops_record(count_model(spec, COMMON_SIZES[dataset], CONVENTION))
+
+
+def _part(spec: ModelSpec, padded: Size, part: str) -> float:
+    figures = count_model(spec, ImageSize(padded, padded), CONVENTION).figures
+    return (figures.total if part == "total" else figures.of(part)) / 1e9

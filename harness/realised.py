@@ -1,0 +1,99 @@
+"""Claimed beside realised savings: FLOPs that fell, and the time that did or did not fall with them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.model_count import count_model
+from harness.runs import Run
+from harness.sizes import ImageSize, parse_size
+from harness.spec import parse_model
+
+# A component below this share of the baseline's time is noise.
+LEAST_SHARE = 0.01
+
+
+def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each model that was timed in the same rounds as a baseline: its savings, the newest first.
+
+    Returns:
+        Dicts of {"model", "title", "baseline", "size", "machine", "record", "rows"}; a row is {"component",
+        "claimed": the saving of MACs in the published convention, "realised": that of time, both shares of
+        the baseline's, negative for a loss; "low", "high": 95 % repeat interval of the realised one, or
+        None}. The rows are "total", "encoder" and its components. Only the newest of equal settings is given.
+    """
+    by_id = {run.id: run for run in runs}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: (run.time, run.id), reverse=True):
+        for ratio in run.ratios:
+            baseline = by_id.get(ratio["baseline"])
+            if run.status != "ok" or baseline is None or not baseline.components or not run.components:
+                continue
+            settings = run.settings
+            key = (
+                run.model,
+                baseline.model,
+                *(settings.get(k) for k in ("padded_size", "device", "dtype", "batch")),
+            )
+            if key not in found:
+                found[key] = _pair(run, baseline, ratio)
+    return list(found.values())
+
+
+def _pair(run: Run, baseline: Run, ratio: dict[str, Any]) -> dict[str, Any]:
+    settings = run.settings
+    claimed, reference = _work(run), _work(baseline)
+    times, before = _times(run), _times(baseline)
+    rows = [
+        {
+            "component": "total",
+            "claimed": 1 - claimed["total"] / reference["total"],
+            "realised": 1 - 1 / ratio["times_faster"],
+            "low": 1 - 1 / ratio["low"],
+            "high": 1 - 1 / ratio["high"],
+        }
+    ]
+    whole = sum(time for name, time in before.items() if "." in name or name == "other")
+    for name in ["encoder", *(n for n in before if n.startswith("encoder."))]:
+        if before.get(name, 0.0) < LEAST_SHARE * whole:
+            continue
+        rows.append(
+            {
+                "component": name,
+                "claimed": 1 - claimed.get(name, 0.0) / reference[name] if reference.get(name) else None,
+                "realised": 1 - times.get(name, 0.0) / before[name],
+                "low": None,
+                "high": None,
+            }
+        )
+    return {
+        "model": run.model,
+        "title": run.title,
+        "baseline": baseline.title,
+        "size": settings.get("padded_size", ""),
+        "machine": f"{run.environment.get('device_name', settings.get('device'))}, {settings.get('dtype')}, "
+        f"batch {settings.get('batch')}",
+        "record": run.id,
+        "rows": rows,
+    }
+
+
+def _times(run: Run) -> dict[str, float]:
+    """Milliseconds of each component, and of the encoder as a whole."""
+    times = {name: figures.get("ms") or 0.0 for name, figures in run.components.items()}
+    inside = [ms for name, ms in times.items() if name.startswith("encoder")]
+    return times | {"encoder": sum(inside)}
+
+
+def _work(run: Run) -> dict[str, float]:
+    """MACs of each component to a depth of two, of the encoder and in all, in the published convention."""
+    settings = run.settings
+    spec = parse_model(
+        run.model, num_classes=settings.get("num_classes", 133), num_queries=settings.get("num_queries")
+    )
+    padded = parse_size(str(settings["padded_size"]))
+    figures = count_model(spec, ImageSize(padded, padded), "published").figures
+    names = {".".join(name.split(".")[:2]) for name in figures.by_component}
+    return {name: figures.of(name) for name in names} | {
+        "encoder": figures.of("encoder"),
+        "total": figures.total,
+    }
