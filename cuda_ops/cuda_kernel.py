@@ -1,164 +1,21 @@
-"""The CUDA kernels: compiled by NVRTC at first use for the GPU at hand, launched through the driver.
-
-Torch's CUDA wheels bring NVRTC and ``cuda-bindings``, so that neither nvcc nor a host compiler nor CUDA's
-headers are needed, and a build knows nothing of torch's binary interface. One build serves one problem
-kind (dtype, heads, channels, levels, points) on one architecture: with these known the compiler unrolls the
-loops over samples, and a build takes a fraction of a second.
-"""
+"""The CUDA kernels of :mod:`cuda_ops.cuda_build`, launched through the driver on torch's current stream."""
 
 import ctypes
-import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+from cuda_ops.cache import KernelUnavailableError
+from cuda_ops.cuda_build import LOAD_BYTES, Kind, checked, choose_kind, install_hint, nvrtc_version, prepare
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
-LOAD_BYTES = 16  # the widest load of one thread
-# What any GPU gives a block without being asked for more, less some for the tables beside the samples.
-SHARED_BYTES = 48 * 1024 - 2048
-WARP = 32
-INSTALL = "pip install 'cuda-bindings' 'nvidia-cuda-nvrtc' of your torch's CUDA version"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a build is specialised on; the names are those of csrc/gpu.cu, in lower case."""
-
-    dtype: int
-    heads: int
-    dim: int
-    levels: int
-    points: int
-    fused: int
-    width: int
-    lanes: int
-    threads: int
-    min_blocks: int
-
-    @property
-    def pairs_per_block(self) -> int:
-        """Pairs of a query and a head that one block works on."""
-        return self.threads // self.lanes
-
-    def options(self) -> list[str]:
-        """The compiler's -D options."""
-        names = [field.name.upper() for field in fields(self)]
-        return [f"-D{name}={value}" for name, value in zip(names, astuple(self), strict=True)]
-
-
-def choose_kind(
-    dtype: torch.dtype, heads: int, dim: int, levels: int, points: int, *, fused: bool
-) -> Kind | None:
-    """How the work is laid out on threads; None if a query has more samples than a block can hold."""
-    size = dtype.itemsize
-    width = LOAD_BYTES // size
-    while dim % width:
-        width //= 2
-    # A pair's threads lie in one warp; those beyond its channels idle.
-    lanes = 1
-    while lanes < min(dim // width, WARP):
-        lanes *= 2
-    sample_bytes = 48 if dtype is torch.float64 else 32
-    threads = 256
-    # Fewer pairs a block while their samples do not fit: first fewer warps, then more lanes a pair.
-    while threads // lanes * levels * points * sample_bytes > SHARED_BYTES:
-        if threads > WARP:
-            threads //= 2
-        elif lanes < WARP:
-            lanes *= 2
-        else:
-            return None
-    # 64 registers a thread; float64 takes two for each number.
-    min_blocks = (512 if dtype is torch.float64 else 1024) // threads
-    return Kind(
-        dtype=DTYPES[dtype],
-        heads=heads,
-        dim=dim,
-        levels=levels,
-        points=points,
-        fused=int(fused),
-        width=width,
-        lanes=lanes,
-        threads=threads,
-        min_blocks=min(min_blocks, 16),
-    )
-
-
-@dataclass(frozen=True)
-class Build:
-    """A compiled program: the machine code, and what the assembler says of its resources."""
-
-    cubin: bytes
-    log: str
-
-    def spilled_bytes(self) -> dict[str, int]:
-        """Per kernel, bytes of registers spilled to memory, stores and loads together."""
-        spills = {}
-        for name, stores, loads in re.findall(
-            r"properties for (\w+)\s.*?(\d+) bytes spill stores, (\d+) bytes spill loads", self.log, re.S
-        ):
-            spills[name] = int(stores) + int(loads)
-        return spills
-
-    def registers(self) -> dict[str, int]:
-        """Per kernel, registers of a thread."""
-        return {
-            name: int(count)
-            for name, count in re.findall(r"properties for (\w+)\s.*?Used (\d+) registers", self.log, re.S)
-        }
-
-
-def compile_kind(kind: Kind, architecture: int) -> Build:
-    """Compile for ``sm_<architecture>``; needs NVRTC but no GPU.
-
-    Raises:
-        KernelUnavailableError: NVRTC is missing, or does not know the architecture.
-    """
-    nvrtc = _nvrtc()
-    source = (SOURCES / "gpu.cu").read_text(encoding="utf-8").encode()
-    header = (SOURCES / "sample.h").read_text(encoding="utf-8").encode()
-    options = [
-        f"--gpu-architecture=sm_{architecture}",
-        "--std=c++17",
-        "--ptxas-options=-v",
-        *kind.options(),
-    ]
-    program = _done(nvrtc.nvrtcCreateProgram(source, b"gpu.cu", 1, [header], [b"sample.h"]))
-    try:
-        outcome = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])[0]
-        log = b" " * _done(nvrtc.nvrtcGetProgramLogSize(program))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        text = log.decode(errors="replace").rstrip("\0 \n")
-        if int(outcome):
-            first = next((line for line in text.splitlines() if "error" in line), outcome.name)
-            raise KernelUnavailableError(
-                f"NVRTC {nvrtc_version()} could not build for sm_{architecture}: {first}; "
-                "a newer torch brings a newer NVRTC"
-            )
-        cubin = b" " * _done(nvrtc.nvrtcGetCUBINSize(program))
-        _done(nvrtc.nvrtcGetCUBIN(program, cubin))
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-    return Build(cubin, text)
-
-
-def nvrtc_version() -> str:
-    """NVRTC's version, e.g. ``13.2``.
-
-    Raises:
-        KernelUnavailableError: it is not installed.
-    """
-    return ".".join(map(str, _done_all(_nvrtc().nvrtcVersion())))
+MAX_BLOCKS = 2**31 - 1  # of a grid's first dimension, on every GPU
+INPUTS = ("value", "shapes", "starts", "places", "weights", "reference")
 
 
 def check_available() -> None:
@@ -175,34 +32,43 @@ def check_available() -> None:
     _driver()
 
 
-def prepare(kind: Kind, architecture: int) -> Path:
-    """The cached machine code of a kind, compiled if it is missing.
-
-    Raises:
-        KernelUnavailableError: it cannot be compiled, or the cache cannot be written.
-    """
-    texts = [(SOURCES / name).read_text(encoding="utf-8") for name in ("gpu.cu", "sample.h")]
-    key = digest(*texts, nvrtc_version(), *kind.options())
-    return cached_file(
-        f"sm_{architecture}-{key}.cubin",
-        lambda target: _write(target, compile_kind(kind, architecture).cubin),
-    )
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.write_bytes(content)
+@cache
+def _kernels(kind: Kind, architecture: int) -> dict[str, Any]:
+    """The loaded kernels by name. A library belongs to no context: it serves all GPUs of its kind."""
+    driver = _driver()
+    place = prepare(kind, architecture)
+    try:
+        library = checked(driver.cuLibraryLoadData(place.read_bytes(), [], [], 0, [], [], 0))
+    except RuntimeError:
+        # A damaged file, e.g. after a full disk: build it once more.
+        place.unlink(missing_ok=True)
+        code = prepare(kind, architecture).read_bytes()
+        try:
+            library = checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
+        except RuntimeError as error:
+            raise KernelUnavailableError(
+                f"the driver does not load what NVRTC {nvrtc_version()} built ({error}); "
+                "a driver as new as torch's CUDA version would"
+            ) from None
+    return {
+        name: checked(driver.cuLibraryGetKernel(library, name.encode()))
+        for name in ("segmeter_forward", "segmeter_backward")
+    }
 
 
 @cache
-def _functions(kind: Kind, architecture: int) -> dict[str, Any]:
-    """The loaded kernels by name. A library belongs to no context: it serves all GPUs of its kind."""
-    driver = _driver()
-    code = prepare(kind, architecture).read_bytes()
-    library = _done(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
-    return {
-        name: _done(driver.cuLibraryGetKernel(library, name.encode()))
-        for name in ("segmeter_forward", "segmeter_backward")
-    }
+def _why_missing(kind: Kind, architecture: int) -> str:
+    try:
+        _kernels(kind, architecture)
+    except KernelUnavailableError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def _architecture(device_index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device_index)
+    return 10 * major + minor
 
 
 class Problem(ctypes.Structure):
@@ -229,11 +95,19 @@ def kind_of(value: Tensor, places: Tensor, *, fused: bool) -> Kind | None:
 
 
 def refusal(value: Tensor, places: Tensor, *, fused: bool) -> str:
-    """Why this call cannot be served, or an empty string."""
-    if kind_of(value, places, fused=fused) is None:
+    """Why this call cannot be served, or an empty string. Builds and loads the kernels of its kind."""
+    kind = kind_of(value, places, fused=fused)
+    if kind is None:
         samples = places.shape[3] * places.shape[4]
         return f"{samples} samples per query and head are more than a block of threads can hold"
-    return ""
+    if block_count(kind, places) > MAX_BLOCKS:
+        return f"batch * queries * heads, {places.shape[:3].numel()}, are more than one launch can take"
+    return _why_missing(kind, _architecture(value.device.index))
+
+
+def block_count(kind: Kind, places: Tensor) -> int:
+    """Blocks of threads that one launch needs."""
+    return -(-places.shape[:3].numel() // kind.pairs_per_block)
 
 
 def forward(
@@ -247,11 +121,8 @@ def forward(
     """Forward, plain or (with reference points, of the accumulation dtype) fused; (B, Q, M*D)."""
     batch, _, heads, dim = value.shape
     output = value.new_empty((batch, places.shape[1], heads * dim))
-    _launch(
-        "segmeter_forward",
-        (value, spatial_shapes, level_start_index, places, weights, reference_points),
-        {"output": output},
-    )
+    inputs = (value, spatial_shapes, level_start_index, places, weights, reference_points)
+    _launch("segmeter_forward", plan(inputs, {"output": output}), value.device)
     return output
 
 
@@ -275,16 +146,14 @@ def backward(
     grad_value = torch.zeros(value.shape, dtype=wide, device=value.device)
     grad_places = torch.empty(places.shape, dtype=places.dtype, device=places.device)
     grad_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
-    _launch(
-        "segmeter_backward",
-        (value, spatial_shapes, level_start_index, places, weights, reference_points),
-        {
-            "grad_output": grad_output,
-            "grad_value": grad_value,
-            "grad_places": grad_places,
-            "grad_weights": grad_weights,
-        },
-    )
+    inputs = (value, spatial_shapes, level_start_index, places, weights, reference_points)
+    results = {
+        "grad_output": _for_wide_loads(grad_output),
+        "grad_value": grad_value,
+        "grad_places": grad_places,
+        "grad_weights": grad_weights,
+    }
+    _launch("segmeter_backward", plan(inputs, results), value.device)
     return grad_value.to(value.dtype), grad_places, grad_weights
 
 
@@ -300,34 +169,71 @@ def _tell_if_determinism_is_asked_for() -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _launch(name: str, inputs: Sequence[Tensor | None], others: dict[str, Tensor]) -> None:
-    names = ("value", "shapes", "starts", "places", "weights", "reference")
-    given = dict(zip(names, inputs, strict=True)) | others
-    # Held until the launch: the structure keeps addresses only.
+@dataclass(frozen=True)
+class Plan:
+    """One launch, all but the device: what is passed, and on how many blocks.
+
+    Attributes:
+        kind: the build that serves the call.
+        blocks: blocks of ``kind.threads`` threads.
+        problem: the kernels' one argument.
+        tensors: what ``problem`` points to; they must live until the launch.
+    """
+
+    kind: Kind
+    blocks: int
+    problem: Problem
+    tensors: dict[str, Tensor]
+
+
+def plan(inputs: Sequence[Tensor | None], results: Mapping[str, Tensor]) -> Plan:
+    """Lay out one launch.
+
+    Args:
+        inputs: the tensors named in :data:`INPUTS`, any strides; None where there are no reference points.
+        results: ``grad_output`` and the contiguous tensors that the kernel fills, by their names in Problem.
+    """
+    given = dict(zip(INPUTS, inputs, strict=True))
     tensors = {name: _for_wide_loads(tensor) for name, tensor in given.items() if tensor is not None}
+    tensors |= results
     value, places, reference = tensors["value"], tensors["places"], tensors.get("reference")
     kind = kind_of(value, places, fused=reference is not None)
     assert kind is not None, "refusal() sends such calls to the reference"
     problem = Problem(
-        pairs=places.shape[0] * places.shape[1] * places.shape[2],
+        pairs=places.shape[:3].numel(),
         queries=places.shape[1],
         tokens=value.shape[1],
         reference_batches=1 if reference is None else reference.shape[0],
         reference_levels=1 if reference is None else reference.shape[2],
         **{name: tensor.data_ptr() for name, tensor in tensors.items()},
     )
+    return Plan(kind, block_count(kind, places), problem, tensors)
+
+
+def _launch(name: str, launch: Plan, device: torch.device) -> None:
     driver = _driver()
-    blocks = -(-problem.pairs // kind.pairs_per_block)
-    major, minor = torch.cuda.get_device_capability(value.device)
-    with torch.cuda.device(value.device):
-        function = _done(driver.cuKernelGetFunction(_functions(kind, 10 * major + minor)[name]))
-        stream = torch.cuda.current_stream(value.device).cuda_stream
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(problem))
-        _done(
+    with torch.cuda.device(device):
+        _ensure_context(device.index)
+        kernels = _kernels(launch.kind, _architecture(device.index))
+        function = checked(driver.cuKernelGetFunction(kernels[name]))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(launch.problem))
+        threads = launch.kind.threads
+        checked(
             driver.cuLaunchKernel(
-                function, blocks, 1, 1, kind.threads, 1, 1, 0, stream, ctypes.addressof(arguments), 0
+                *(function, launch.blocks, 1, 1, threads, 1, 1, 0, stream),
+                *(ctypes.addressof(arguments), 0),
             )
         )
+
+
+def _ensure_context(device_index: int) -> None:
+    """Make torch's context current: in a thread that has called nothing of CUDA's runtime, none is."""
+    driver = _driver()
+    if int(checked(driver.cuCtxGetCurrent())):
+        return
+    device = checked(driver.cuDeviceGet(device_index))
+    checked(driver.cuCtxSetCurrent(checked(driver.cuDevicePrimaryCtxRetain(device))))
 
 
 def _for_wide_loads(tensor: Tensor) -> Tensor:
@@ -337,33 +243,10 @@ def _for_wide_loads(tensor: Tensor) -> Tensor:
 
 
 @cache
-def _nvrtc() -> Any:
-    try:
-        module = import_module("cuda.bindings.nvrtc")
-        _done_all(module.nvrtcVersion())
-    except (ImportError, OSError, RuntimeError) as error:
-        # The last is what the bindings raise if they find no library.
-        reason = " ".join(str(error).split())
-        raise KernelUnavailableError(f"NVRTC cannot be loaded ({reason[:120]}); {INSTALL}") from None
-    return module
-
-
-@cache
 def _driver() -> Any:
     try:
         return import_module("cuda.bindings.driver")
     except ImportError as error:
-        raise KernelUnavailableError(f"the CUDA driver cannot be called ({error}); {INSTALL}") from None
-
-
-def _done_all(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of the bindings returned beside its status, which must be success."""
-    status, *results = answer
-    if int(status):
-        raise RuntimeError(f"CUDA call failed: {status.name}")
-    return tuple(results)
-
-
-def _done(answer: tuple[Any, ...]) -> Any:
-    results = _done_all(answer)
-    return results[0] if results else None
+        raise KernelUnavailableError(
+            f"the CUDA driver cannot be called ({error}); {install_hint()}"
+        ) from None

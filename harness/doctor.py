@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cuda_ops import cpu_kernel, cuda_kernel, implementation_for
+from cuda_ops import cpu_kernel, cuda_build, implementation_for
 from cuda_ops.cache import KernelUnavailableError, cache_folder
 
 SCHEMA = "segmeter.doctor/1"
@@ -26,7 +26,7 @@ def diagnose() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "cache": str(cache_folder()),
         "compiler": _or_reason(lambda: cpu_kernel.find_compiler().version),
-        "nvrtc": _or_reason(cuda_kernel.nvrtc_version),
+        "nvrtc": _or_reason(cuda_build.nvrtc_version),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "implementations": [
             {
@@ -58,8 +58,8 @@ def build_ahead(architectures: Sequence[int] = ()) -> list[dict[str, Any]]:
         ValueError: an architecture that the kernels are not made for.
     """
     for architecture in architectures:
-        if architecture not in cuda_kernel.ARCHITECTURES:
-            known = ", ".join(map(str, cuda_kernel.ARCHITECTURES))
+        if architecture not in cuda_build.ARCHITECTURES:
+            known = ", ".join(map(str, cuda_build.ARCHITECTURES))
             raise ValueError(f"unknown architecture {architecture}: expected one of {known}")
     rows = [_built("CPU kernel", lambda: cpu_kernel.library()._name)]
     for architecture in architectures or architectures_at_hand():
@@ -72,9 +72,9 @@ def _build_cuda(architecture: int) -> str:
     for dtype in HOT_DTYPES:
         for levels in LEVELS:
             for fused in (False, True):
-                kind = cuda_kernel.choose_kind(dtype, HEADS, HEAD_DIM, levels, POINTS, fused=fused)
+                kind = cuda_build.choose_kind(dtype, HEADS, HEAD_DIM, levels, POINTS, fused=fused)
                 assert kind is not None, "the encoders' shapes fit a block"
-                folder = str(cuda_kernel.prepare(kind, architecture).parent)
+                folder = str(cuda_build.prepare(kind, architecture).parent)
     return folder
 
 

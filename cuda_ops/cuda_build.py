@@ -1,0 +1,207 @@
+"""Compiling the CUDA kernels: how a problem is laid out on threads, and NVRTC, which needs no GPU.
+
+Torch's CUDA wheels bring NVRTC and ``cuda-bindings``, so that neither nvcc nor a host compiler nor CUDA's
+headers are needed, and a build knows nothing of torch's binary interface. One build serves one problem
+kind (dtype, heads, channels, levels, points) on one architecture: with these known the compiler unrolls the
+loops over samples, and a build takes a fraction of a second.
+"""
+
+import re
+from dataclasses import astuple, dataclass, fields
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+LOAD_BYTES = 16  # the widest load of one thread
+# What any GPU gives a block without being asked for more, less some for the tables beside the samples.
+SHARED_BYTES = 48 * 1024 - 2048
+WARP = 32
+# -v: the assembler reports registers and spills.
+OPTIONS = ("--std=c++17", "--ptxas-options=-v")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a build is specialised on; the names are those of csrc/gpu.cu, in lower case."""
+
+    dtype: int
+    heads: int
+    dim: int
+    levels: int
+    points: int
+    fused: int
+    width: int
+    lanes: int
+    threads: int
+    min_blocks: int
+
+    @property
+    def pairs_per_block(self) -> int:
+        """Pairs of a query and a head that one block works on."""
+        return self.threads // self.lanes
+
+    def options(self) -> list[str]:
+        """The compiler's -D options."""
+        names = [field.name.upper() for field in fields(self)]
+        return [f"-D{name}={value}" for name, value in zip(names, astuple(self), strict=True)]
+
+
+@cache
+def choose_kind(
+    dtype: torch.dtype, heads: int, dim: int, levels: int, points: int, *, fused: bool
+) -> Kind | None:
+    """How the work is laid out on threads; None if a query has more samples than a block can hold."""
+    size = dtype.itemsize
+    width = LOAD_BYTES // size
+    while dim % width:
+        width //= 2
+    # A pair's threads lie in one warp; those beyond its channels idle.
+    lanes = 1
+    while lanes < min(dim // width, WARP):
+        lanes *= 2
+    sample_bytes = 48 if dtype is torch.float64 else 32
+    threads = 256
+    # Fewer pairs a block while their samples do not fit: first fewer warps, then more lanes a pair.
+    while threads // lanes * levels * points * sample_bytes > SHARED_BYTES:
+        if threads > WARP:
+            threads //= 2
+        elif lanes < WARP:
+            lanes *= 2
+        else:
+            return None
+    # 64 registers a thread; float64 takes two for each number.
+    min_blocks = (512 if dtype is torch.float64 else 1024) // threads
+    return Kind(
+        dtype=DTYPES[dtype],
+        heads=heads,
+        dim=dim,
+        levels=levels,
+        points=points,
+        fused=int(fused),
+        width=width,
+        lanes=lanes,
+        threads=threads,
+        min_blocks=min(min_blocks, 16),
+    )
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled program: the machine code, and what the assembler says of its resources."""
+
+    cubin: bytes
+    log: str
+
+    def spilled_bytes(self) -> dict[str, int]:
+        """Per kernel, bytes of registers spilled to memory, stores and loads together."""
+        spills = {}
+        for name, stores, loads in re.findall(
+            r"properties for (\w+)\s.*?(\d+) bytes spill stores, (\d+) bytes spill loads", self.log, re.S
+        ):
+            spills[name] = int(stores) + int(loads)
+        return spills
+
+    def registers(self) -> dict[str, int]:
+        """Per kernel, registers of a thread."""
+        return {
+            name: int(count)
+            for name, count in re.findall(r"properties for (\w+)\s.*?Used (\d+) registers", self.log, re.S)
+        }
+
+
+def compile_kind(kind: Kind, architecture: int) -> Build:
+    """Compile for ``sm_<architecture>``; needs NVRTC but no GPU.
+
+    Raises:
+        KernelUnavailableError: NVRTC is missing, or does not know the architecture.
+    """
+    nvrtc = _nvrtc()
+    source = (SOURCES / "gpu.cu").read_text(encoding="utf-8").encode()
+    header = (SOURCES / "sample.h").read_text(encoding="utf-8").encode()
+    options = [f"--gpu-architecture=sm_{architecture}", *OPTIONS, *kind.options()]
+    program = checked(nvrtc.nvrtcCreateProgram(source, b"gpu.cu", 1, [header], [b"sample.h"]))
+    try:
+        outcome = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])[0]
+        log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
+        nvrtc.nvrtcGetProgramLog(program, log)
+        text = log.decode(errors="replace").rstrip("\0 \n")
+        if int(outcome):
+            first = next((line for line in text.splitlines() if "error" in line), outcome.name)
+            raise KernelUnavailableError(
+                f"NVRTC {nvrtc_version()} could not build for sm_{architecture}: {first}; "
+                "a newer torch brings a newer NVRTC"
+            )
+        cubin = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
+        checked(nvrtc.nvrtcGetCUBIN(program, cubin))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return Build(cubin, text)
+
+
+def nvrtc_version() -> str:
+    """NVRTC's version, e.g. ``13.2``.
+
+    Raises:
+        KernelUnavailableError: it is not installed.
+    """
+    return ".".join(map(str, checked_all(_nvrtc().nvrtcVersion())))
+
+
+def install_hint() -> str:
+    """What to install so that kernels can be compiled, for the CUDA version of this torch."""
+    major = (torch.version.cuda or "").partition(".")[0]
+    if not major:
+        return "install a torch with CUDA: see pytorch.org"
+    nvrtc = "nvidia-cuda-nvrtc-cu12" if major == "12" else f"nvidia-cuda-nvrtc=={major}.*"
+    return f"pip install 'cuda-bindings=={major}.*' '{nvrtc}'"
+
+
+def prepare(kind: Kind, architecture: int) -> Path:
+    """The cached machine code of a kind, compiled if it is missing.
+
+    Raises:
+        KernelUnavailableError: it cannot be compiled, or the cache cannot be written.
+    """
+    texts = [(SOURCES / name).read_text(encoding="utf-8") for name in ("gpu.cu", "sample.h")]
+    key = digest(*texts, nvrtc_version(), *OPTIONS, *kind.options())
+    return cached_file(
+        f"sm_{architecture}-{key}.cubin",
+        lambda target: _write(target, compile_kind(kind, architecture).cubin),
+    )
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.write_bytes(content)
+
+
+@cache
+def _nvrtc() -> Any:
+    try:
+        module = import_module("cuda.bindings.nvrtc")
+        checked_all(module.nvrtcVersion())
+    except (ImportError, OSError, RuntimeError) as error:
+        # The last is what the bindings raise if they find no library.
+        reason = " ".join(str(error).split())
+        raise KernelUnavailableError(f"NVRTC cannot be loaded ({reason[:120]}); {install_hint()}") from None
+    return module
+
+
+def checked_all(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call of the bindings returned beside its status, which must be success."""
+    status, *results = answer
+    if int(status):
+        raise RuntimeError(f"CUDA call failed: {status.name}")
+    return tuple(results)
+
+
+def checked(answer: tuple[Any, ...]) -> Any:
+    """As :func:`checked_all`, of a call with one result or none."""
+    results = checked_all(answer)
+    return results[0] if results else None
