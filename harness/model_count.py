@@ -26,7 +26,7 @@ from harness.counter import Count, DataDependentError, run_and_count
 from harness.own_models import blaming
 from harness.photos import Photo
 from harness.sizes import ImageSize, Size, SizeSet, format_size
-from harness.spec import ModelSpec, WholeModelSpec
+from harness.spec import ModelSpec, WholeModelSpec, model_spec
 from harness.whole_model import SeenCount, count_segmenter_on_photos, count_whole
 
 PARTS = ("backbone", "encoder", "decoder", "postprocess")
@@ -147,6 +147,12 @@ def count_dataset(
         params=first.params,
         encoder_params=first.encoder_params,
     )
+
+
+def count_backbone(name: str, padded: Size, convention: str) -> float:
+    """Units of work of a backbone alone at one padded size."""
+    spec = model_spec("m2f", name)
+    return apply_convention(_backbone_work(name, padded)[1], _finder(spec), convention).total
 
 
 def _spread(weighted: list[tuple[float, int]]) -> Spread:

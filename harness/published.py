@@ -1,13 +1,12 @@
 """The published figures as data, and what each of them should be measured with."""
 
-import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from encoders.interface import nearest
+from harness.published_data import PRO_SCALE, published_rows
 from harness.sizes import Size
 from harness.spec import ModelSpec, model_spec
 
@@ -70,10 +69,27 @@ def family_cells(table: int | None = None) -> list[PublishedCell]:
     """
     if table is not None and table not in TABLES:
         raise ValueError(f"table must be from {TABLES[0]} to {TABLES[-1]}, got {table}")
+    tables = TABLES if table is None else (table,)
+    return [cell for cell in gflops_cells(tables) if cell.model in FAMILY]
+
+
+def gflops_cells(tables: Collection[int]) -> list[PublishedCell]:
+    """GFLOPs cells of these tables of the PRO-SCALE paper, of every system, in the paper's order."""
     return [
-        cell
-        for cell in _read_cells()
-        if cell.model in FAMILY and cell.table in ((table,) if table else TABLES)
+        PublishedCell(
+            table=row.table,
+            row=row.row,
+            model=row.model,
+            stages=row.variant,
+            modifier=row.modifier,
+            backbone=row.backbone,
+            dataset=row.dataset,
+            what=METRICS[row.metric],
+            printed=row.printed.replace(" ", ""),
+            value=row.value,
+        )
+        for row in published_rows()
+        if row.paper == PRO_SCALE and row.metric in METRICS and row.table in tables
     ]
 
 
@@ -92,25 +108,6 @@ def spec_of(cell: PublishedCell) -> ModelSpec | None:
     elif cell.modifier:
         return None
     return model_spec(cell.model, cell.backbone, num_classes=CLASSES[cell.dataset], **options)
-
-
-def _read_cells() -> Iterator[PublishedCell]:
-    table = files("results.published").joinpath("proscale.csv")
-    with table.open(encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if row["metric"] in METRICS:
-                yield PublishedCell(
-                    table=int(row["table"]),
-                    row=int(row["row_in_table"]),
-                    model=row["model"],
-                    stages=row["variant"],
-                    modifier=row["modifier"],
-                    backbone=row["backbone"],
-                    dataset=row["dataset"],
-                    what=METRICS[row["metric"]],
-                    printed=row["printed"].replace(" ", ""),
-                    value=float(row["value"]),
-                )
 
 
 @dataclass(frozen=True)

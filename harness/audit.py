@@ -1,0 +1,171 @@
+"""The audit: the PRO-SCALE paper's tables, every figure measured or recomputed, as one plain record."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.audit_cells import PRINTS, REPRODUCED, VERDICTS, AuditedCell, audit_cells
+from harness.audit_costs import CONVENTION
+from harness.audit_fps import RECORD_FOLDERS, audit_fps, fps_records, fps_rows, profile_runs
+from harness.audit_means import images_by_id
+from harness.audit_percentages import audit_percentages, percentage_records
+from harness.audit_subjects import SCOPES
+from harness.conventions import CONVENTIONS
+from harness.findings_cost import cost_findings
+from harness.findings_print import print_findings
+from harness.flops_record import versions
+from harness.published_data import PRO_SCALE, claims, find_paper, published_rows
+from harness.runs import nearest
+
+SCHEMA = "segmeter.audit/1"
+GFLOPS_TABLES = range(1, 12)
+
+
+def audit_tables() -> list[int]:
+    """Tables that hold GFLOPs or FPS, and can be audited."""
+    return sorted({*GFLOPS_TABLES, *(row.table for row in fps_rows())})
+
+
+def check_tables(tables: Collection[int], paper: str = PRO_SCALE) -> None:
+    """Refuse a paper or table that cannot be audited.
+
+    Raises:
+        ValueError: one line with the nearest valid choice.
+    """
+    if find_paper(paper) != PRO_SCALE:
+        raise ValueError(
+            f"paper {paper!r} gives no encoder GFLOPs to audit; its figures are in results/published; "
+            f"choose {PRO_SCALE}"
+        )
+    known = audit_tables()
+    for table in tables:
+        if table not in known:
+            closest = min(known, key=lambda t: (abs(t - table), t))
+            listed = f"1 to {GFLOPS_TABLES[-1]}" + "".join(f", {t}" for t in known if t > GFLOPS_TABLES[-1])
+            raise ValueError(
+                f"table {table} has no GFLOPs or FPS to audit; choose from {listed}; nearest: {closest}"
+            )
+
+
+def run_audit(
+    tables: Collection[int] = GFLOPS_TABLES,
+    step: Callable[[str], None] = lambda what: None,
+    *,
+    annotations: Path | None = None,
+    records: Sequence[Path] = RECORD_FOLDERS,
+) -> dict[str, Any]:
+    """Audit the tables.
+
+    All tables are measured in any case, as findings compare them; ``tables`` chooses what is reported.
+
+    Args:
+        tables: table numbers; with all of 1 to 11, tables that hold FPS only are reported as well.
+        step: called with what is audited next, :func:`count_steps` times.
+        annotations: a COCO-format file; its images by id take the place of val2017's first 100.
+        records: folders of profile records to take measured speeds from.
+
+    Returns:
+        The audit record, ready for JSON.
+
+    Raises:
+        ValueError: a table that cannot be audited, or a damaged file; one line.
+    """
+    check_tables(tables)
+    images = images_by_id(annotations) if annotations else None
+    rows, statements = published_rows(), claims()
+    audited = audit_cells(GFLOPS_TABLES, images, step)
+    step("percentages")
+    percentages = audit_percentages(GFLOPS_TABLES, audited)
+    step("speeds")
+    speeds = audit_fps(None, profile_runs(records))
+    step("findings")
+    found = [
+        *cost_findings(audited, percentages),
+        *print_findings(rows, statements, percentages, speeds),
+    ]
+    chosen = set(audit_tables() if set(GFLOPS_TABLES) <= set(tables) else tables)
+    cells = [a for a in audited if a.cell.table in chosen]
+    return {
+        "schema": SCHEMA,
+        "paper": PRO_SCALE,
+        "tables": sorted(chosen),
+        "convention": CONVENTION,
+        "convention_text": CONVENTIONS[CONVENTION],
+        "images": str(annotations.name) if annotations else "first 100 images of val2017",
+        "verdicts": VERDICTS,
+        "prints": PRINTS,
+        "scopes": SCOPES,
+        "cells": [_cell_record(a) for a in cells],
+        "percentages": percentage_records([p for p in percentages if p.row.table in chosen]),
+        "fps": fps_records([s for s in speeds if s.row.table in chosen]),
+        "findings": [
+            {"id": f.id, "title": f.title, "text": f.text, "tables": list(f.tables)}
+            for f in found
+            if chosen & set(f.tables)
+        ],
+        "counts": _counts(cells),
+        "versions": versions(),
+    }
+
+
+def count_steps() -> int:
+    """How often :func:`run_audit` calls ``step``."""
+    with_gflops = {row.table for row in published_rows() if row.paper == PRO_SCALE and "gflops" in row.metric}
+    return len(with_gflops) + 4
+
+
+def _cell_record(audited: AuditedCell) -> dict[str, Any]:
+    cell, subject = audited.cell, audited.subject
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "model": cell.label,
+        "backbone": cell.backbone,
+        "dataset": cell.dataset,
+        "what": cell.what,
+        "printed": cell.printed,
+        "published_gmacs": cell.value,
+        "measured_gmacs": audited.measured,
+        "difference_percent": audited.difference_percent,
+        "size": audited.size,
+        "padded_size": list(audited.padded) if audited.padded else None,
+        "measured_as": subject.spec.text if subject.spec else None,
+        "scope": subject.scope,
+        "verdict": audited.verdict,
+        "print": audited.print,
+        "note": audited.note,
+    }
+
+
+def _counts(cells: Sequence[AuditedCell]) -> dict[str, Any]:
+    """How many cells ended how; the family's share of reproduced cells."""
+    family = [a for a in cells if a.subject.scope == "family"]
+    met = [a for a in family if a.verdict in REPRODUCED]
+    nearest_digit = [a for a in met if a.print != "cut off"]
+    verdicts = Counter(a.verdict for a in cells)
+    prints = Counter(a.print for a in cells if a.print)
+    return {
+        "cells": len(cells),
+        "verdicts": {name: verdicts[name] for name in VERDICTS},
+        "prints": {name: prints[name] for name in PRINTS},
+        "family_cells": len(family),
+        "family_reproduced": len(met),
+        "family_share": len(met) / len(family) if family else None,
+        "family_share_without_cut_off": len(nearest_digit) / len(family) if family else None,
+    }
+
+
+def find_table(text: str) -> int:
+    """A table's number from what a user wrote.
+
+    Raises:
+        ValueError: not a number of a table that can be audited; the nearest valid choice is named.
+    """
+    try:
+        number = int(text.strip().lower().removeprefix("table").strip())
+    except ValueError:
+        known = [str(t) for t in audit_tables()]
+        raise ValueError(f"table must be a number, got {text!r}{nearest(text, known)}") from None
+    check_tables((number,))
+    return number

@@ -1,0 +1,269 @@
+"""Every GFLOPs cell of tables 1 to 11, measured: at the stated size, at a solved real size, or explained."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from harness.audit_costs import CostModel, cost_model, real_padded_sizes, real_sizes_costing
+from harness.audit_means import (
+    FIRST_IMAGES,
+    Sample,
+    Target,
+    mean_pixels,
+    mean_total,
+    size_set,
+    solve_prefixes,
+    solve_samples,
+)
+from harness.audit_subjects import Subject, cost_without_stride_4, subject_of
+from harness.published import CITYSCAPES_SIZE, PublishedCell, gflops_cells
+from harness.sizes import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
+
+REPRODUCED = ("stated size", "solved size", "solved mean")
+VERDICTS = {
+    "stated size": "met at the stated size; COCO totals: by the mean over the tool's first 100 images",
+    "solved size": "met at a real image's padded size that the encoder's cost was solved for",
+    "solved mean": "met by a mean over real images that several models' totals were solved for at once",
+    "not reproduced": "measured, and met by none of these",
+    "not modelled": "segmeter has no model of it; the reason is given",
+}
+PRINTS = {
+    "rounded": "rounds to the printed figure",
+    "rounded twice": "rounded to the counting tool's three decimals, then to the paper's two",
+    "cut off": "is the printed figure if the last digits are cut off instead of rounded",
+}
+# What the paper states for COCO: short side 800, long side at most 1333.
+COCO_STATED: Size = pad((COCO_RULE.short, COCO_RULE.long))
+ROUNDING_NOISE = 1e-9
+
+
+@dataclass(frozen=True)
+class AuditedCell:
+    """One printed figure beside what was measured for it.
+
+    Attributes:
+        subject: the figure and the model it is measured with.
+        measured: GMACs in the published convention, None where it is not modelled.
+        size: where it was measured, in words.
+        padded: the padded size; None for a mean or where it is not modelled.
+        verdict: a key of :data:`VERDICTS`.
+        print: how the printed figure follows, a key of :data:`PRINTS`; "" where it does not.
+        note: what a reader must know.
+    """
+
+    subject: Subject
+    measured: float | None
+    size: str
+    padded: Size | None
+    verdict: str
+    print: str
+    note: str
+
+    @property
+    def cell(self) -> PublishedCell:
+        """The printed figure."""
+        return self.subject.cell
+
+    @property
+    def difference_percent(self) -> float | None:
+        """Measured against published, in percent."""
+        return None if self.measured is None else 100 * (self.measured / self.cell.value - 1)
+
+
+def print_ranges(cell: PublishedCell) -> dict[str, tuple[float, float]]:
+    """How a figure may have come to be printed -> the range of GMACs that gives it.
+
+    The counting tool prints an encoder's figure to three decimals, in G up to 100 G and in T above, so that
+    from 100 GMACs on only whole ones are left; the mean of the total has one decimal.
+    """
+    half = cell.step / 2 + ROUNDING_NOISE
+    ranges = {"rounded": (cell.value - half, cell.value + half)}
+    if cell.step == 0.01:
+        ranges["rounded twice"] = (cell.value - half - 0.0005, cell.value + half)
+    if cell.step < 1:
+        ranges["cut off"] = (cell.value, cell.value + cell.step)
+    return ranges
+
+
+def how_printed(cell: PublishedCell, measured: float) -> str:
+    """The first way in which ``measured`` GMACs would be printed as this figure; "" if none."""
+    for how, (low, high) in print_ranges(cell).items():
+        if low <= measured <= high:
+            return how
+    return ""
+
+
+def audit_cells(
+    tables: Collection[int],
+    images: Sequence[ImageSize] | None = None,
+    step: Callable[[str], None] = lambda what: None,
+) -> list[AuditedCell]:
+    """Audit every GFLOPs cell of these tables.
+
+    COCO totals that need other images than the first 100 are solved for together over all tables, so that a
+    cell's verdict does not depend on which tables are asked for.
+
+    Args:
+        tables: numbers from 1 to 11.
+        images: an annotation file's images by id; they take the place of the first 100 of val2017.
+        step: called with what is audited next.
+    """
+    step("means over real images")
+    means = _mean_cells(images)
+    audited = []
+    known: set[int] = set()
+    for cell in gflops_cells(tables):
+        if cell.table not in known:
+            known.add(cell.table)
+            step(f"table {cell.table}")
+        subject = subject_of(cell)
+        if not subject.is_modelled:
+            audited.append(AuditedCell(subject, None, "-", None, "not modelled", "", subject.reason))
+        elif cell.what == "total" and cell.dataset == "coco":
+            audited.append(means[cell])
+        else:
+            audited.append(_one_size(subject))
+    return audited
+
+
+def _one_size(subject: Subject) -> AuditedCell:
+    """A figure of one input: at the stated size, or at the real size that gives it."""
+    cell = subject.cell
+    stated = CITYSCAPES_SIZE if cell.dataset == "cityscapes" else COCO_STATED
+    if subject.without_stride_4:
+        measured = cost_without_stride_4(cell.backbone)
+        return _with_verdict(subject, measured, stated, "stated size", "")
+    assert subject.spec is not None
+    model = cost_model(subject.spec)
+    if cell.what == "total":
+        return _with_verdict(subject, model.total(ImageSize(stated, stated)), stated, "stated size", "")
+    at_stated = model.encoder(stated)
+    if cell.dataset == "cityscapes" or how_printed(cell, at_stated):
+        return _with_verdict(subject, at_stated, stated, "stated size", subject.reason)
+    for low, high in print_ranges(cell).values():
+        candidates = real_sizes_costing(model, low, high)
+        if candidates:
+            note = _solved_note(at_stated, candidates)
+            found = candidates[0]
+            return _with_verdict(
+                subject, model.encoder(found), found, "solved size", _join(subject.reason, note)
+            )
+    fewest, most = model.pixels_for(*print_ranges(cell)["rounded"])
+    needed = f"{fewest / 1e3:.0f}" if fewest >= most else f"{fewest / 1e3:.0f} to {most / 1e3:.0f}"
+    largest = max(h * w for h, w in real_padded_sizes())
+    note = (
+        f"needs {needed} thousand padded pixels, which no COCO image has under the resize rule "
+        f"(at most {largest / 1e3:.0f})"
+    )
+    return _with_verdict(subject, at_stated, stated, "stated size", _join(subject.reason, note))
+
+
+def _with_verdict(subject: Subject, measured: float, size: Size, met: str, note: str) -> AuditedCell:
+    how = how_printed(subject.cell, measured)
+    verdict = met if how else "not reproduced"
+    if not how:
+        note = _join(note, _explanation(subject))
+    elif how == "cut off":
+        note = _join(note, "met with the last digits cut off, not rounded")
+    return AuditedCell(subject, measured, format_size(size), size, verdict, how, note)
+
+
+def _solved_note(at_stated: float, candidates: Sequence[Size]) -> str:
+    images = real_padded_sizes()
+    found = candidates[0]
+    note = (
+        f"{format_size(COCO_STATED)} would cost {at_stated:.2f}; {images[found]} images of val2017 pad to "
+        f"{format_size(found)}"
+    )
+    others = [format_size(size) for size in candidates[1:]]
+    if others:
+        note += f"; as well {', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
+    return note
+
+
+def _explanation(subject: Subject) -> str:
+    """Which other model of the tables costs what is printed, if any."""
+    cell = subject.cell
+    known: dict[tuple[object, ...], tuple[str, CostModel]] = {}
+    for other in gflops_cells(range(1, 12)):
+        spec = subject_of(replace(other, what="encoder")).spec
+        if spec is not None:
+            key = (spec.encoder, spec.options, cost_model(spec).encoder(CITYSCAPES_SIZE))
+            known.setdefault(key, (spec.title, cost_model(spec)))
+    sizes = (CITYSCAPES_SIZE, *(s for s, n in real_padded_sizes().items() if n >= 300))
+    low, high = print_ranges(cell)["rounded"]
+    tried, found = 0, []
+    for title, model in known.values():
+        for size in sizes:
+            tried += 1
+            if low <= model.encoder(size) <= high:
+                found.append(f"the encoder of {title} at {format_size(size)} ({model.encoder(size):.2f})")
+    if not found:
+        return f"no encoder of the tables costs this: {tried} tried, at {len(sizes)} sizes"
+    return f"it is what {' and '.join(found[:2])} costs ({tried} tried)"
+
+
+def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, AuditedCell]:
+    """The COCO totals of all tables: each a mean over real images."""
+    subjects = [subject_of(cell) for cell in gflops_cells(range(1, 12))]
+    totals = [s for s in subjects if s.spec and s.cell.what == "total" and s.cell.dataset == "coco"]
+    stated: list[tuple[str, SizeSet]]
+    if images is None:
+        stated = [("first 100 images of val2017", dataset_sizes(FIRST_IMAGES))]
+    else:
+        stated = [
+            (name, size_set(name, part, "annotations"))
+            for name, part in (
+                (f"first {min(100, len(images))} images of the file", images[:100]),
+                (f"all {len(images)} images of the file", images),
+            )
+        ]
+    found: dict[PublishedCell, AuditedCell] = {}
+    left: list[Subject] = []
+    for subject in totals:
+        for name, sizes in stated:
+            measured = mean_total(_model(subject), sizes)
+            how = how_printed(subject.cell, measured)
+            if how == "rounded":
+                text = f"mean of the {name}"
+                found[subject.cell] = AuditedCell(
+                    subject, measured, text, None, "stated size", how, subject.reason
+                )
+                break
+        else:
+            left.append(subject)
+    targets = [Target(_model(s), *print_ranges(s.cell)["rounded"]) for s in left]
+    samples = solve_samples(targets) if images is None else solve_prefixes(targets, images)
+    for subject in left:
+        found[subject.cell] = _solved_mean(subject, samples, *stated[0])
+    return found
+
+
+def _solved_mean(subject: Subject, samples: Sequence[Sample], name: str, first: SizeSet) -> AuditedCell:
+    cell = subject.cell
+    at_first = mean_total(_model(subject), first)
+    for sample in samples:
+        measured = mean_total(_model(subject), sample.sizes)
+        how = how_printed(cell, measured)
+        if how != "rounded":
+            continue
+        note = (
+            f"the {name} give {at_first:.2f}; met by {sample.text}: a mean of "
+            f"{mean_pixels(sample.sizes):,.0f} padded pixels, against {mean_pixels(first):,.0f}; one sample "
+            f"for {sample.models} models ({sample.tried:,} tried)"
+        )
+        size = f"mean of {sample.sizes.total} real images"
+        return AuditedCell(subject, measured, size, None, "solved mean", how, _join(subject.reason, note))
+    off = 100 * (at_first / cell.value - 1)
+    note = f"the {name} give it to {off:+.2f} %; no sample of real images was found to give it"
+    return AuditedCell(
+        subject, at_first, f"mean of the {name}", None, "not reproduced", "", _join(subject.reason, note)
+    )
+
+
+def _model(subject: Subject) -> CostModel:
+    assert subject.spec is not None
+    return cost_model(subject.spec)
+
+
+def _join(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,156 @@
+"""A model's cost as an exact function of image size, and the sizes at which it costs a given amount.
+
+All sizes are multiples of 32, so an encoder's work is a polynomial of the padded pixels: linear, and
+quadratic for an encoder with dense attention. The same holds for the decoder and the post-processing, which
+also grows with the original image. Backbones pad their windows and are counted at every size.
+
+The polynomial is found from exact counts, in fractions, and held to one more count at a real size. An encoder
+that is no such polynomial is counted at every size instead.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from harness.model_count import count_backbone, count_model
+from harness.record import GIGA
+from harness.sizes import ImageSize, Size, dataset_sizes, from_image
+from harness.spec import ModelSpec
+
+CONVENTION = "published"
+# Small sizes whose pixels stand as 1 : 2 : 4.
+PROBES: tuple[Size, ...] = ((256, 256), (256, 512), (512, 512))
+PROOF = from_image((480, 640))
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """c0 + c1 x + c2 x^2 in exact fractions."""
+
+    coefficients: tuple[Fraction, Fraction, Fraction]
+
+    def at(self, x: int) -> float:
+        """Value at a whole number."""
+        c0, c1, c2 = self.coefficients
+        return float(c0 + (c1 + c2 * x) * x)
+
+
+def through(points: list[tuple[int, int]]) -> Polynomial:
+    """The parabola through three points with distinct x, by divided differences."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    slope = Fraction(y1 - y0, x1 - x0)
+    c2 = (Fraction(y2 - y1, x2 - x1) - slope) / (x2 - x0)
+    c1 = slope - c2 * (x0 + x1)
+    return Polynomial((y0 - c1 * x0 - c2 * x0 * x0, c1, c2))
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """GMACs of one model at any size, in the published convention.
+
+    Attributes:
+        spec: the model.
+        encoder_cost, other_cost: units of work of the encoder, and of decoder and post-processing at an
+            original size of no pixels, over the padded pixels; None where the work is no such polynomial.
+        per_original_pixel: units of work for each pixel of the original image.
+    """
+
+    spec: ModelSpec
+    encoder_cost: Polynomial | None
+    other_cost: Polynomial | None
+    per_original_pixel: Fraction
+
+    def encoder(self, padded: Size) -> float:
+        """GMACs of the encoder."""
+        if self.encoder_cost is None:
+            return count_model(self.spec, ImageSize(padded, padded), CONVENTION).figures.of("encoder") / GIGA
+        return self.encoder_cost.at(_pixels(padded)) / GIGA
+
+    def total(self, size: ImageSize) -> float:
+        """GMACs of the whole model."""
+        if self.encoder_cost is None or self.other_cost is None:
+            return count_model(self.spec, size, CONVENTION).figures.total / GIGA
+        pixels = _pixels(size.padded)
+        rest = self.other_cost.at(pixels) + float(self.per_original_pixel * _pixels(size.original))
+        return (_backbone(self.spec.backbone, size.padded) + self.encoder_cost.at(pixels) + rest) / GIGA
+
+    def pixels_for(self, low: float, high: float) -> tuple[int, int]:
+        """Smallest and largest number of padded pixels, multiples of 1024, that cost from low to high GMACs.
+
+        The first is above the second where no such number exists.
+        """
+        return self._first(low), self._first(high, beyond=True) - 1024
+
+    def _first(self, gmacs: float, beyond: bool = False) -> int:
+        """First number of pixels that costs at least ``gmacs``, or more than it."""
+        below, above = 0, 1
+        while not self._reaches(above, gmacs, beyond):
+            above *= 2
+        while above - below > 1:
+            middle = (below + above) // 2
+            if self._reaches(middle, gmacs, beyond):
+                above = middle
+            else:
+                below = middle
+        return above * 1024
+
+    def _reaches(self, blocks: int, gmacs: float, beyond: bool) -> bool:
+        # One row of 32x32 blocks has any number of them.
+        cost = self.encoder((32, 32 * blocks))
+        return cost > gmacs if beyond else cost >= gmacs
+
+
+@lru_cache(maxsize=256)
+def cost_model(spec: ModelSpec) -> CostModel:
+    """Find a model's cost as a function of size, and prove it at one more size."""
+    original = PROBES[0]
+    encoder_points, other_points = [], []
+    for padded in PROBES:
+        encoder, other = _parts(spec, ImageSize(padded, original))
+        encoder_points.append((_pixels(padded), encoder))
+        other_points.append((_pixels(padded), other))
+    _, larger = _parts(spec, ImageSize(PROBES[0], PROBES[2]))
+    per_original = Fraction(larger - other_points[0][1], _pixels(PROBES[2]) - _pixels(original))
+    other_cost = through(
+        [(x, int(y - per_original * _pixels(original))) for x, y in other_points],
+    )
+    model = CostModel(spec, through(encoder_points), other_cost, per_original)
+    figures = count_model(spec, PROOF, CONVENTION).figures
+    same_encoder = abs(model.encoder(PROOF.padded) * GIGA - figures.of("encoder")) < 1
+    same_total = abs(model.total(PROOF) * GIGA - figures.total) < 1
+    return model if same_encoder and same_total else CostModel(spec, None, None, Fraction(0))
+
+
+def _parts(spec: ModelSpec, size: ImageSize) -> tuple[int, int]:
+    """Units of work of the encoder, and of decoder and post-processing."""
+    figures = count_model(spec, size, CONVENTION).figures
+    return int(figures.of("encoder")), int(figures.of("decoder") + figures.of("postprocess"))
+
+
+@lru_cache(maxsize=4096)
+def _backbone(name: str, padded: Size) -> float:
+    return count_backbone(name, padded, CONVENTION)
+
+
+def _pixels(size: Size) -> int:
+    return size[0] * size[1]
+
+
+@lru_cache(maxsize=1)
+def real_padded_sizes() -> dict[Size, int]:
+    """Every padded size that an image of val2017 gives under the resize rule -> its number of images."""
+    counts: Counter[Size] = Counter()
+    for size, images in dataset_sizes("coco-val2017").images.items():
+        counts[size.padded] += images
+    return dict(counts)
+
+
+def real_sizes_costing(model: CostModel, low: float, high: float) -> list[Size]:
+    """Real padded sizes at which the encoder costs from low to high GMACs, the most frequent first.
+
+    The pixels are solved for from the cost; a size is kept if it is one that a real image gives.
+    """
+    fewest, most = model.pixels_for(low, high)
+    found = [size for size in real_padded_sizes() if fewest <= _pixels(size) <= most]
+    return sorted(found, key=lambda size: (-real_padded_sizes()[size], size))

@@ -1,0 +1,133 @@
+"""Published FPS beside measured speed: only ratios to M2F are compared, as machines differ."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.published import CLASSES, FAMILY, PublishedCell, spec_of
+from harness.published_data import PRO_SCALE, PublishedRow, published_rows
+from harness.runs import DEFAULT_FOLDER, Run, read_runs
+from harness.spec import parse_model
+
+RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[1] / "results" / "records")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One printed FPS figure.
+
+    Attributes:
+        row: the figure.
+        reference: M2F's figure on the same backbone and data set, in the same table if it has one; None for
+            M2F itself and where the paper prints none.
+        measured_ratio: how many times as fast as M2F the model ran in a record; None without one.
+        interval: the record's 95 % interval of that ratio.
+        record: the record's id.
+        where: device, dtype and size of the record.
+        note: what a reader must know.
+    """
+
+    row: PublishedRow
+    reference: PublishedRow | None
+    measured_ratio: float | None
+    interval: tuple[float, float] | None
+    record: str
+    where: str
+    note: str
+
+    @property
+    def published_ratio(self) -> float | None:
+        """Printed FPS over M2F's."""
+        return self.row.value / self.reference.value if self.reference else None
+
+
+def fps_rows() -> list[PublishedRow]:
+    """Every printed FPS figure of the PRO-SCALE paper."""
+    return [row for row in published_rows() if row.paper == PRO_SCALE and row.metric == "fps"]
+
+
+def profile_runs(folders: Sequence[Path] = RECORD_FOLDERS) -> list[Run]:
+    """Profile records of these folders that hold a ratio to another model, newest first."""
+    runs = [run for folder in folders if folder.is_dir() for run in read_runs(folder)[0]]
+    timed = [run for run in runs if run.kind == "profile" and run.status == "ok" and run.ratios]
+    return sorted(timed, key=lambda run: run.time, reverse=True)
+
+
+def audit_fps(tables: Collection[int] | None, runs: Sequence[Run]) -> list[Speed]:
+    """Each FPS figure with its ratio to M2F, printed and measured.
+
+    Args:
+        tables: table numbers; all if None.
+        runs: profile records, the preferred ones first.
+    """
+    rows = fps_rows()
+    return [_speed(row, rows, runs) for row in rows if tables is None or row.table in tables]
+
+
+def _speed(row: PublishedRow, rows: Sequence[PublishedRow], runs: Sequence[Run]) -> Speed:
+    if row.model == "m2f" and not row.modifier:
+        return Speed(row, None, None, None, "", "", "the reference")
+    like = [
+        r
+        for r in rows
+        if r.model == "m2f" and not r.modifier and (r.backbone, r.dataset) == (row.backbone, row.dataset)
+    ]
+    reference = next((r for r in like if r.table == row.table), like[0] if like else None)
+    notes = []
+    if reference and reference.table != row.table:
+        notes.append(f"M2F's figure is that of Table {reference.table}")
+    text = _model_text(row)
+    if text is None:
+        notes.append("not modelled")
+        return Speed(row, reference, None, None, "", "", "; ".join(notes))
+    for run in runs:
+        for ratio in run.ratios:
+            if (run.model, ratio.get("baseline_model")) == (text, f"m2f@{row.backbone}"):
+                settings = run.settings
+                where = f"{settings.get('device')}, {settings.get('dtype')}, {settings.get('padded_size')}"
+                interval = (float(ratio["low"]), float(ratio["high"]))
+                factor = float(ratio["times_faster"])
+                return Speed(row, reference, factor, interval, run.id, where, "; ".join(notes))
+    notes.append(f"no record of {text} beside m2f@{row.backbone}")
+    return Speed(row, reference, None, None, "", "", "; ".join(notes))
+
+
+def _model_text(row: PublishedRow) -> str | None:
+    """The row's model as a record writes it, or None where it is not modelled."""
+    if row.model not in FAMILY or row.dataset not in CLASSES:
+        return None
+    cell = PublishedCell(
+        row.table,
+        row.row,
+        row.model,
+        row.variant,
+        row.modifier,
+        row.backbone,
+        row.dataset,
+        "total",
+        row.printed,
+        row.value,
+    )
+    spec = spec_of(cell)
+    return parse_model(spec.text).text if spec else None
+
+
+def fps_records(found: Sequence[Speed]) -> list[dict[str, object]]:
+    """As plain data."""
+    return [
+        {
+            "table": s.row.table,
+            "row": s.row.row,
+            "model": s.row.label,
+            "backbone": s.row.backbone,
+            "dataset": s.row.dataset,
+            "published_fps": s.row.value,
+            "published_ratio": s.published_ratio,
+            "measured_ratio": s.measured_ratio,
+            "interval": list(s.interval) if s.interval else None,
+            "record": s.record,
+            "where": s.where,
+            "note": s.note,
+        }
+        for s in found
+    ]

@@ -1,0 +1,85 @@
+"""What each GFLOPs cell of tables 1 to 11 should be measured with, or why it cannot be."""
+
+from dataclasses import dataclass, replace
+
+from harness.audit_costs import CONVENTION
+from harness.model_count import count_model
+from harness.published import CITYSCAPES_SIZE, FAMILY, PublishedCell, spec_of
+from harness.record import GIGA
+from harness.sizes import ImageSize
+from harness.spec import ModelSpec, model_spec
+
+# Table 8 gives the segmentation figures of Table 1 under the names of the detectors they come from.
+DETECTORS = {"lite-detr": "lite-m2f", "rt-detr": "rt-m2f"}
+# Open-vocabulary systems on M2F's segmenter: their encoder is M2F's, their totals hold CLIP besides.
+HOSTS = {
+    "maskclip": "MaskCLIP runs CLIP's image encoder beside the segmenter",
+    "fc-clip": "FC-CLIP's backbone is CLIP's frozen ConvNeXt, and it classifies masks with it",
+}
+REASONS = {
+    "maskformer": "its pixel decoder is a plain FPN and its decoder reads one level",
+    "pem": "its pixel decoder and its decoder are its own",
+    "yoso": "its feature aggregator and its decoder are its own",
+    "rap-sam": "its encoder and its decoder are its own",
+    "remax": "it is kMaX-DeepLab with another training; its pixel decoder is its own",
+    "maskdino": "its encoder has a fourth level, a wider FFN and a two-stage query selection",
+}
+SCOPES = {
+    "family": "M2F, Lite-M2F, RT-M2F, PRO-SCALE and their LPE variants",
+    "host": "an open-vocabulary system whose encoder is M2F's or PRO-SCALE's",
+    "other": "another system",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One cell with the model that it is measured with.
+
+    Attributes:
+        cell: the printed figure.
+        spec: the model; None where the figure is not modelled, or has no model of ours (Table 3's C_1).
+        scope: a key of :data:`SCOPES`.
+        reason: why it is not modelled, or what the reader must know of the model chosen.
+    """
+
+    cell: PublishedCell
+    spec: ModelSpec | None
+    scope: str
+    reason: str = ""
+
+    @property
+    def without_stride_4(self) -> bool:
+        """Whether it is M2F without its stride-4 path, counted from M2F's parts."""
+        return self.cell.model == "m2f" and self.cell.modifier == "-s1"
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether segmeter has a figure for it."""
+        return self.spec is not None or self.without_stride_4
+
+
+def subject_of(cell: PublishedCell) -> Subject:
+    """The model that a cell is measured with, and which kind of system it belongs to."""
+    if cell.model in FAMILY:
+        return Subject(cell, spec_of(cell), "family")
+    if cell.model in DETECTORS:
+        name = DETECTORS[cell.model]
+        spec = spec_of(replace(cell, model=name))
+        return Subject(cell, spec, "family", f"the segmentation columns are those of {name} in Table 1")
+    if cell.model in HOSTS:
+        if cell.what == "total":
+            return Subject(cell, None, "host", HOSTS[cell.model])
+        name = "pro-scale" if cell.modifier == "+proscale" else "m2f"
+        spec = spec_of(replace(cell, model=name, modifier=""))
+        return Subject(cell, spec, "host", f"the encoder is that of {name}")
+    return Subject(cell, None, "other", REASONS.get(cell.model, "no encoder of this system here"))
+
+
+def cost_without_stride_4(backbone: str) -> float:
+    """GMACs of M2F's encoder at 1024x2048 without its stride-4 path: masks are predicted at stride 8."""
+    size = ImageSize(CITYSCAPES_SIZE, CITYSCAPES_SIZE)
+    figures = count_model(model_spec("m2f", backbone), size, CONVENTION).figures
+    path = figures.of("encoder.pixel_embedding")
+    # The 1x1 convolution to mask features stays and runs on a quarter of the pixels.
+    mask_features = figures.of("encoder.pixel_embedding.mask_features") / 4
+    return (figures.of("encoder") - path + mask_features) / GIGA

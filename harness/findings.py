@@ -1,0 +1,106 @@
+"""What an audit finds, in sentences. Every sentence is made from the data; none is written down as it is."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from encoders.backbones import BACKBONES
+from harness.published import PublishedCell
+from harness.published_data import PublishedRow
+
+NAMES = {
+    "m2f": "M2F",
+    "lite-m2f": "Lite-M2F",
+    "rt-m2f": "RT-M2F",
+    "pro-scale": "PRO-SCALE",
+    "pem": "PEM",
+    "yoso": "YOSO",
+    "maskclip": "MaskCLIP",
+    "fc-clip": "FC-CLIP",
+    "maskdino": "MaskDINO",
+    "lite-detr": "Lite-DETR",
+    "rt-detr": "RT-DETR",
+}
+DATASET_NAMES = {"coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
+METRIC_NAMES = {
+    "pq": "PQ",
+    "miou": "mIoU",
+    "ap": "AP",
+    "mask_ap": "mask AP",
+    "box_ap": "box AP",
+    "fps": "FPS",
+    "gflops_encoder": "encoder GFLOPs",
+    "gflops_total": "total GFLOPs",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the audit found.
+
+    Attributes:
+        id: a short name that stays the same from run to run.
+        title: what was found, in one line.
+        text: the sentences, with the figures.
+        tables: the tables it speaks of.
+    """
+
+    id: str
+    title: str
+    text: str
+    tables: tuple[int, ...]
+
+
+def finding(id: str, title: str, sentences: Iterable[str], tables: Iterable[int]) -> list[Finding]:
+    """A finding of these sentences, or none where there are no sentences."""
+    text = " ".join(sentences)
+    return [Finding(id, title, text, tuple(sorted(set(tables))))] if text else []
+
+
+def system(item: PublishedRow | PublishedCell) -> str:
+    """The model of a row as a reader writes it, e.g. "PRO-SCALE (1,1,3)"."""
+    stages = item.variant if isinstance(item, PublishedRow) else item.stages
+    parts = [NAMES.get(item.model, item.model)]
+    if stages:
+        parts.append(f"({stages})")
+    if item.modifier == "+proscale":
+        parts[0] += " with PRO-SCALE"
+    elif item.modifier:
+        parts.append(item.modifier.replace("+lpe", "+ LPE").replace("+s1", "+ s_1").replace("-s1", "- s_1"))
+    return " ".join(parts)
+
+
+def model(item: PublishedRow | PublishedCell) -> str:
+    """The model with its backbone, e.g. "M2F, R50"."""
+    return f"{system(item)}, {backbone(item)}" if item.backbone else system(item)
+
+
+def backbone(item: PublishedRow | PublishedCell) -> str:
+    """The backbone as a reader writes it, e.g. "Swin-T"."""
+    known = BACKBONES.get(item.backbone)
+    return known.title if known else item.backbone
+
+
+def dataset(item: PublishedRow | PublishedCell) -> str:
+    """The data set as a reader writes it."""
+    return DATASET_NAMES.get(item.dataset, item.dataset)
+
+
+def place(item: PublishedRow | PublishedCell) -> str:
+    """Where it stands, e.g. "Table 2, row 4"."""
+    return f"Table {item.table}, row {item.row}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts joined as a sentence lists them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def once(parts: Iterable[str]) -> list[str]:
+    """Each part once, in order."""
+    return list(dict.fromkeys(parts))
