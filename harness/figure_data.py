@@ -31,6 +31,7 @@ RESOLUTIONS: tuple[Size, ...] = (
 )
 RESOLUTION_MODELS = ("m2f", "lite-m2f", "rt-m2f", "pro-scale", "pro-scale:stages=1,1,1")
 LAYER_MODELS = ("m2f", "lite-m2f", "pro-scale", "pro-scale:stages=1,1,1")
+COUNTED = ("gflops_encoder", "gflops_total", "encoder_basis", "total_basis", "size", "convention")
 LPE_MODELS = ("m2f", "lite-m2f", "pro-scale")
 
 
@@ -88,8 +89,7 @@ def points_data(
                 p["dataset"] = dataset
                 given = p["gflops_encoder"] is not None or p["gflops_total"] is not None
                 if not given:
-                    keys = ("gflops_encoder", "gflops_total", "gflops_basis", "size", "convention")
-                    p.update({key: counted[key] for key in keys})
+                    p.update({key: counted[key] for key in COUNTED})
             if not named:
                 points.append(counted | {"reference": model, "note": "no quality given: see --add"})
     return points

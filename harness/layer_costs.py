@@ -33,15 +33,14 @@ def layer_costs(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:
     by_layer: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for work in work_of(spec, size).work:
         if work.module.startswith(LAYERS):
-            number, _, inside = work.module.removeprefix(LAYERS).partition(".")
-            by_layer[int(number)][inside] += units_of(work, find(work.module), "published")
+            number, _, module = work.module.removeprefix(LAYERS).partition(".")
+            by_layer[int(number)][module] += units_of(work, find(work.module), "published")
     if not by_layer:
         raise ValueError(f"{spec.encoder_title} has no deformable encoder layers")
     height, width = size.padded
     tokens = [(height // stride) * (width // stride) for stride in STRIDES]
     layers, updated = [], []
-    for number in sorted(by_layer):
-        inside = by_layer[number]
+    for _, inside in sorted(by_layer.items()):
         values, queries = (
             _levels(inside[f"self_attn.{name}"] // CHANNELS**2, tokens)
             for name in ("value_proj", "output_proj")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.points import FIGURES, QUALITIES, Point, point
+from harness.points import FIGURES, OWN, QUALITIES, Point, point
 from harness.published_data import DATASETS
 from harness.runs import nearest
 
@@ -94,8 +94,9 @@ def _point(row: Mapping[str, str], where: str, path: Path) -> Point:
         reference=where,
         command=f"segmeter plot pareto --add {path}",
         size=size,
-        gflops_basis=f"own, {size}" if size else "own",
-        speed_basis="own",
+        encoder_basis=size or OWN,
+        total_basis=size or OWN,
+        speed_basis=OWN,
         convention=row.get("convention", ""),
         note=row.get("note", ""),
         spread=spread or None,

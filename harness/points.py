@@ -4,9 +4,10 @@ A point is a dict with the keys of :data:`KEYS`, None where a figure is missing:
 
 - ``source``: "published" (all of it as printed), "measured" (its cost is segmeter's, its quality is a
   record's or as printed: ``note`` says which), or "own" (the user's file or model).
-- ``gflops_encoder``, ``gflops_total``: in the papers' unit, 1e9 multiply-accumulates; ``gflops_basis``
-  names the input they are for. ``speed_basis`` names the machine of ``fps`` and ``latency_ms``. Figures of
-  two bases are not to be compared.
+- ``gflops_encoder``, ``gflops_total``: in the papers' unit, 1e9 multiply-accumulates; ``encoder_basis`` and
+  ``total_basis`` name the input they are for, ``speed_basis`` the machine of ``fps`` and ``latency_ms``.
+  Figures of two bases are not to be compared; "" is an unknown basis, which compares with none. The user's
+  own points have the basis :data:`OWN`, which compares with all.
 - ``spread``: figure -> {"low", "high", "kind"} where one is known.
 """
 
@@ -28,7 +29,7 @@ FIGURES = (*COSTS, *QUALITIES)
 KEYS = (
     *("label", "model", "encoder", "backbone", "dataset", "source", "paper", "reference", "command"),
     *FIGURES,
-    *("spread", "size", "gflops_basis", "speed_basis", "convention", "note"),
+    *("spread", "size", "encoder_basis", "total_basis", "speed_basis", "convention", "note"),
 )
 TITLES = {
     "m2f": "M2F",
@@ -56,7 +57,10 @@ COMMON_SIZES = {
 }
 # Table 8 repeats rows of Table 1 under the names of the detectors.
 REPEATING_TABLES = {(PRO_SCALE, 8)}
+# Open-vocabulary systems: Table 10 does not say for which input, and its figures contradict its caption.
+UNKNOWN_INPUTS = {(PRO_SCALE, 10)}
 UNIT = "published"
+OWN = "own"
 # How the data mark a cell that contradicts another one.
 _CONTRADICTION = re.compile(r"README O\d+: ")
 
@@ -111,7 +115,8 @@ def published_points() -> list[Point]:
         same["reference"] += f"; {new['reference'].partition(', ')[2]}"
         same.update({key: new[key] for key in FIGURES if same[key] is None})
         same["speed_basis"] = same["speed_basis"] or new["speed_basis"]
-        same["gflops_basis"] = same["gflops_basis"] or new["gflops_basis"]
+        for key in ("encoder_basis", "total_basis"):
+            same[key] = same[key] or new[key]
         same["size"] = same["size"] or new["size"]
     return found
 
@@ -136,7 +141,9 @@ def _published(rows: Sequence[PublishedRow]) -> Point:
     spec = row_spec(row)
     size = _printed_size(spec, row, figures.get("gflops_encoder"))
     where = TITLES.get(row.paper, row.paper)
-    inputs = size or ("mean over images" if row.dataset == "coco" else "unstated")
+    known = (row.paper, row.table) not in UNKNOWN_INPUTS
+    # COCO's totals are means over images, whatever one input the encoder's figure is from.
+    total = "mean over images" if row.dataset == "coco" else size
     return point(
         label=_label(row, spec),
         model=spec.text if spec else "",
@@ -148,7 +155,8 @@ def _published(rows: Sequence[PublishedRow]) -> Point:
         reference=f"{where}, {row.place}",
         command=f"segmeter audit --paper {row.paper} --table {row.table}",
         size=size,
-        gflops_basis=f"published, {inputs}" if {"gflops_encoder", "gflops_total"} & figures.keys() else "",
+        encoder_basis=size if "gflops_encoder" in figures else "",
+        total_basis=total if known and "gflops_total" in figures else "",
         speed_basis=f"published by {where}" if "fps" in figures else "",
         convention=UNIT,
         note="; ".join(
@@ -257,7 +265,8 @@ def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
         command=f"segmeter flops {spec.text} --padded-size {padded} --original-size {original} "
         f"--num-classes {CLASSES[dataset]}",
         size=padded,
-        gflops_basis=f"measured, {padded}",
+        encoder_basis=padded,
+        total_basis=padded,
         convention=UNIT,
         **_measure(spec, size),
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("pdf", "svg", "png")
+OWN_PARTS_COLOUR = "#555555"
 
 
 def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
@@ -30,25 +31,20 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         FigureCanvasAgg(figure)
         whole, inside = figure.subplots(1, 2)
         names = [record["encoder_title"].replace(" (", "\n(") for record in records]
-        _stack(
-            whole,
-            names,
-            {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS},
-            [PART_COLOURS[p] for p in PARTS],
-        )
-        parts = {name: [_encoder_part(record, name) for record in records] for name in ENCODER_PART_COLOURS}
-        parts = {name: values for name, values in parts.items() if any(values)}
-        _stack(
-            inside,
-            names,
-            {title(name): values for name, values in parts.items()},
-            [ENCODER_PART_COLOURS[name] for name in parts],
-        )
+        bars = {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS}
+        # A whole model of the user's own has parts of its own.
+        bars["own parts"] = [r["total_gmacs"] - sum(part_figure(r, p) for p in PARTS) for r in records]
+        _stack(whole, names, bars, [*(PART_COLOURS[p] for p in PARTS), OWN_PARTS_COLOUR])
+        parts = {title(n): [_encoder_part(record, n) for record in records] for n in ENCODER_PART_COLOURS}
+        encoders = [part_figure(record, "encoder") for record in records]
+        known = [sum(values) for values in zip(*parts.values(), strict=True)]
+        parts["own parts"] = [total - part for total, part in zip(encoders, known, strict=True)]
+        _stack(inside, names, parts, [*ENCODER_PART_COLOURS.values(), OWN_PARTS_COLOUR])
         first = records[0]
         whole.set_ylabel(first["unit"])
         whole.set_title(f"Whole model, {first['title'].rsplit(', ', 1)[-1]}")
         inside.set_title("Encoder alone")
-        figure.supxlabel(_caption(first), fontsize=6.5)
+        figure.supxlabel(caption(first), fontsize=6.5)
         # Lay out once: each format would do it again, with text a hair wider or narrower.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -73,7 +69,11 @@ def _stack(
 ) -> None:
     bottom = [0.0] * len(names)
     positions = range(len(names))
+    # Below a thousandth there is nothing to see, and nothing but rounding in a rest.
+    least = 1e-3 * max(sum(heights) for heights in zip(*layers.values(), strict=True))
     for (label, heights), colour in zip(layers.items(), colours, strict=True):
+        if max(heights) <= least:
+            continue
         axes.bar(
             positions,
             heights,
@@ -106,7 +106,8 @@ def _encoder_part(record: FlopsRecord, name: str) -> float:
     return part["gmacs"] if part else 0.0
 
 
-def _caption(record: FlopsRecord) -> str:
+def caption(record: FlopsRecord) -> str:
+    """Convention, size, classes and queries of a record."""
     return (
         f"{record['unit']}, convention '{record['convention']}', {record['size']}, batch 1, "
         f"{record['num_classes']} classes, {record['num_queries']} queries"

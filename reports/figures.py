@@ -1,0 +1,83 @@
+"""Every figure under its name: what `segmeter plot` draws one of, and a report all of them."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from reports.breakdown import breakdown_figure, caption
+from reports.plots_common import NothingMatches
+from reports.plots_configurations import (
+    backbones_figure,
+    circles_figure,
+    configurations_figure,
+    stages_figure,
+)
+from reports.plots_cost import (
+    layers_figure,
+    lpe_figure,
+    not_counted_figure,
+    realised_figure,
+    resolution_figure,
+)
+from reports.plots_tradeoff import pareto_figure, select
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Data = Mapping[str, Any]
+Picture = tuple["Figure", str]
+
+# Name of a figure -> what it shows. Those with a data set in their name are what a report draws of "pareto".
+KINDS = {
+    "breakdown": "Compute by part and by the encoder's component (the paper's Figure 1b)",
+    "circles": "Encoder GFLOPs against PQ with circles (Figure 2b)",
+    "configurations": "PRO-SCALE's configurations against M2F's line (Figure 10)",
+    "lpe": "Light-weight pixel embedding on and off (Table 4)",
+    "stages": "What two more layers in each stage cost and gain (Table 6)",
+    "backbones": "From M2F to PRO-SCALE on each backbone (tables 5 and 7)",
+    "pareto": "Cost against quality with the front",
+    "resolution": "Encoder cost against resolution",
+    "layers": "Cost per level and layer",
+    "not-counted": "What the published figures leave out",
+    "realised": "FLOPs fell, latency did not: claimed beside realised savings",
+}
+REPORT_PARETO = {
+    "pareto-gflops-coco": ("gflops_encoder", "pq", "coco"),
+    "pareto-gflops-cityscapes": ("gflops_encoder", "pq", "cityscapes"),
+    "pareto-miou-cityscapes": ("gflops_encoder", "miou", "cityscapes"),
+    "pareto-ap-cityscapes": ("gflops_encoder", "ap", "cityscapes"),
+    "pareto-fps-cityscapes": ("fps", "pq", "cityscapes"),
+}
+
+
+def report_figures(data: Data) -> dict[str, Picture]:
+    """Every figure that can be drawn of the data, with its caption; what has no data is left out.
+
+    Args:
+        data: of :func:`harness.figure_data.figure_data`.
+    """
+    drawn: dict[str, Picture] = {}
+    backbone = data["backbone"]
+    points = data["points"]
+
+    def pareto(x: str, y: str, dataset: str) -> Callable[[], Picture]:
+        return lambda: pareto_figure(select(points, x, y, dataset, (backbone,), ("pro-scale",)), x, y)
+
+    makers: dict[str, Callable[[], Picture]] = {
+        "breakdown": lambda: (breakdown_figure(data["breakdown"]), caption(data["breakdown"][0])),
+        **{name: pareto(*figures) for name, figures in REPORT_PARETO.items()},
+        "circles": lambda: circles_figure(points, "coco", backbone),
+        "configurations": lambda: configurations_figure(points),
+        "stages": lambda: stages_figure(points),
+        "lpe": lambda: lpe_figure(data["lpe"], points),
+        "backbones": lambda: backbones_figure(points),
+        "resolution": lambda: resolution_figure(data["resolution"]),
+        "layers": lambda: layers_figure(data["layers"]),
+        "not-counted": lambda: not_counted_figure(data["not_counted"]),
+        "realised": lambda: realised_figure(data["realised"]),
+    }
+    for name, make in makers.items():
+        try:
+            drawn[name] = make()
+        except NothingMatches:
+            continue
+    return drawn

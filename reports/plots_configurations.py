@@ -1,0 +1,299 @@
+"""PRO-SCALE's configurations: Figures 2b and 10, and what tables 5, 6 and 7 say."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reports.plots_common import (
+    BACKBONE_TITLES,
+    DATASET_TITLES,
+    Label,
+    NothingMatches,
+    Point,
+    backbone_title,
+    beyond,
+    clamped,
+    colour_of,
+    finish,
+    new_figure,
+    place_labels,
+    style,
+)
+from reports.style import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = tuple["Figure", str]
+BACKBONE_COLOURS = {
+    "swin-t": ORANGE,
+    "r50": BLUE,
+    "mvit-t": GREEN,
+    "swin-s": AMBER,
+    "swin-b": PURPLE,
+    "swin-l": GREY,
+    "r101": SKY,
+}
+CONFIGURATIONS = ("(1,1,1)", "(3,1,1)", "(1,3,1)", "(2,2,2)", "(1,1,3)", "(3,3,3)")
+DATASETS = ("coco", "cityscapes")
+
+
+def family(points: Sequence[Point], dataset: str, backbone: str) -> list[Point]:
+    """The PRO-SCALE paper's models of the M2F family, measured, each once.
+
+    Raises:
+        ValueError: the paper has none on that backbone and data set.
+    """
+    found: dict[str, Point] = {}
+    for p in points:
+        wanted = p["source"] == "measured" and p["paper"] == "pro-scale" and p["pq"] is not None
+        if wanted and p["dataset"] == dataset and p["backbone"] == backbone:
+            found.setdefault(p["label"], p)
+    if not found:
+        raise NothingMatches(f"nothing matches: the paper has no model on {dataset} with backbone {backbone}")
+    return list(found.values())
+
+
+def circles_figure(points: Sequence[Point], dataset: str = "coco", backbone: str = "swin-t") -> Picture:
+    """Encoder GMACs against PQ, the circles' area the whole model's GMACs (as the paper's Figure 2b)."""
+    found = sorted(family(points, dataset, backbone), key=lambda p: -p["gflops_total"])
+    most = max(p["gflops_total"] for p in found)
+    caption = (
+        f"{_where(dataset, backbone, found)} Circle area: GMACs of the whole model, "
+        f"{min(p['gflops_total'] for p in found):.0f} "
+        f"to {most:.0f}. PQ as printed; GMACs measured, convention 'published', batch 1. (p1,p2,p3): "
+        "PRO-SCALE."
+    )
+    place = clamped(found, "gflops_encoder", "pq")
+    with style():
+        figure, (axes,) = new_figure(False, 2.5, caption)
+        radii = {}
+        for p in found:
+            area = 300 * p["gflops_total"] / most
+            radii[id(p)] = (area / 3.1416) ** 0.5
+            axes.scatter(
+                *place(p),
+                s=area,
+                color=colour_of(p["encoder"]),
+                alpha=0.55,
+                edgecolor="white",
+                linewidth=0.6,
+            )
+            axes.scatter(*place(p), s=3, color="black", zorder=4)
+        axes.set_xlabel("encoder, GMACs (printed as GFLOPs)")
+        axes.set_ylabel("PQ, %")
+        axes.margins(x=0.16, y=0.16)
+        axes.grid(True, axis="both")
+        finish(figure)
+        labels = [
+            Label(*place(p), _short(p) + beyond(p, "gflops_encoder", "pq", place(p)), "black", radii[id(p)])
+            for p in found
+        ]
+        place_labels(axes, labels)
+    return figure, caption
+
+
+def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
+    """PQ of PRO-SCALE's configurations by encoder cost, against M2F's line (as the paper's Figure 10)."""
+    groups = {d: family(points, d, backbone) for d in DATASETS if _has(points, d, backbone)}
+    caption = (
+        f"Backbone {backbone_title(backbone)}; {_sizes(groups)}. Below each configuration: "
+        "its encoder's GMACs, "
+        "measured, convention 'published', batch 1. PQ as printed. Dashed: M2F."
+    )
+    with style():
+        figure, panels = new_figure(True, 2.2, caption, len(groups))
+        for axes, (dataset, found) in zip(panels, groups.items(), strict=True):
+            baseline = next(p for p in found if p["label"] == "M2F")
+            bars = sorted(
+                (p for p in found if _short(p) in CONFIGURATIONS), key=lambda p: p["gflops_encoder"]
+            )
+            places = range(len(bars))
+            heights = [p["pq"] for p in bars]
+            axes.vlines(places, baseline["pq"], heights, color=ORANGE, linewidth=1.6)
+            axes.scatter(places, heights, s=22, color=ORANGE, zorder=3)
+            for place, height in zip(places, heights, strict=True):
+                gain = height - baseline["pq"]
+                axes.annotate(
+                    f"{height:.2f}",
+                    (place, height),
+                    (0, 5 if gain >= 0 else -9),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=6,
+                )
+            axes.axhline(baseline["pq"], color=BLUE, linewidth=1.0, linestyle="--", zorder=1)
+            axes.annotate(
+                f"M2F: PQ {baseline['pq']:.2f}, {baseline['gflops_encoder']:.1f} GMACs",
+                (0.02, baseline["pq"]),
+                (0, 3),
+                textcoords="offset points",
+                fontsize=6.5,
+                color=BLUE,
+            )
+            axes.set_xticks(places, [f"{_short(p)}\n{p['gflops_encoder']:.1f}" for p in bars])
+            axes.tick_params(axis="x", length=0)
+            axes.set_title(DATASET_TITLES[dataset])
+            axes.margins(x=0.08, y=0.22)
+        panels[0].set_ylabel("PQ, %")
+        return finish(figure), caption
+
+
+def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
+    """What two more layers in one stage cost and gain over (1,1,1) (the paper's Table 6)."""
+    groups = {d: family(points, d, backbone) for d in DATASETS if _has(points, d, backbone)}
+    changes = {d: _stage_changes(found) for d, found in groups.items()}
+    caption = (
+        "Two more layers in stage 1 (stride 32), 2 (and 16) or 3 (and 8) of PRO-SCALE (1,1,1); "
+        f"{_sizes(groups)}. GMACs of the "
+        "encoder measured, convention 'published', batch 1; PQ as printed. Right: PQ points for each "
+        "GMAC added."
+    )
+    names = ["stage 1\n(3,1,1)", "stage 2\n(1,3,1)", "stage 3\n(1,1,3)"]
+    colours = {"coco": ORANGE, "cityscapes": BLUE}
+    panels_of = (
+        ("cost", "GMACs added", "{:.1f}"),
+        ("gain", "PQ points gained", "{:.2f}"),
+        ("rate", "PQ points per GMAC", "{:.2f}"),
+    )
+    with style():
+        figure, panels = new_figure(True, 1.9, caption, 3)
+        for axes, (key, ylabel, form) in zip(panels, panels_of, strict=True):
+            for index, (dataset, rows) in enumerate(changes.items()):
+                width = 0.8 / len(changes)
+                places = [i + (index - (len(changes) - 1) / 2) * width for i in range(3)]
+                values = [row[key] for row in rows]
+                axes.bar(places, values, width * 0.92, color=colours[dataset], label=DATASET_TITLES[dataset])
+                for place, value in zip(places, values, strict=True):
+                    axes.annotate(
+                        form.format(value),
+                        (place, value),
+                        (0, 2),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=6,
+                    )
+            axes.set_xticks(range(3), names)
+            axes.tick_params(axis="x", length=0)
+            axes.set_ylabel(ylabel)
+            axes.margins(y=0.15)
+        panels[0].legend(loc="upper left")
+        return finish(figure), caption
+
+
+def _stage_changes(found: Sequence[Point]) -> list[dict[str, float]]:
+    by_name = {_short(p): p for p in found}
+    least = by_name["(1,1,1)"]
+    rows = []
+    for name in ("(3,1,1)", "(1,3,1)", "(1,1,3)"):
+        cost = by_name[name]["gflops_encoder"] - least["gflops_encoder"]
+        gain = by_name[name]["pq"] - least["pq"]
+        rows.append({"cost": cost, "gain": gain, "rate": gain / cost})
+    return rows
+
+
+def backbones_figure(points: Sequence[Point]) -> Picture:
+    """From M2F to PRO-SCALE on each backbone: whole-model GMACs against PQ (the paper's tables 5 and 7)."""
+    pairs = {dataset: _pairs(points, dataset) for dataset in DATASETS}
+    caption = (
+        "Arrows from M2F (circle) to PRO-SCALE (square): (1,1,3) on COCO, (3,3,3) on Cityscapes. GMACs "
+        "of the whole model measured "
+        "at 800x1088 and 1024x2048, convention 'published', batch 1; PQ as printed. The axis of GMACs is "
+        "logarithmic."
+    )
+    with style():
+        figure, panels = new_figure(True, 2.4, caption, 2)
+        for axes, (dataset, found) in zip(panels, pairs.items(), strict=True):
+            for m2f, pro_scale in found:
+                colour = BACKBONE_COLOURS.get(m2f["backbone"], GREY)
+                start, end = ((p["gflops_total"], p["pq"]) for p in (m2f, pro_scale))
+                axes.annotate(
+                    "",
+                    end,
+                    start,
+                    arrowprops={
+                        "arrowstyle": "->",
+                        "color": colour,
+                        "linewidth": 1.0,
+                        "shrinkA": 3,
+                        "shrinkB": 3,
+                    },
+                )
+                axes.scatter(*start, s=16, marker="o", facecolor="white", edgecolor=colour, zorder=3)
+                axes.scatter(*end, s=15, marker="s", color=colour, zorder=3)
+            axes.set_xscale("log")
+            _plain_ticks(axes, [p["gflops_total"] for pair in found for p in pair])
+            axes.set_title(DATASET_TITLES[dataset])
+            axes.set_xlabel("whole model, GMACs (printed as GFLOPs)")
+            axes.margins(x=0.16, y=0.14)
+            axes.grid(True, axis="both")
+        panels[0].set_ylabel("PQ, %")
+        finish(figure)
+        for axes, found in zip(panels, pairs.values(), strict=True):
+            labels = [
+                Label(
+                    a["gflops_total"],
+                    a["pq"],
+                    backbone_title(a["backbone"]),
+                    "black",
+                    3.0,
+                )
+                for a, _ in found
+            ]
+            labels += [
+                Label(
+                    b["gflops_total"],
+                    b["pq"],
+                    f"{100 * (b['gflops_total'] / a['gflops_total'] - 1):.0f} %",
+                    BACKBONE_COLOURS.get(a["backbone"], GREY),
+                    3.0,
+                )
+                for a, b in found
+            ]
+            lines = [[(a["gflops_total"], a["pq"]), (b["gflops_total"], b["pq"])] for a, b in found]
+            place_labels(axes, labels, lines)
+    return figure, caption
+
+
+def _plain_ticks(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with a few round numbers written out."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    ticks = [
+        t
+        for t in (100, 130, 160, 200, 250, 300, 500, 700, 1000, 1500, 2000, 3000)
+        if 0.85 * min(values) <= t <= 1.15 * max(values)
+    ]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _pairs(points: Sequence[Point], dataset: str) -> list[tuple[Point, Point]]:
+    """M2F and PRO-SCALE on each backbone that the paper has both on."""
+    stages = {"coco": "PRO-SCALE (1,1,3)", "cityscapes": "PRO-SCALE (3,3,3)"}[dataset]
+    found = []
+    for backbone in BACKBONE_TITLES:
+        if _has(points, dataset, backbone):
+            by_name = {p["label"]: p for p in family(points, dataset, backbone)}
+            if "M2F" in by_name and stages in by_name:
+                found.append((by_name["M2F"], by_name[stages]))
+    return found
+
+
+def _has(points: Sequence[Point], dataset: str, backbone: str) -> bool:
+    try:
+        return bool(family(points, dataset, backbone))
+    except NothingMatches:
+        return False
+
+
+def _short(p: Point) -> str:
+    return str(p["label"]).removeprefix("PRO-SCALE ")
+
+
+def _where(dataset: str, backbone: str, found: Sequence[Point]) -> str:
+    return f"{DATASET_TITLES[dataset]} at {found[0]['size']}, {backbone_title(backbone)}."
+
+
+def _sizes(groups: Mapping[str, Sequence[Point]]) -> str:
+    return ", ".join(f"{DATASET_TITLES[d]} at {found[0]['size']}" for d, found in groups.items())

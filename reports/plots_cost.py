@@ -1,0 +1,317 @@
+"""Where the cost sits: over resolutions, layers and levels, with LPE, not counted, claimed and realised."""
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+from reports.plots_common import (
+    DATASET_TITLES,
+    OWN_COLOUR,
+    NothingMatches,
+    backbone_title,
+    colour_of,
+    finish,
+    new_figure,
+    style,
+)
+from reports.style import AMBER, BLUE, GREY, ORANGE, PURPLE, SKY
+from reports.units import title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = tuple["Figure", str]
+OMISSION_TITLES = {
+    "deformable_sampling": "deformable sampling",
+    "deformable_weighting": "weighting of samples",
+    "masked_attention_scores": "masked attention, query-key",
+    "linear_resizing": "resizing of position tables",
+}
+OMISSION_COLOURS = {
+    "deformable_sampling": ORANGE,
+    "deformable_weighting": AMBER,
+    "masked_attention_scores": BLUE,
+    "linear_resizing": PURPLE,
+}
+
+
+def resolution_figure(data: Mapping[str, Any]) -> Picture:
+    """Encoder cost against resolution, and the same for each megapixel."""
+    megapixels = [pixels / 1e6 for pixels in data["pixels"]]
+    backbone = backbone_title(data["backbone"])
+    caption = (
+        f"Inputs of 1:2 from {data['sizes'][0]} to {data['sizes'][-1]}, backbone {backbone}, convention "
+        "'published', batch 1. "
+        "Right: a level line is a cost linear in pixels; of the four, RT-M2F's dense attention layer "
+        "alone grows faster."
+    )
+    with style():
+        figure, (left, right) = new_figure(True, 2.4, caption, 2)
+        for series in data["series"]:
+            own = series["own"]
+            colour = OWN_COLOUR if own else colour_of(series["model"].partition("@")[0])
+            light = ":stages=1,1,1" in series["model"]
+            line = "--" if own else ":" if light else "-"
+            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": line}
+            left.plot(megapixels, series["gmacs"], marker="o", markersize=2.5, **look)
+            each = [g / m for g, m in zip(series["gmacs"], megapixels, strict=True)]
+            right.plot(megapixels, each, marker="o", markersize=2.5, **look)
+        for axes in (left, right):
+            axes.set_xlabel("input, megapixels")
+            axes.grid(True, axis="both")
+            axes.set_xlim(0, megapixels[-1] * 1.45)
+            axes.set_xticks(range(6))
+        left.set_ylabel("encoder, GMACs")
+        right.set_ylabel("encoder, GMACs per megapixel")
+        left.set_ylim(bottom=0)
+        right.set_ylim(0, 1.1 * max(s["gmacs"][-1] for s in data["series"]) / megapixels[-1])
+        finish(figure)
+        for axes, per_pixel in ((left, False), (right, True)):
+            last = megapixels[-1]
+            ends = [s["gmacs"][-1] / (last if per_pixel else 1) for s in data["series"]]
+            for text, height, series in _spaced(
+                axes, [s["label"] for s in data["series"]], ends, data["series"]
+            ):
+                colour = OWN_COLOUR if series["own"] else colour_of(series["model"].partition("@")[0])
+                axes.text(last * 1.03, height, text, fontsize=6, color=colour, va="center")
+    return figure, caption
+
+
+def _spaced(
+    axes: Any, texts: Sequence[str], heights: Sequence[float], series: Sequence[Any]
+) -> list[tuple[str, float, Any]]:
+    """Labels at the lines' ends, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    least = 7.5 / 72 * axes.get_figure(root=True).dpi / axes.bbox.height * (high - low)
+    found: list[tuple[str, float, Any]] = []
+    for height, index in sorted((h, i) for i, h in enumerate(heights)):
+        place = max(height, found[-1][1] + least) if found else height
+        found.append((texts[index], place, series[index]))
+    return found
+
+
+def layers_figure(data: Mapping[str, Any]) -> Picture:
+    """Cost of every layer, level by level: a heat map for each encoder."""
+    import seaborn as sns
+
+    caption = (
+        f"GMACs of each deformable layer, shared out over the levels of its tokens; {data['size']}, "
+        "convention 'published', "
+        "batch 1. Values are projected for every level that is read, all else is done for the tokens "
+        "that are "
+        "updated (framed). RT-M2F has no such layers."
+    )
+    encoders = data["encoders"]
+    most = max(value for e in encoders for layer in e["layers"] for value in layer)
+    with style():
+        widths = [len(e["layers"]) for e in encoders]
+        figure, panels = new_figure(True, 1.5, caption, len(encoders), width_ratios=widths, sharey=True)
+        for axes, encoder in zip(panels, encoders, strict=True):
+            # Rows from stride 32 down to stride 8, columns by layer; nothing is drawn where nothing is done.
+            values = [[layer[level] or nan for layer in encoder["layers"]] for level in range(3)]
+            sns.heatmap(
+                values,
+                ax=axes,
+                vmin=0,
+                vmax=most,
+                cmap="cividis_r",
+                annot=True,
+                fmt=".1f",
+                annot_kws={"fontsize": 5.5},
+                cbar=False,
+                linewidths=0.6,
+                linecolor="white",
+            )
+            for number, levels in enumerate(encoder["updated"]):
+                for level, updated in enumerate(levels):
+                    if updated:
+                        axes.add_patch(_frame(number, level))
+            name = encoder["label"].replace(" (", "\n(")
+            axes.set_title(f"{name}: {sum(map(sum, encoder['layers'])):.1f}", fontsize=7)
+            axes.set_xticks(
+                [i + 0.5 for i in range(widths[panels.index(axes)])],
+                [str(i + 1) for i in range(widths[panels.index(axes)])],
+            )
+            axes.set_xlabel("layer")
+            axes.tick_params(length=0)
+        panels[0].set_yticks([0.5, 1.5, 2.5], data["levels"], rotation=0)
+        return finish(figure), caption
+
+
+def _frame(number: int, level: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((number + 0.04, level + 0.05), 0.92, 0.9, fill=False, edgecolor="black", linewidth=0.6)
+
+
+def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]) -> Picture:
+    """LPE on and off: what it saves in each encoder, and what it costs Lite-M2F (the paper's Table 4)."""
+    caption = (
+        f"Left: encoder measured at {costs[0]['size']}, Swin-T channels, convention 'published', batch 1. "
+        "Right: Lite-M2F with "
+        "LPE less Lite-M2F without, Swin-T, as printed in Table 4."
+    )
+    with style():
+        figure, (left, right) = new_figure(True, 2.1, caption, 2)
+        for index, (kind, name, colour) in enumerate(
+            (("conv", "3x3 convolution", SKY), ("lpe", "LPE", ORANGE))
+        ):
+            places = [i + (index - 0.5) * 0.38 for i in range(len(costs))]
+            values = [row[kind] for row in costs]
+            left.bar(places, values, 0.36, color=colour, label=name)
+            for place, value, row in zip(places, values, costs, strict=True):
+                saved = f"\n({100 * (value / row['conv'] - 1):.0f} %)" if kind == "lpe" else ""
+                left.annotate(
+                    f"{value:.1f}{saved}",
+                    (place, value),
+                    (0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=6,
+                )
+        left.set_xticks(range(len(costs)), [row["label"] for row in costs])
+        left.set_ylabel("encoder, GMACs")
+        left.margins(y=0.2)
+        left.legend(loc="upper right", ncols=2)
+        for index, (dataset, colour) in enumerate((("coco", ORANGE), ("cityscapes", BLUE))):
+            off, on = _lpe_rows(points, dataset)
+            values = [on[key] - off[key] for key in ("pq", "miou", "ap")]
+            places = [i + (index - 0.5) * 0.38 for i in range(3)]
+            right.bar(places, values, 0.36, color=colour, label=DATASET_TITLES[dataset])
+            for place, value in zip(places, values, strict=True):
+                right.annotate(
+                    f"{value:+.2f}",
+                    (place, value),
+                    (0, -8),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=6,
+                )
+        right.axhline(0, color="black", linewidth=0.6)
+        right.set_xticks(range(3), ["PQ", "mIoU", "AP"])
+        right.set_ylabel("change with LPE, points")
+        right.margins(y=0.14)
+        right.legend(loc="lower center")
+        for axes in (left, right):
+            axes.tick_params(axis="x", length=0)
+        return finish(figure), caption
+
+
+def _lpe_rows(
+    points: Sequence[Mapping[str, Any]], dataset: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Table 4's rows of one data set: without and with LPE."""
+    rows = [
+        p
+        for p in points
+        if p["source"] == "published"
+        and p["paper"] == "pro-scale"
+        and p["dataset"] == dataset
+        and "Table 4" in p["reference"]
+    ]
+    return next(p for p in rows if "LPE" not in p["label"]), next(p for p in rows if "LPE" in p["label"])
+
+
+def not_counted_figure(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """What the published figures leave out of each model."""
+    caption = (
+        f"Multiply-accumulates that the published figures do not hold, whole model at {rows[0]['size']}, "
+        "batch 1; in brackets "
+        "their size beside what is counted. An operator without a formula is not in any bar."
+    )
+    names = [n for n in OMISSION_TITLES if any((r["not_counted"].get(n) or 0) > 0.005 for r in rows)]
+    with style():
+        figure, (axes,) = new_figure(False, 0.55 + 0.3 * len(rows), caption)
+        places = range(len(rows))
+        start = [0.0] * len(rows)
+        for name in names:
+            values = [row["not_counted"].get(name) or 0.0 for row in rows]
+            axes.barh(
+                places,
+                values,
+                0.6,
+                start,
+                label=OMISSION_TITLES[name],
+                color=OMISSION_COLOURS[name],
+                edgecolor="white",
+                linewidth=0.5,
+            )
+            start = [a + b for a, b in zip(start, values, strict=True)]
+        for place, total, row in zip(places, start, rows, strict=True):
+            share = 100 * total / row["total"] if row["total"] else 0.0
+            axes.annotate(
+                f"{total:.2f} ({share:.1f} %)",
+                (total, place),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6,
+            )
+        axes.set_yticks(places, [row["label"] for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(start) * 1.3 or 1)
+        axes.set_xlabel("not counted, GMACs")
+        axes.grid(True, axis="x")
+        axes.grid(False, axis="y")
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=1.0, columnspacing=1.0
+        )
+        return finish(figure), caption
+
+
+def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
+    """FLOPs fell, latency did not: claimed beside realised saving, component by component.
+
+    Raises:
+        ValueError: no timing records of a model beside a baseline.
+    """
+    if not pairs:
+        raise NothingMatches(
+            "nothing matches: no timing records of a model beside a baseline; make some with "
+            "`segmeter profile m2f pro-scale`"
+        )
+    shown = list(pairs[:4])
+    caption = (
+        f"Savings against {shown[0]['baseline']}: open, the claim (MACs, convention 'published'); filled, "
+        "what a clock saw "
+        f"({shown[0]['machine']}, {shown[0]['size']}). Bar: 95 % repeat interval of the whole model's. "
+        "Left of 0 is slower."
+    )
+    with style():
+        rows = max(len(pair["rows"]) for pair in shown)
+        figure, panels = new_figure(len(shown) > 1, 0.7 + 0.2 * rows, caption, len(shown), sharey=True)
+        names = list(dict.fromkeys(row["component"] for pair in shown for row in pair["rows"]))
+        for axes, pair in zip(panels, shown, strict=True):
+            for row in pair["rows"]:
+                place = names.index(row["component"])
+                claimed, realised = row["claimed"], 100 * row["realised"]
+                if claimed is not None:
+                    axes.plot([100 * claimed, realised], [place, place], color=GREY, linewidth=0.8, zorder=1)
+                    axes.scatter(100 * claimed, place, s=18, facecolor="white", edgecolor=BLUE, zorder=3)
+                axes.scatter(realised, place, s=18, color=ORANGE, zorder=3)
+                if row["low"] is not None:
+                    axes.plot(
+                        [100 * row["low"], 100 * row["high"]],
+                        [place, place],
+                        color=ORANGE,
+                        linewidth=2.2,
+                        alpha=0.45,
+                    )
+            axes.axvline(0, color="black", linewidth=0.6)
+            axes.set_title(pair["title"].rpartition(", ")[0] or pair["title"])
+            axes.grid(True, axis="x")
+        panels[0].set_yticks(range(len(names)), [_component(name) for name in names])
+        panels[0].invert_yaxis()
+        for axes in panels:
+            axes.tick_params(axis="y", length=0)
+            axes.set_xlabel("saving, %")
+        return finish(figure), caption
+
+
+def _component(name: str) -> str:
+    return {
+        "total": "whole model",
+        "encoder": "encoder",
+        "encoder.elementwise": "  elementwise (no claim)",
+    }.get(name, f"  {title(name)}")
