@@ -5,7 +5,9 @@ opcodes itself: a global is only a name here, and the few calls that make an arr
 this module's own code. Every other global is refused by name.
 """
 
+import os
 import pickletools
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +17,7 @@ import numpy as np
 MAX_ITEMS = 2_000_000
 MAX_DEPTH = 100
 MAX_INTEGER_BYTES = 64
+MAX_NAME = 200
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 _ARRAY, _SCALAR, _FROM_BUFFER = "_reconstruct", "scalar", "_frombuffer"
@@ -40,7 +43,7 @@ class UnsafePickleError(ValueError):
 
     def __init__(self, offender: str, position: int) -> None:
         # A name is bytes from the file: line breaks in it must not break the message.
-        self.offender = offender.encode("unicode_escape").decode("ascii")
+        self.offender = offender[:MAX_NAME].encode("unicode_escape").decode("ascii")
         super().__init__(
             f"refused: the pickle asks for {self.offender} (byte {position}); "
             "only plain containers and numpy arrays are read, and nothing was run"
@@ -69,6 +72,15 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    # Bytes that may yet be made out of text; each text in the file is meant once.
+    budget: int = 0
+
+    def encode(self, text: str) -> bytes:
+        """Text as the bytes that protocol 2 and Python 2 write in it."""
+        self.budget -= len(text)
+        if self.budget < 0:
+            raise ValueError("more bytes than the file holds")
+        return text.encode("latin-1")
 
     def since_mark(self) -> list[Any]:
         start = self.marks.pop()
@@ -93,12 +105,20 @@ def load_pickle(path: Path) -> Any:
             return _plain(_run(file))
         except UnsafePickleError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
             raise ValueError(f"{path} is not a whole pickle of weights: {_first_line(error)}") from None
 
 
 def _run(file: BinaryIO) -> Any:
-    machine = _Machine()
+    machine = _Machine(budget=os.fstat(file.fileno()).st_size)
     for opcode, argument, position in pickletools.genops(file):
         if opcode.name == "STOP":
             if len(machine.stack) != 1 or machine.marks:
@@ -146,14 +166,16 @@ def _step(machine: _Machine, name: str, argument: Any, position: int) -> None:
         stack.append({"EMPTY_LIST": [], "EMPTY_TUPLE": (), "EMPTY_DICT": {}, "EMPTY_SET": set()}[name])
     elif name in ("LIST", "TUPLE", "FROZENSET"):
         items = machine.since_mark()
-        stack.append(items if name == "LIST" else tuple(items) if name == "TUPLE" else frozenset(items))
+        stack.append(
+            items if name == "LIST" else tuple(items) if name == "TUPLE" else frozenset(_keys(items))
+        )
     elif name in _TUPLES:
         items = stack[-_TUPLES[name] :]
         del stack[-_TUPLES[name] :]
         stack.append(tuple(items))
     elif name == "DICT":
         items = machine.since_mark()
-        stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        stack.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
     elif name == "APPEND":
         item = stack.pop()
         _top(stack, list).append(item)
@@ -162,13 +184,13 @@ def _step(machine: _Machine, name: str, argument: Any, position: int) -> None:
         _top(stack, list).extend(items)
     elif name == "ADDITEMS":
         items = machine.since_mark()
-        _top(stack, set).update(items)
+        _top(stack, set).update(_keys(items))
     elif name == "SETITEM":
         value, key = stack.pop(), stack.pop()
-        _top(stack, dict)[key] = value
+        _top(stack, dict).update(zip(_keys([key]), [value], strict=True))
     elif name == "SETITEMS":
         items = machine.since_mark()
-        _top(stack, dict).update(zip(items[::2], items[1::2], strict=True))
+        _top(stack, dict).update(zip(_keys(items[::2]), items[1::2], strict=True))
     elif name == "GLOBAL":
         module, _, attribute = argument.partition(" ")
         stack.append(_known(module, attribute, position))
@@ -177,12 +199,20 @@ def _step(machine: _Machine, name: str, argument: Any, position: int) -> None:
         stack.append(_known(module, attribute, position))
     elif name == "REDUCE":
         arguments, called = stack.pop(), stack.pop()
-        stack.append(_reduce(called, arguments))
+        stack.append(_reduce(machine, called, arguments))
     elif name == "BUILD":
         state = stack.pop()
-        _build(stack[-1], state)
+        _build(machine, stack[-1], state)
     else:
         raise UnsafePickleError(f"opcode {name}{_named(argument, stack)}", position)
+
+
+def _keys(items: list[Any]) -> list[Any]:
+    """Keys of a dict or members of a set; a tuple in a tuple in a tuple takes forever to hash."""
+    for item in items:
+        if not isinstance(item, str | bytes | int | float | None):
+            raise ValueError(f"a key that is a {type(item).__name__}")
+    return items
 
 
 def _top(stack: list[Any], kind: type) -> Any:
@@ -199,13 +229,16 @@ def _named(argument: Any, stack: list[Any]) -> str:
 
 
 def _known(module: Any, attribute: Any, position: int) -> _Global:
-    meaning = _KNOWN.get((module, attribute)) if isinstance(module, str) else None
+    # Written out, a list in a list in a list takes forever too: only a bounded part of it is.
+    if not isinstance(module, str) or not isinstance(attribute, str):
+        raise ValueError(f"a global named {reprlib.repr((module, attribute))}")
+    meaning = _KNOWN.get((module, attribute))
     if meaning is None:
         raise UnsafePickleError(f"{module}.{attribute}", position)
     return _Global(meaning)
 
 
-def _reduce(called: Any, arguments: Any) -> Any:
+def _reduce(machine: _Machine, called: Any, arguments: Any) -> Any:
     if not isinstance(called, _Global) or not isinstance(arguments, tuple):
         raise ValueError(f"the pickle calls a {type(called).__name__}")
     meaning = called.meaning
@@ -216,52 +249,55 @@ def _reduce(called: Any, arguments: Any) -> Any:
     if meaning == _ENCODE:
         text, encoding = arguments
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise ValueError(f"bytes in the encoding {encoding!r}")
-        return text.encode("latin-1")
+            raise ValueError(f"bytes in the encoding {reprlib.repr(encoding)}")
+        return machine.encode(text)
     if meaning == _ORDERED:
-        return dict(*arguments) if arguments and isinstance(arguments[0], list | tuple) else {}
+        if not arguments:
+            return {}
+        (pairs,) = arguments
+        return dict(zip(_keys([key for key, _ in pairs]), [value for _, value in pairs], strict=True))
     if meaning in _CONTAINERS and all(isinstance(argument, list) for argument in arguments):
-        return _CONTAINERS[meaning](*arguments)
+        return _CONTAINERS[meaning](*(_keys(argument) for argument in arguments))
     if meaning == _SCALAR:
         dtype, content = arguments
-        return _from_bytes(content, dtype, (), "C")[()]
+        return _from_bytes(machine, content, dtype, (), "C")[()]
     if meaning == _FROM_BUFFER:
         content, dtype, shape, order = arguments
-        return _Array(_from_bytes(content, dtype, shape, order))
+        return _Array(_from_bytes(machine, content, dtype, shape, order))
     raise ValueError(f"the pickle calls {meaning}")
 
 
-def _build(target: Any, state: Any) -> None:
+def _build(machine: _Machine, target: Any, state: Any) -> None:
     if isinstance(target, _DType):
         target.value = target.value.newbyteorder(_byte_order(state[1]))
     elif isinstance(target, _Array):
         _version, shape, dtype, fortran, content = state
-        target.value = _from_bytes(content, dtype, shape, "F" if fortran else "C")
+        target.value = _from_bytes(machine, content, dtype, shape, "F" if fortran else "C")
     else:
         raise ValueError(f"the pickle sets the state of a {type(target).__name__}")
 
 
 def _byte_order(code: Any) -> Any:
     if code not in ("<", ">", "|", "="):
-        raise ValueError(f"a byte order {code!r}")
+        raise ValueError(f"a byte order {reprlib.repr(code)}")
     return code
 
 
 def _numeric(code: Any) -> np.dtype[Any]:
     if not isinstance(code, str) or len(code) > 4 or code.lstrip("<>|=")[:1] not in _DTYPE_KINDS:
-        raise ValueError(f"an array of type {code!r}; only numbers are read")
+        raise ValueError(f"an array of type {reprlib.repr(code)}; only numbers are read")
     return np.dtype(code)
 
 
-def _from_bytes(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def _from_bytes(machine: _Machine, content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise ValueError("an array without a number type")
     if isinstance(content, str):  # written by Python 2
-        content = content.encode("latin-1")
+        content = machine.encode(content)
     if not isinstance(content, bytes | bytearray):
         raise ValueError(f"an array of {type(content).__name__}; only numbers are read")
     if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
-        raise ValueError(f"an array of shape {shape!r}")
+        raise ValueError(f"an array of shape {reprlib.repr(shape)}")
     flat = np.frombuffer(content, dtype=dtype.value)
     # The bytes are in the file, so a shape that asks for more memory than that does not fit them.
     return flat.reshape(shape, order="F" if order == "F" else "C")

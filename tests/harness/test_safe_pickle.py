@@ -152,6 +152,48 @@ def test_bombs_and_rubbish_are_refused(tmp_path, content, reason):
         load_pickle(write(tmp_path, content))
 
 
+def laughing_tuples(levels: int) -> bytes:
+    """A tuple of two of a tuple of two of ...: to hash or to print it takes 2 ** levels steps."""
+    return b"\x80\x02)" + b"2\x86" * levels  # EMPTY_TUPLE, then DUP and TUPLE2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"}" + laughing_tuples(60)[2:] + b"K\x01s.", "a key that is a tuple"),
+        (laughing_tuples(60) + b"q\x000\x8f(h\x00\x90.", "a key that is a tuple"),
+        (b"cbuiltins\nset\n](" + laughing_tuples(60)[2:] + b"e\x85R.", "a key that is a tuple"),
+        (laughing_tuples(60) + b"\x8c\x01a\x93.", r"a global named \(\(\(.*\.\.\."),
+        (b"cnumpy\ndtype\n" + laughing_tuples(60)[2:] + b"\x85R.", "an array of type"),
+        (b"c_codecs\nencode\n\x8c\x01a" + laughing_tuples(60)[2:] + b"\x86R.", "bytes in the encoding"),
+        (laughing_tuples(60) + b".", r"more than 2,000,000 values"),
+    ],
+)
+def test_laughing_tuples_are_neither_hashed_nor_printed(tmp_path, content, reason):
+    # Each would take years; the suite's time limit is what fails.
+    with pytest.raises(ValueError, match=reason):
+        load_pickle(write(tmp_path, content))
+
+
+def test_one_text_is_not_unpacked_over_and_over(tmp_path):
+    # 1 MB of text, made into bytes 1,000 times: a gigabyte out of a megabyte.
+    text = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6
+    calls = b"c_codecs\nencode\nh\x01\x8c\x06latin1\x86R" * 1000
+    with pytest.raises(ValueError, match="more bytes than the file holds"):
+        load_pickle(write(tmp_path, b"\x80\x02" + text + b"q\x01](" + calls + b"e."))
+
+
+def test_a_length_beyond_the_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a whole pickle"):
+        load_pickle(write(tmp_path, b"\x80\x04\x8e" + struct.pack("<Q", 2**45) + b"abc."))
+
+
+def test_a_global_of_a_million_letters_is_named_in_short(tmp_path):
+    with pytest.raises(UnsafePickleError) as refusal:
+        load_pickle(write(tmp_path, b"c" + b"a" * 10**6 + b"\nb\n."))
+    assert len(str(refusal.value)) < 500
+
+
 def test_laughing_lists_are_refused(tmp_path):
     # Each list holds the one before ten times: walked, that would be 10 ** 20 values.
     content = b"\x80\x02]q\x00"
