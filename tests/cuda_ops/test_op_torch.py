@@ -66,6 +66,56 @@ def test_compile_breaks_no_graph(op: Op, form: str, device: torch.device) -> Non
 
 
 @both_ops
+def test_inductor_compiles_forward_and_backward_whole(op: Op, form: str, device: torch.device) -> None:
+    tensors = arguments(form, device, torch.float32, **SMALL)
+    eager, compiled = as_leaves(tensors), as_leaves(tensors)
+    if form == "fused":
+        # The gradient of reference points is plain torch, for which inductor would call a C++ compiler.
+        for leaves in (eager, compiled):
+            leaves[3].requires_grad_(False)
+    op(*eager).sum().backward()
+    torch.compile(op, fullgraph=True)(*compiled).sum().backward()
+    for mine, theirs in zip(compiled, eager, strict=True):
+        if mine.requires_grad:
+            # The same kernel on the same numbers.
+            torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@both_ops
+def test_one_compiled_graph_serves_all_batches_and_numbers_of_queries(op: Op, form: str) -> None:
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Op:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(op, fullgraph=True, dynamic=True, backend=count)
+    # The first sizes are no other dimension's, which torch would take for the same one.
+    for batch, queries in ((5, 11), (3, 7), (4, 9)):
+        tensors = arguments(
+            form, torch.device("cpu"), torch.float32, **SMALL | {"batch": batch, "queries": queries}
+        )
+        torch.testing.assert_close(compiled(*tensors), op(*tensors))
+    assert len(graphs) == 1
+
+
+@both_ops
+def test_export_leaves_batch_and_queries_open(op: Op, form: str) -> None:
+    class OneCall(torch.nn.Module):
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            return op(*tensors)
+
+    batch, queries = torch.export.Dim("batch", min=2), torch.export.Dim("queries", min=2)
+    value, sampled = {0: batch}, {0: batch, 1: queries}
+    dims = (value, None, None, *([sampled] * (2 if form == "plain" else 3)))
+    cpu = torch.device("cpu")
+    tensors = arguments(form, cpu, torch.float32, **SMALL | {"batch": 2})
+    program = torch.export.export(OneCall(), tensors, dynamic_shapes=(dims,))
+    others = arguments(form, cpu, torch.float32, **SMALL | {"batch": 3, "queries": 8})
+    torch.testing.assert_close(program.module()(*others), op(*others))
+
+
+@both_ops
 def test_export_keeps_the_op_whole(op: Op, form: str) -> None:
     class OneCall(torch.nn.Module):
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
