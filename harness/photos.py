@@ -1,6 +1,7 @@
 """Photos to measure on: the user's files, or the two that scikit-learn ships."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +35,41 @@ def find_photos(paths: Sequence[Path]) -> list[Photo]:
     """
     if not paths:
         return package_photos()
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ValueError(f"no photos in folder {path}; looked for {', '.join(SUFFIXES)}")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            raise ValueError(f"no such photo or folder: {path}")
-    return [Photo(path, _upright_size(path)) for path in files]
+    return [Photo(path, _upright_size(path)) for path in _files(paths)]
+
+
+def choose_photos(paths: Sequence[Path], number: int, seed: int) -> tuple[list[Photo], list[str]]:
+    """Draw at most ``number`` photos of files and folders; unreadable ones are passed over and named.
+
+    Args:
+        paths: files and folders; the package's two photos if empty.
+        number: how many photos at most.
+        seed: the same seed draws the same photos of the same files.
+
+    Returns:
+        The photos in order of path, and one line for each file that was drawn and could not be read.
+
+    Raises:
+        ValueError: ``number`` below 1, a missing path, a folder without photos, or no readable photo.
+    """
+    if number < 1:
+        raise ValueError(f"the number of images must be at least 1, got {number}")
+    if not paths:
+        return package_photos()[:number], []
+    files = sorted(set(_files(paths)))
+    drawn = files if len(files) <= number else random.Random(seed).sample(files, len(files))
+    photos: list[Photo] = []
+    faults: list[str] = []
+    for path in drawn:
+        if len(photos) == number:
+            break
+        try:
+            photos.append(Photo(path, _upright_size(path)))
+        except ValueError as error:
+            faults.append(str(error))
+    if not photos:
+        raise ValueError(f"none of {len(files)} images can be read: {faults[0]}")
+    return sorted(photos, key=lambda photo: photo.path), faults
 
 
 def package_photos() -> list[Photo]:
@@ -64,10 +88,30 @@ def read_photo(photo: Photo, size: Size) -> np.ndarray:
     """
     try:
         with Image.open(photo.path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
+            upright = _to_rgb(ImageOps.exif_transpose(opened))
             return np.asarray(upright.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read photo {photo.path}: {error}") from None
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ValueError(f"no photos in folder {path}; looked for {', '.join(SUFFIXES)}")
+            yield from inside
+        elif path.exists():
+            yield path
+        else:
+            raise ValueError(f"no such photo or folder: {path}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB; 16-bit greys are scaled, where Pillow would cut them off at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257 + 0.5).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def _upright_size(path: Path) -> Size:
