@@ -8,6 +8,8 @@ from op_inputs import Inputs, as_leaves, draw, relative_error
 
 from cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
 
+CPU = torch.device("cpu")
+Device = torch.device
 Op = Callable[..., torch.Tensor]
 Tensors = tuple[torch.Tensor, ...]
 both_ops = pytest.mark.parametrize(
@@ -23,23 +25,23 @@ def to(tensors: Tensors, dtype: torch.dtype) -> Tensors:
     return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
 
 
-def results(op: Op, tensors: Tensors, choice: str = "auto") -> list[torch.Tensor]:
-    """Output and gradients, all in float64."""
-    leaves = as_leaves(tensors)
+def results(op: Op, tensors: Tensors, choice: str = "auto", device: Device = CPU) -> list[torch.Tensor]:
+    """Output and gradients, worked out on ``device``, all in float64 on the CPU."""
+    leaves = as_leaves(tuple(t.to(device) for t in tensors))
     with use_implementation(choice):
         output = op(*leaves)
         generator = torch.Generator().manual_seed(1)
         grad = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        output.backward(grad.to(output.dtype))
-    return [output.detach().double(), *(t.grad.double() for t in leaves if t.grad is not None)]
+        output.backward(grad.to(output))
+    given = [output.detach(), *(t.grad for t in leaves if t.grad is not None)]
+    return [t.cpu().double() for t in given]
 
 
-def check_like_reference(op: Op, tensors: Tensors, dtype: torch.dtype) -> None:
-    """As the float64 reference, and not finite at the same places."""
+def check_like_reference(op: Op, tensors: Tensors, dtype: torch.dtype, device: Device) -> None:
+    """As the float64 reference on the CPU, and not finite at the same places."""
     rounded = to(tensors, dtype)
-    for mine, theirs in zip(
-        results(op, rounded), results(op, to(rounded, torch.float64), "reference"), strict=True
-    ):
+    expected = results(op, to(rounded, torch.float64), "reference")
+    for mine, theirs in zip(results(op, rounded, device=device), expected, strict=True):
         assert torch.equal(mine.isfinite(), theirs.isfinite())
         fine = mine.isfinite()
         assert relative_error(mine[fine], theirs[fine]) < TOLERANCE[dtype]
@@ -48,36 +50,38 @@ def check_like_reference(op: Op, tensors: Tensors, dtype: torch.dtype) -> None:
 @both_ops
 @every_dtype
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf"), 6e4])
-def test_an_odd_place_contributes_nothing(op: Op, form: str, dtype: torch.dtype, odd: float) -> None:
+def test_an_odd_place_contributes_nothing(
+    op: Op, form: str, dtype: torch.dtype, odd: float, device: Device
+) -> None:
     tensors = getattr(draw([(4, 6), (2, 3)], queries=4), form)()
     places = tensors[-2]
     for query in range(3):
         # x alone, y alone, both.
         for axis in ((0,), (1,), (0, 1))[query]:
             places[:, query, :, 0, 1, axis] = odd
-    check_like_reference(op, tensors, dtype)
-    output, *_, grad_places, _ = results(op, to(tensors, dtype))
+    check_like_reference(op, tensors, dtype, device)
+    output, *_, grad_places, _ = results(op, to(tensors, dtype), device=device)
     assert output.isfinite().all()
     assert not grad_places[:, 0, :, 0, 1].any()
 
 
 @every_dtype
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_an_odd_reference_point_contributes_nothing(dtype: torch.dtype, odd: float) -> None:
+def test_an_odd_reference_point_contributes_nothing(dtype: torch.dtype, odd: float, device: Device) -> None:
     tensors = draw([(4, 6), (2, 3)], queries=4).fused()
     tensors[3][:, 1, 0] = odd
-    check_like_reference(ms_deform_attn_fused, tensors, dtype)
+    check_like_reference(ms_deform_attn_fused, tensors, dtype, device)
 
 
 @both_ops
 @every_dtype
 @pytest.mark.parametrize("position", [0, -1], ids=["value", "weights"])
 def test_nan_in_value_or_weights_goes_where_the_reference_sends_it(
-    op: Op, form: str, dtype: torch.dtype, position: int
+    op: Op, form: str, dtype: torch.dtype, position: int, device: Device
 ) -> None:
     tensors = getattr(draw([(4, 6), (2, 3)], queries=12), form)()
     tensors[position][0, 3] = float("nan")
-    check_like_reference(op, tensors, dtype)
+    check_like_reference(op, tensors, dtype, device)
 
 
 @both_ops
@@ -129,14 +133,14 @@ def test_nothing_to_do_is_done(
 
 @both_ops
 @every_dtype
-def test_many_levels_and_points(op: Op, form: str, dtype: torch.dtype) -> None:
+def test_many_levels_and_points(op: Op, form: str, dtype: torch.dtype, device: Device) -> None:
     # 20 levels of 16 points, from 1x1 to 5x4: 320 samples a query and head.
     sizes = [(1 + i % 5, 1 + i // 5) for i in range(20)]
     inputs: Inputs = draw(sizes, batch=1, queries=3, points=16)
-    check_like_reference(op, getattr(inputs, form)(), dtype)
+    check_like_reference(op, getattr(inputs, form)(), dtype, device)
 
 
 @both_ops
-def test_maps_of_one_pixel_and_one_channel(op: Op, form: str) -> None:
+def test_maps_of_one_pixel_and_one_channel(op: Op, form: str, device: Device) -> None:
     inputs = draw([(1, 1), (1, 7), (7, 1)], queries=20, heads=1, dim=1, points=1)
-    check_like_reference(op, getattr(inputs, form)(), torch.float32)
+    check_like_reference(op, getattr(inputs, form)(), torch.float32, device)

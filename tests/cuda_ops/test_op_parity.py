@@ -32,16 +32,16 @@ class Official:
     grad_attention_weights: torch.Tensor
 
 
-def official(case: int) -> Official:
+def official(case: int, device: torch.device) -> Official:
     stored = np.load(DATA)
     names = Official.__dataclass_fields__
-    return Official(**{name: torch.from_numpy(stored[f"case{case}_{name}"]) for name in names})
+    return Official(**{name: torch.from_numpy(stored[f"case{case}_{name}"]).to(device) for name in names})
 
 
 @both_choices
 @pytest.mark.parametrize("case", CASES)
-def test_plain_op(case: int, choice: str) -> None:
-    data = official(case)
+def test_plain_op(case: int, choice: str, device: torch.device) -> None:
+    data = official(case, device)
     shapes = data.spatial_shapes
     value, locations, weights = leaves = [
         t.requires_grad_() for t in (data.value, data.sampling_locations, data.attention_weights)
@@ -58,12 +58,12 @@ def test_plain_op(case: int, choice: str) -> None:
 # The weights of case 5 are no softmax.
 @both_choices
 @pytest.mark.parametrize("case", CASES[:5])
-def test_fused_op(case: int, choice: str) -> None:
-    data = official(case)
+def test_fused_op(case: int, choice: str, device: torch.device) -> None:
+    data = official(case, device)
     shapes, weights = data.spatial_shapes, data.attention_weights
     width_height = shapes.flip(-1)[:, None]
     # The stored weights are softmaxes, whose logits are their logarithms; offsets from the maps' middle.
-    points = torch.full((1, weights.shape[1], 1, 2), 0.5, dtype=torch.float64)
+    points = weights.new_full((1, weights.shape[1], 1, 2), 0.5)
     value, offsets, logits = leaves = [
         t.detach().requires_grad_()
         for t in (data.value, (data.sampling_locations - 0.5) * width_height, weights.log())
@@ -85,8 +85,8 @@ def test_fused_op(case: int, choice: str) -> None:
 
 @both_choices
 @pytest.mark.parametrize("case", CASES)
-def test_plain_op_in_float32(case: int, choice: str) -> None:
-    data = official(case)
+def test_plain_op_in_float32(case: int, choice: str, device: torch.device) -> None:
+    data = official(case, device)
     shapes = data.spatial_shapes
     leaves = [
         t.float().requires_grad_() for t in (data.value, data.sampling_locations, data.attention_weights)

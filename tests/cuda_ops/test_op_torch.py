@@ -16,11 +16,6 @@ both_ops = pytest.mark.parametrize(("op", "form"), OPS, ids=["plain", "fused"])
 Op = Callable[..., torch.Tensor]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
-
-
 def arguments(
     form: str, device: torch.device, dtype: torch.dtype, **kind: object
 ) -> tuple[torch.Tensor, ...]:
@@ -228,53 +223,3 @@ def test_deterministic_mode_takes_the_cpu_as_it_is() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert leaves[0].grad.any()
-
-
-@pytest.mark.cuda
-def test_deterministic_mode_is_refused_on_a_gpu() -> None:
-    leaves = as_leaves(arguments("plain", torch.device("cuda"), torch.float32, **SMALL))
-    output = ms_deform_attn(*leaves).sum()
-    torch.use_deterministic_algorithms(True)
-    try:
-        with pytest.raises(RuntimeError, match="not deterministic"):
-            output.backward()
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.cuda
-@both_ops
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)]
-)
-@pytest.mark.parametrize("dim", [8, 32, 36, 128])
-def test_a_gpu_agrees_with_the_float64_reference(
-    op: Op, form: str, dtype: torch.dtype, tolerance: float, dim: int
-) -> None:
-    tensors = arguments(
-        form, torch.device("cpu"), dtype, sizes=[(16, 20), (8, 10), (4, 5)], queries=300, dim=dim
-    )
-    given = as_leaves(tuple(t.cuda() for t in tensors))
-    exact = as_leaves(tuple(t.double() if t.is_floating_point() else t for t in tensors))
-    output = op(*given)
-    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    output.backward(grad.cuda())
-    with use_implementation("reference"):
-        expected = op(*exact)
-        expected.backward(grad.double())
-    assert relative_error(output.cpu(), expected) < tolerance
-    for position in (0, len(given) - 1):
-        assert relative_error(given[position].grad.cpu(), exact[position].grad) < tolerance
-
-
-@pytest.mark.cuda
-@both_ops
-def test_a_cuda_graph_replays_the_op(op: Op, form: str) -> None:
-    tensors = arguments(form, torch.device("cuda"), torch.float32, **SMALL)
-    expected = op(*tensors)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = op(*tensors)
-    output.zero_()
-    graph.replay()
-    torch.testing.assert_close(output, expected)
