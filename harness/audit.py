@@ -100,7 +100,13 @@ def run_audit(
         "percentages": percentage_records([p for p in percentages if p.row.table in chosen]),
         "fps": fps_records([s for s in speeds if s.row.table in chosen]),
         "findings": [
-            {"id": f.id, "title": f.title, "text": f.text, "tables": list(f.tables)}
+            {
+                "id": f.id,
+                "title": f.title,
+                "text": f.text,
+                "sentences": list(f.sentences),
+                "tables": list(f.tables),
+            }
             for f in found
             if chosen & set(f.tables)
         ],

@@ -40,20 +40,25 @@ class Finding:
     Attributes:
         id: a short name that stays the same from run to run.
         title: what was found, in one line.
-        text: the sentences, with the figures.
+        sentences: what was found, with the figures.
         tables: the tables it speaks of.
     """
 
     id: str
     title: str
-    text: str
+    sentences: tuple[str, ...]
     tables: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """The sentences as one paragraph."""
+        return " ".join(self.sentences)
 
 
 def finding(id: str, title: str, sentences: Iterable[str], tables: Iterable[int]) -> list[Finding]:
     """A finding of these sentences, or none where there are no sentences."""
-    text = " ".join(sentences)
-    return [Finding(id, title, text, tuple(sorted(set(tables))))] if text else []
+    told = tuple(sentences)
+    return [Finding(id, title, told, tuple(sorted(set(tables))))] if told else []
 
 
 def system(item: PublishedRow | PublishedCell) -> str:

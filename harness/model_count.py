@@ -155,6 +155,11 @@ def count_backbone(name: str, padded: Size, convention: str) -> float:
     return apply_convention(_backbone_work(name, padded)[1], _finder(spec), convention).total
 
 
+def find_components(spec: ModelSpec) -> Callable[[str], str]:
+    """Module path of a full model -> dotted component, as :func:`work_of` gives the paths."""
+    return _finder(spec)
+
+
 def _spread(weighted: list[tuple[float, int]]) -> Spread:
     mean = fmean((units for units, _ in weighted), weights=[n for _, n in weighted])
     variance = fmean(((units - mean) ** 2 for units, _ in weighted), weights=[n for _, n in weighted])

@@ -1,0 +1,106 @@
+"""The papers' figures, held to measurement: audit, reconcile."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.common import (
+    BackboneOpt,
+    EncoderOpt,
+    JsonOpt,
+    ModelArg,
+    PixelEmbeddingOpt,
+    StagesOpt,
+    chosen_spec,
+    progress_bar,
+    show,
+    show_json,
+    user_input,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(audit)
+    app.command()(reconcile)
+
+
+def audit(
+    paper: Annotated[str, typer.Option(help="Whose tables; pro-scale.")] = "pro-scale",
+    table: Annotated[str | None, typer.Option(help="One table: 1 to 11, 15 or 16; default all.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO-format JSON: COCO totals are means over its images' sizes.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of profile records; default results/runs and results/records.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Print md, csv or latex instead of tables.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Audit every published GFLOPs, percentage and FPS figure, and say what does not hold."""
+    with user_input():
+        from harness.runs import nearest
+        from reports.audit import FORMATS
+
+        if format is not None and format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        if format and json:
+            raise ValueError("give --format or --json, not both")
+        if records is not None and not records.is_dir():
+            raise ValueError(f"no records: {records} is not a folder")
+        from harness.audit import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
+        from harness.audit_fps import RECORD_FOLDERS
+
+        tables = [find_table(table)] if table else list(GFLOPS_TABLES)
+        check_tables(tables, paper)
+        folders = RECORD_FOLDERS if records is None else (records,)
+        with progress_bar("auditing", count_steps()) as advance:
+            record = run_audit(tables, advance, annotations=annotations, records=folders)
+    from reports.audit import audit_notes, audit_tables, audit_text
+
+    if json:
+        return show_json(record)
+    if format:
+        typer.echo(audit_text(record, format), nl=False)
+        return
+    show(*audit_tables(record), *audit_notes(record))
+
+
+def reconcile(
+    model: ModelArg = None,
+    published: Annotated[str | None, typer.Option(help="The figure as printed, e.g. 117.0.")] = None,
+    what: Annotated[str, typer.Option(help="What it is said to be: encoder or total.")] = "encoder",
+    encoder: EncoderOpt = None,
+    backbone: BackboneOpt = None,
+    stages: StagesOpt = None,
+    pixel_embedding: PixelEmbeddingOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Find which unit, counting path, component boundary and image size gives a printed figure."""
+    with user_input():
+        from harness.reconcile import WHATS, count_steps, read_figure
+        from harness.runs import nearest
+
+        if published is None:
+            raise ValueError("no figure given; add --published, e.g. --published 117.0")
+        read_figure(published)
+        if what not in WHATS:
+            raise ValueError(f"unknown --what {what!r}{nearest(what, WHATS)}")
+        spec = chosen_spec(
+            model, encoder, backbone, 133, None, stages=stages, pixel_embedding=pixel_embedding
+        )
+        if not spec.backbone:
+            raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
+        from harness.reconcile import reconcile as find
+
+        with progress_bar("trying sizes", count_steps()) as advance:
+            record = find(
+                spec.encoder, spec.backbone, published, what, options=dict(spec.options), step=advance
+            )
+    if json:
+        return show_json(record)
+    from reports.reconcile import reconcile_notes, reconcile_table
+
+    table = reconcile_table(record)
+    show(*([table] if record["matches"] else []), *reconcile_notes(record))

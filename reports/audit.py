@@ -1,0 +1,275 @@
+"""An audit record for reading: terminal tables, markdown, CSV, LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from reports.markdown import markdown_table
+from reports.units import giga, percent
+
+FORMATS = ("md", "csv", "latex")
+CELL_HEADER = (
+    "row",
+    "model",
+    "backbone",
+    "data set",
+    "figure",
+    "printed",
+    "measured",
+    "off",
+    "at",
+    "verdict",
+)
+PERCENT_HEADER = ("table", "row", "model", "figure", "printed", "from the figures", "on one input", "note")
+FPS_HEADER = ("table", "row", "model", "data set", "FPS", "printed x M2F", "measured x M2F", "note")
+CSV_COLUMNS = (
+    "table",
+    "row",
+    "model",
+    "backbone",
+    "dataset",
+    "what",
+    "printed",
+    "published_gmacs",
+    "measured_gmacs",
+    "difference_percent",
+    "size",
+    "measured_as",
+    "scope",
+    "verdict",
+    "print",
+    "note",
+)
+# Columns of words; the others hold figures.
+WORDS = {"model", "backbone", "data set", "figure", "at", "verdict", "note"}
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def audit_tables(record: Mapping[str, Any]) -> list[Table]:
+    """The audited tables, the percentages that do not hold, and the speeds."""
+    tables = []
+    for number, cells in _by_table(record).items():
+        rows = [_cell_row(cell) for cell in cells]
+        tables.append(_table(f"Table {number}, GMACs (printed as GFLOPs)", CELL_HEADER, rows))
+    percentages = _percent_rows(record)
+    if percentages:
+        title = f"{len(percentages)} of {len(record['percentages'])} printed percentages do not hold"
+        tables.append(_table(title, PERCENT_HEADER, percentages))
+    if record["fps"]:
+        tables.append(_table("Images a second against M2F", FPS_HEADER, _fps_rows(record)))
+    return tables
+
+
+def audit_notes(record: Mapping[str, Any]) -> list[str]:
+    """What a reader must know, the cells that need a word, the findings, and the counts."""
+    lines = [f"convention  {record['convention']}: {record['convention_text']} [GMACs]", ""]
+    noted: dict[str, list[str]] = {}
+    for cell in record["cells"]:
+        if cell["note"] and cell["verdict"] != "stated size":
+            noted.setdefault(cell["note"], []).append(f"{cell['table']}.{cell['row']}")
+    lines += [f"{', '.join(dict.fromkeys(places))}: {note}" for note, places in noted.items()]
+    lines += ["", f"Findings: {len(record['findings'])}"]
+    for number, found in enumerate(record["findings"], start=1):
+        lines += [f"{number}. {found['title']}.", *(f"   {sentence}" for sentence in found["sentences"])]
+    return [*lines, "", *count_lines(record)]
+
+
+def count_lines(record: Mapping[str, Any]) -> list[str]:
+    """Counts by verdict, and the share of the modelled systems' cells that is reproduced."""
+    counts = record["counts"]
+    if not counts["cells"]:
+        return ["no GFLOPs cells in this selection"]
+    lines = [f"{counts['cells']} GFLOPs cells"]
+    for verdict, number in counts["verdicts"].items():
+        if number:
+            lines.append(f"  {number:3d} {verdict}: {record['verdicts'][verdict]}")
+    if counts["family_cells"]:
+        strict = counts["family_share_without_cut_off"]
+        lines.append(
+            f"{record['scopes']['family']}: {counts['family_reproduced']} of {counts['family_cells']} cells "
+            f"reproduced ({percent(100 * counts['family_share'])}), {percent(100 * strict)} without those "
+            "whose last digits were cut off, not rounded"
+        )
+    return lines
+
+
+def audit_text(record: Mapping[str, Any], kind: str) -> str:
+    """The audit as a document.
+
+    Args:
+        record: what :func:`harness.audit.run_audit` returns.
+        kind: one of :data:`FORMATS`: ``csv`` holds the GFLOPs cells, the others all.
+    """
+    return {"md": _markdown, "csv": _csv, "latex": _latex}[kind](record)
+
+
+def _markdown(record: Mapping[str, Any]) -> str:
+    sections = ["# The published tables, audited", *_introduction(record)]
+    for number, cells in _by_table(record).items():
+        rows = [_cell_row(cell) for cell in cells]
+        sections += [f"## Table {number}", markdown_table(CELL_HEADER, _escaped(rows))]
+    percentages = _percent_rows(record)
+    if percentages:
+        sections += ["## Percentages that do not hold", markdown_table(PERCENT_HEADER, _escaped(percentages))]
+    if record["fps"]:
+        sections += [
+            "## Images a second against M2F",
+            markdown_table(FPS_HEADER, _escaped(_fps_rows(record))),
+        ]
+    sections.append("## Findings")
+    sections += [f"{n}. **{f['title']}.** {f['text']}" for n, f in enumerate(record["findings"], start=1)]
+    sections += [
+        "## Counts",
+        "\n".join(f"- {line.strip()}" for line in count_lines(record)),
+        "## Made with",
+        ", ".join(f"{package} {number}" for package, number in record["versions"].items()),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _introduction(record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Figures are GMACs in the `{record['convention']}` convention: {record['convention_text']}. "
+        f"COCO totals are means; first tried: {record['images']}."
+    ]
+
+
+def _csv(record: Mapping[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(record["cells"])
+    return text.getvalue()
+
+
+def _latex(record: Mapping[str, Any]) -> str:
+    """One booktabs table for each of the paper's; needs \\usepackage{booktabs} and nothing else."""
+    parts = []
+    for number, cells in _by_table(record).items():
+        caption = f"Table {number}, audited: GMACs in the {record['convention']} convention."
+        parts.append(_latex_table(caption, CELL_HEADER, [_cell_row(cell) for cell in cells]))
+    percentages = _percent_rows(record)
+    if percentages:
+        # The last column's sentences are too long for a line.
+        rows = [row[:-1] for row in percentages]
+        parts.append(_latex_table("Printed percentages that do not hold.", PERCENT_HEADER[:-1], rows))
+    if record["fps"]:
+        rows = [row[:-1] for row in _fps_rows(record)]
+        parts.append(_latex_table("Images a second against M2F.", FPS_HEADER[:-1], rows))
+    items = "\n".join(f"\\item \\textbf{{{_tex(f['title'])}.}} {_tex(f['text'])}" for f in record["findings"])
+    if items:
+        parts.append(f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}")
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
+
+
+def _latex_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    columns = "".join("l" if name in WORDS else "r" for name in header)
+    lines = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in (header, *rows)]
+    return "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            f"\\caption{{{_tex(caption)}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _tex(text: str) -> str:
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+
+def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cells of a markdown table: a bar would end them."""
+    return [[cell.replace("|", "\\|") for cell in row] for row in rows]
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name in WORDS else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _by_table(record: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:
+    tables: dict[int, list[Mapping[str, Any]]] = {}
+    for cell in record["cells"]:
+        tables.setdefault(cell["table"], []).append(cell)
+    return tables
+
+
+def _cell_row(cell: Mapping[str, Any]) -> list[str]:
+    measured, off = cell["measured_gmacs"], cell["difference_percent"]
+    how = f" ({cell['print']})" if cell["print"] not in ("", "rounded") else ""
+    return [
+        str(cell["row"]),
+        cell["model"],
+        cell["backbone"],
+        cell["dataset"],
+        cell["what"],
+        cell["printed"],
+        "-" if measured is None else giga(measured),
+        # No difference is never a negative one.
+        "-" if off is None else percent(round(off, 2) + 0.0, signed=True),
+        cell["size"],
+        cell["verdict"] + how,
+    ]
+
+
+def _percent_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            str(p["table"]),
+            str(p["row"]),
+            f"{p['model']}, {p['backbone']}",
+            p["what"],
+            percent(p["printed"], signed=True),
+            percent(p["from_printed"], signed=True),
+            "-" if p["one_size"] is None else percent(p["one_size"], signed=True),
+            p["note"],
+        ]
+        for p in record["percentages"]
+        if not p["agrees"] or p["crosses_sizes"]
+    ]
+
+
+def _fps_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            str(s["table"]),
+            str(s["row"]),
+            f"{s['model']}, {s['backbone']}",
+            s["dataset"],
+            f"{s['published_fps']:.2f}",
+            "-" if s["published_ratio"] is None else f"{s['published_ratio']:.2f}",
+            _ratio(s),
+            "; ".join(part for part in (s["where"], s["note"]) if part),
+        ]
+        for s in record["fps"]
+    ]
+
+
+def _ratio(speed: Mapping[str, Any]) -> str:
+    if speed["measured_ratio"] is None:
+        return "-"
+    low, high = speed["interval"]
+    return f"{speed['measured_ratio']:.2f} ({low:.2f} to {high:.2f})"
