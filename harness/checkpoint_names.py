@@ -18,14 +18,13 @@ Rules = tuple[tuple[str, str], ...]
 # Entries that are no weights of the model: buffers that are recomputed, the loss's, the final norm of a
 # classifier. They are listed as ignored, never silently dropped.
 IGNORED = {
-    "segmeter": (),
+    "segmeter": (r".*num_batches_tracked",),
     "detectron2": (
         r"criterion\.empty_weight",
         r"pixel_(mean|std)",
         r".*relative_position_index",
         r".*attn_mask",
         r".*num_batches_tracked",
-        r"backbone\.(stem|res\d)\..*\.norm\.num_batches_tracked",
     ),
     "transformers": (
         r"criterion\.empty_weight",
@@ -51,9 +50,27 @@ _DETECTRON2: Rules = (
     (r"backbone\.res([2-5])\.(\d+)\.shortcut\.(weight)", r"backbone.trunk.layer{1-1}.\2.downsample.0.\3"),
     (r"backbone\.(patch_embed\..*)", r"backbone.trunk.\1"),
     (r"backbone\.layers\.(\d)\.(blocks\..*)", r"backbone.trunk.layers_\1.\2"),
+    # timm's and torchvision's ResNet, and timm's Swin as it gives features, are ours.
+    (r"backbone\.((?:conv1|bn1|layer[1-4]|layers_\d)\..*)", r"backbone.trunk.\1"),
     # timm puts the merging of patches at the head of the next stage; the order of the four is the same.
     (r"backbone\.layers\.(\d)\.(downsample\..*)", r"backbone.trunk.layers_{1+1}.\2"),
     (r"backbone\.norm(\d)\.(.*)", r"backbone.norms.res{1+2}.\2"),
+)
+# Where these names occur, these rules come first: detectron2's MViT; timm's Swin, whose stages begin with the
+# merging of patches.
+_DETECTRON2_VARIANTS: tuple[tuple[str, Rules], ...] = (
+    (
+        r"backbone\.blocks\..*",
+        (
+            (r"backbone\.patch_embed\.proj\.(.*)", r"backbone.trunk.patch_embed.\1"),
+            (r"backbone\.(blocks\..*)", r"backbone.trunk.\1"),
+            (r"backbone\.scale(\d)_norm\.(.*)", r"backbone.norms.res\1.\2"),
+        ),
+    ),
+    (
+        r"backbone\.layers\.3\.downsample\..*",
+        ((r"backbone\.layers\.(\d\.downsample\..*)", r"backbone.trunk.layers_\1"),),
+    ),
 )
 _HF_BACKBONE = r"model\.pixel_level_module\.encoder\.(?:swin\.)?"
 _HF_BLOCK = _HF_BACKBONE + r"encoder\.layers\.(\d)\.blocks\.(\d+)\."
@@ -126,10 +143,6 @@ _TRANSFORMERS: Rules = (
 )
 _SEGMETER: Rules = ((r"((?:backbone|encoder|decoder)\..*)", r"\1"),)
 _RULES = {"segmeter": _SEGMETER, "detectron2": _DETECTRON2, "transformers": _TRANSFORMERS}
-_COMPILED = {
-    kind: [(re.compile(pattern), replacement) for pattern, replacement in rules]
-    for kind, rules in _RULES.items()
-}
 
 
 def recognise_format(names: Iterable[str]) -> str | None:
@@ -144,14 +157,32 @@ def recognise_format(names: Iterable[str]) -> str | None:
     return None
 
 
-def our_name(kind: str, name: str) -> str | None:
+def variant_rules(kind: str, names: Iterable[str]) -> Rules:
+    """Rules that come first for a file with these names."""
+    if kind != "detectron2":
+        return ()
+    names = list(names)
+    return tuple(
+        rule
+        for sign, rules in _DETECTRON2_VARIANTS
+        if any(re.fullmatch(sign, name) for name in names)
+        for rule in rules
+    )
+
+
+def our_name(kind: str, name: str, first: Rules = ()) -> str | None:
     """Our name of an entry of a format; None if the format has no such entry.
+
+    Args:
+        kind: one of :data:`FORMATS`.
+        name: the entry's name in the file.
+        first: of :func:`variant_rules`.
 
     >>> our_name("detectron2", "backbone.res3.0.shortcut.norm.bias")
     'backbone.trunk.layer2.0.downsample.1.bias'
     """
-    for pattern, replacement in _COMPILED[kind]:
-        match = pattern.fullmatch(name)
+    for pattern, replacement in (*first, *_RULES[kind]):
+        match = re.fullmatch(pattern, name)
         if match:
             return _shift(match.expand(_protect(replacement)))
     return None
@@ -177,12 +208,13 @@ def rename(
     weights: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     unexpected, ignored = [], []
+    first = variant_rules(kind, entries)
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in entries.items():
         if is_ignored(kind, name):
             ignored.append(name)
             continue
-        ours = our_name(kind, name)
+        ours = our_name(kind, name, first)
         if ours is None:
             unexpected.append(name)
             continue

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -184,6 +185,65 @@ def test_the_model_is_recognised_and_every_entry_is_used(text, tmp_path):
     assert load_model(path)[2].matched == len(shapes)
 
 
+def foreign_backbone(name: str, ours: str) -> str:
+    """An entry of our backbone, without its prefix, as other codes call it."""
+    rest = ours.removeprefix("trunk.")
+    if name == "detectron2's MViT":
+        rest = re.sub(r"^norms\.res(\d)", r"scale\1_norm", rest)
+        return re.sub(r"^patch_embed", "patch_embed.proj", rest)
+    if name == "timm's Swin":  # layers.1.downsample: the merging of patches opens a stage
+        rest = re.sub(r"^norms\.res(\d)", lambda found: f"norm{int(found[1]) - 2}", rest)
+        return re.sub(r"^layers_", "layers.", rest)
+    return rest  # torchvision's ResNet is ours
+
+
+@pytest.mark.parametrize(
+    ("text", "naming"),
+    [
+        ("m2f@mvit-t", "detectron2's MViT"),
+        ("pro-scale@swin-t", "timm's Swin"),
+        ("rt-m2f@r50", "torchvision's ResNet"),
+        ("rt-m2f@mvit-t", "detectron2's MViT"),
+    ],
+)
+def test_other_names_are_recognised_and_every_entry_is_used(text, naming, tmp_path):
+    spec = parse_model(text, num_classes=19)
+    with torch.device("meta"):
+        model = build_segmenter(spec.encoder, spec.backbone, 19, spec.num_queries, **dict(spec.options))
+    rooms = {"encoder": "sem_seg_head.pixel_decoder.", "decoder": "sem_seg_head.predictor."}
+    entries = {}
+    for name, entry in model.state_dict().items():
+        room, _, rest = name.partition(".")
+        foreign = f"backbone.{foreign_backbone(naming, rest)}" if room == "backbone" else rooms[room] + rest
+        entries[foreign] = torch.zeros(()).expand(entry.shape)
+    path = tmp_path / "model.pth"
+    torch.save(entries, path)
+    _, found, report = load_model(path)
+    assert (found.text, found.num_classes) == (spec.text, 19)
+    assert report.matched + len(report.ignored) == len(entries)
+    assert all(name.endswith("num_batches_tracked") for name in report.ignored)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "backbone.res4.5.conv1.weight",
+        "sem_seg_head.pixel_decoder.transformer.encoder.layers.2.self_attn.sampling_offsets.bias",
+        "sem_seg_head.pixel_decoder.layer_1.weight",
+        "sem_seg_head.predictor.query_feat.weight",
+        "sem_seg_head.predictor.class_embed.weight",
+    ],
+)
+def test_an_entry_that_the_model_is_recognised_by_is_listed_too_when_missing(gone, tmp_path):
+    shapes = official_shapes("m2f@r50")
+    del shapes[gone]
+    path = tmp_path / "model.pth"
+    torch.save({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}, path)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        load_model(path)
+    assert caught.value.report.lines() == [f"missing     {our_name('detectron2', gone)}"]
+
+
 def test_every_entry_lands_in_its_place(tmp_path):
     """Each weight of a Swin-T PRO-SCALE is drawn from its official name, and found under ours."""
     entries = official_weights("pro-scale@swin-t")
@@ -304,6 +364,40 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path):
     torch.save({"model": {"sem_seg_head.a": view}}, path)
     with pytest.raises(ValueError, match=r"not a whole torch checkpoint|refused"):
         read_checkpoint(path)
+
+
+def test_a_view_that_shows_one_number_a_billion_times_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"sem_seg_head.a": torch.zeros(()).expand(10**6, 10**6)}, path)
+    with pytest.raises(ValueError, match=r"a bomb of .* bytes that claims 4,000,000,000,000 bytes"):
+        read_checkpoint(path)
+
+
+def test_one_array_stored_once_and_shown_often_is_refused(tmp_path):
+    # The memo of a pickle holds 1 MB once; 10,000 names for it would be 10 GB of tensors.
+    array = np.zeros(2**17)
+    path = write_pkl(tmp_path / "model.pkl", {f"sem_seg_head.{number}": array for number in range(10_000)})
+    with pytest.raises(ValueError, match="a bomb of"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("size", [10**13, 2**62])
+def test_memory_that_a_file_asks_for_is_not_given(tmp_path, size):
+    path = tmp_path / "model.pth"
+    torch.save({"sem_seg_head.a": Calls(bytearray, size)}, path)
+    with pytest.raises(ValueError, match=r"not a whole torch checkpoint|refused"):
+        read_checkpoint(path)
+
+
+def test_entries_that_are_no_numbers_are_told(tmp_path):
+    entries = {"sem_seg_head.predictor.class_embed.weight": np.zeros((20, 256), np.float32)}
+    entries["sem_seg_head.note"] = "text"
+    entries["sem_seg_head.names"] = np.array(["a"])
+    path = tmp_path / "model.pkl"
+    with pytest.raises(ValueError, match="only numbers are read"):
+        read_checkpoint(write_pkl(path, entries))
+    del entries["sem_seg_head.names"]
+    assert read_checkpoint(write_pkl(path, entries)).ignored == ["sem_seg_head.note"]
 
 
 def test_a_zip_bomb_is_refused(tmp_path):
