@@ -176,9 +176,17 @@ def realised_data(records_dir: Path | None) -> list[dict[str, Any]]:
 
 
 def _on(model: str, backbone: str) -> str:
-    """A model on a backbone, unless it names its own or is the user's."""
-    head, colon, rest = model.partition(":")
-    return f"{head}@{backbone}{colon}{rest}" if head in ENCODERS else model
+    """A model on a backbone, unless it names its own.
+
+    >>> _on("pro-scale:stages=1,1,1", "r50"), _on("mine.py:MyEncoder", "r50"), _on("m2f@swin-t", "r50")
+    ('pro-scale@r50:stages=1,1,1', 'mine.py:MyEncoder@r50', 'm2f@swin-t')
+    """
+    if "@" in model:
+        return model
+    head, *settings = model.split(":")
+    if head not in ENCODERS and settings:
+        head = f"{head}:{settings.pop(0)}"
+    return ":".join([f"{head}@{backbone}", *settings])
 
 
 @lru_cache(maxsize=64)

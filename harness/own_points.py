@@ -25,11 +25,13 @@ def own_points(path: Path) -> list[Point]:
     """Read the user's own points.
 
     Raises:
-        ValueError: not CSV, an unknown column, a bad cell; file, line and column named.
-        OSError: the file cannot be read.
+        ValueError: a file that cannot be read or is not CSV, an unknown column, a bad cell; file, line and
+            column named.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not UTF-8 text") from None

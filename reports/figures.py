@@ -1,8 +1,9 @@
 """Every figure under its name: what `segmeter plot` draws one of, and a report all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.record import FlopsRecord
 from reports.breakdown import breakdown_figure, caption
 from reports.plots_common import NothingMatches
 from reports.plots_configurations import (
@@ -49,6 +50,11 @@ REPORT_PARETO = {
 }
 
 
+def breakdown_picture(records: Sequence[FlopsRecord]) -> Picture:
+    """:func:`reports.breakdown.breakdown_figure` with its caption."""
+    return breakdown_figure(records), caption(records[0])
+
+
 def report_figures(data: Data) -> dict[str, Picture]:
     """Every figure that can be drawn of the data, with its caption; what has no data is left out.
 
@@ -63,7 +69,7 @@ def report_figures(data: Data) -> dict[str, Picture]:
         return lambda: pareto_figure(select(points, x, y, dataset, (backbone,), ("pro-scale",)), x, y)
 
     makers: dict[str, Callable[[], Picture]] = {
-        "breakdown": lambda: (breakdown_figure(data["breakdown"]), caption(data["breakdown"][0])),
+        "breakdown": lambda: breakdown_picture(data["breakdown"]),
         **{name: pareto(*figures) for name, figures in REPORT_PARETO.items()},
         "circles": lambda: circles_figure(points, "coco", backbone),
         "configurations": lambda: configurations_figure(points),

@@ -41,7 +41,7 @@ BACKBONE_TITLES = {
 DATASET_TITLES = {"coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "": "any data set"}
 CAPTION_POINTS, LABEL_POINTS = 6.0, 6.0
 # Characters of the caption that fit a column.
-COLUMN_CHARACTERS = 76
+COLUMN_CHARACTERS = 74
 
 
 class NothingMatches(ValueError):
@@ -127,13 +127,16 @@ def place_labels(
             cost = distance + 0.5 * (angle % 4 != 0)
             cost += 400 * _share(place, taken) + 25 * _share_of_dots(place, lines)
             cost += 0 if _within(place, inside) else 1000
+            # A label nearer to another marker would be read as that one's.
+            gap = _gap(place, (x, y)) - 0.5 * scale
+            cost += 12 * any(_gap(place, other) < gap for other in centres if other != (x, y))
             if best is None or cost < best[0]:
                 best = (cost, place, distance)
         assert best is not None
         _, place, distance = best
         taken.append(place)
         text.set_position(tuple(axes.transData.inverted().transform((place.x0, place.y0))))
-        if distance > 5:
+        if distance > 9:
             _leader(axes, (x, y), place, label)
 
 
@@ -162,6 +165,13 @@ def _share_of_dots(box: Any, lines: Sequence[Sequence[tuple[float, float]]]) -> 
     """How much of the box's width lines cross."""
     inside = sum(box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1 for line in lines for x, y in line)
     return min(1.0, inside / 10)
+
+
+def _gap(box: Any, point: tuple[float, float]) -> float:
+    """Distance from a point to the nearest edge of a box, 0 inside."""
+    dx = max(box.x0 - point[0], 0.0, point[0] - box.x1)
+    dy = max(box.y0 - point[1], 0.0, point[1] - box.y1)
+    return hypot(dx, dy)
 
 
 def _dots(corners: Sequence[tuple[float, float]], step: float) -> list[tuple[float, float]]:

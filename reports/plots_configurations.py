@@ -94,7 +94,7 @@ def circles_figure(points: Sequence[Point], dataset: str = "coco", backbone: str
 
 def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
     """PQ of PRO-SCALE's configurations by encoder cost, against M2F's line (as the paper's Figure 10)."""
-    groups = {d: family(points, d, backbone) for d in DATASETS if _has(points, d, backbone)}
+    groups = _groups(points, backbone)
     caption = (
         f"Backbone {backbone_title(backbone)}; {_sizes(groups)}. Below each configuration: "
         "its encoder's GMACs, "
@@ -140,7 +140,7 @@ def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> 
 
 def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
     """What two more layers in one stage cost and gain over (1,1,1) (the paper's Table 6)."""
-    groups = {d: family(points, d, backbone) for d in DATASETS if _has(points, d, backbone)}
+    groups = _groups(points, backbone)
     changes = {d: _stage_changes(found) for d, found in groups.items()}
     caption = (
         "Two more layers in stage 1 (stride 32), 2 (and 16) or 3 (and 8) of PRO-SCALE (1,1,1); "
@@ -182,6 +182,9 @@ def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
 
 def _stage_changes(found: Sequence[Point]) -> list[dict[str, float]]:
     by_name = {_short(p): p for p in found}
+    for name in ("(1,1,1)", "(3,1,1)", "(1,3,1)", "(1,1,3)"):
+        if name not in by_name:
+            raise NothingMatches(f"nothing matches: the paper has no PRO-SCALE {name} with this backbone")
     least = by_name["(1,1,1)"]
     rows = []
     for name in ("(3,1,1)", "(1,3,1)", "(1,1,3)"):
@@ -278,6 +281,14 @@ def _pairs(points: Sequence[Point], dataset: str) -> list[tuple[Point, Point]]:
             if "M2F" in by_name and stages in by_name:
                 found.append((by_name["M2F"], by_name[stages]))
     return found
+
+
+def _groups(points: Sequence[Point], backbone: str) -> dict[str, list[Point]]:
+    """Data set -> the family on a backbone, where the paper has it."""
+    groups = {d: family(points, d, backbone) for d in DATASETS if _has(points, d, backbone)}
+    if not groups:
+        raise NothingMatches(f"nothing matches: the paper has no model with backbone {backbone}")
+    return groups
 
 
 def _has(points: Sequence[Point], dataset: str, backbone: str) -> bool:

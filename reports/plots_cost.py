@@ -128,6 +128,7 @@ def layers_figure(data: Mapping[str, Any]) -> Picture:
                         axes.add_patch(_frame(number, level))
             name = encoder["label"].replace(" (", "\n(")
             axes.set_title(f"{name}: {sum(map(sum, encoder['layers'])):.1f}", fontsize=7)
+            axes.grid(False)
             axes.set_xticks(
                 [i + 0.5 for i in range(widths[panels.index(axes)])],
                 [str(i + 1) for i in range(widths[panels.index(axes)])],

@@ -42,6 +42,7 @@ MARKER_TITLES = {
     "own": "own",
 }
 SIZES = {"published": 16.0, "measured": 15.0, "own": 55.0}
+LINES = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
 FADED = 0.35
 
 
@@ -89,7 +90,8 @@ def select(
             f"backbone {' or '.join(backbones)}",
         ]
         asked = asked if backbones else asked[:2]
-        raise NothingMatches(f"nothing matches: no point has {', '.join(a for a in asked if a)}")
+        hint = "" if x.startswith("gflops") else "; give timing records with --from or your own with --add"
+        raise NothingMatches(f"nothing matches: no point has {', '.join(a for a in asked if a)}{hint}")
     return found
 
 
@@ -149,7 +151,7 @@ def pareto_figure(
         for index, group in enumerate(g for g in found.values() if len(g) > 1):
             line = [clamp(p) for p in group]
             lines.append(line)
-            dashes = ("-", "--", ":", "-.")[index % 4]
+            dashes = LINES[index % len(LINES)][0]
             axes.plot(*zip(*line, strict=True), color="#444444", linewidth=0.9, linestyle=dashes, zorder=1)
         for p in only_cost:
             axes.axvline(p[x], color=OWN_COLOUR, linewidth=0.8, linestyle="--")
@@ -266,7 +268,9 @@ def _caption(
         parts.append("Points of an unknown input size are on no front.")
     if len(bases) > 1:
         what = "inputs" if x.startswith("gflops") else "machines"
-        parts.append(f"A front for each of the {len(bases)} {what}: they are not to be compared.")
+        drawn = [name for name, group in found.items() if len(group) > 1]
+        styles = [f"{LINES[i % len(LINES)][1]} {name}" for i, name in enumerate(drawn)]
+        parts.append(f"Different {what} are not to be compared; fronts: {'; '.join(styles) or 'none'}.")
     parts.append("Faded: dominated.")
     kinds = {s["kind"] for p in points for name, s in (p["spread"] or {}).items() if name in (x, y)}
     if kinds:

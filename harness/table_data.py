@@ -1,0 +1,109 @@
+"""The PRO-SCALE paper's tables 1, 2, 5, 6 and 7 as data, each figure measured beside the printed one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.points import TITLES
+from harness.published import PublishedCell, family_cells
+from harness.published_data import PRO_SCALE, PublishedRow, published_rows
+from harness.reproduce import reproduce
+from harness.runs import nearest
+
+TABLES = {
+    1: "Performance and compute on COCO",
+    2: "Performance and compute on Cityscapes",
+    5: "Backbones on COCO",
+    6: "PRO-SCALE's configurations",
+    7: "Larger backbones on Cityscapes",
+}
+QUALITIES = ("pq", "miou", "ap")
+COSTS = {"gflops_total": "total", "gflops_encoder": "encoder"}
+METHOD = (
+    "Measured: GMACs in convention 'published', batch 1. An encoder's figure is for the padded size in the "
+    "last column, the nearer of the two that the paper's COCO rows turn out to be for; a COCO total is the "
+    "mean over the first 100 images of val2017, a Cityscapes total is for 1024x2048. Change: as printed, "
+    "against M2F."
+)
+
+
+def table_number(text: str) -> int:
+    """A table's number from "2" or "table2".
+
+    Raises:
+        ValueError: a table whose layout is not among :data:`TABLES`.
+    """
+    number = text.lower().removeprefix("table").strip(" .")
+    if number.isdecimal() and int(number) in TABLES:
+        return int(number)
+    known = [str(n) for n in TABLES]
+    raise ValueError(
+        f"unknown table {text!r}{nearest(number, known) if not number.isdecimal() else _known()}"
+    )
+
+
+def _known() -> str:
+    return f"; choose from {', '.join(str(n) for n in TABLES)}"
+
+
+def table_data(table: int, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+    """One table: blocks of rows as printed, with measured GFLOPs where segmeter has the model.
+
+    Args:
+        table: a key of :data:`TABLES`.
+        progress: called with the number of cells measured.
+
+    Returns:
+        {"table", "title", "method", "blocks": [{"title", "rows"}]}; a row has "row", "model", "backbone", the
+        qualities (None where not printed), and for "total" and "encoder" {"printed", "change", "measured",
+        "size", "verdict", "note"}, None where nothing is printed.
+    """
+    measured = {
+        (r.cell.row, r.cell.dataset, r.cell.what): r for r in reproduce(family_cells(table), progress)
+    }
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for cell in published_rows():
+        if cell.paper != PRO_SCALE or cell.table != table:
+            continue
+        row = rows.setdefault((cell.row, cell.dataset), _empty(cell))
+        if cell.metric in QUALITIES:
+            row[cell.metric] = cell.value
+        elif cell.metric in COSTS:
+            what = COSTS[cell.metric]
+            found = measured.get((cell.row, cell.dataset, what))
+            row[what] = {
+                "printed": cell.value,
+                "change": cell.percent,
+                "measured": found.measured if found else None,
+                "size": found.size if found else "",
+                "verdict": found.verdict if found else "not modelled",
+                "note": found.note if found else "",
+            }
+    blocks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        blocks.setdefault(row.pop("block"), []).append(row)
+    return {
+        "table": table,
+        "title": TABLES[table],
+        "source": f"PRO-SCALE, Table {table}",
+        "method": METHOD,
+        "blocks": [{"title": title, "rows": found} for title, found in blocks.items()],
+    }
+
+
+def cells_of(table: int) -> list[PublishedCell]:
+    """The cells that :func:`table_data` measures, for a progress bar."""
+    return family_cells(table)
+
+
+def _empty(cell: PublishedRow) -> dict[str, Any]:
+    title = TITLES.get(cell.model, cell.model)
+    variant = f"({cell.variant})" if cell.variant else ""
+    return {
+        "block": cell.block,
+        "row": cell.row,
+        "model": " ".join(part for part in (title, variant, cell.modifier) if part),
+        "backbone": cell.backbone,
+        "dataset": cell.dataset,
+        **dict.fromkeys(QUALITIES),
+        **dict.fromkeys(COSTS.values()),
+    }

@@ -1,0 +1,168 @@
+"""The paper's tables with measured figures beside the printed ones: markdown, CSV, LaTeX, HTML, terminal."""
+
+import csv
+import html
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from reports.markdown import markdown_table
+from reports.plots_common import backbone_title
+from reports.units import giga
+
+FORMATS = ("md", "csv", "latex", "html", "text")
+HEADER = (
+    *("model", "backbone", "PQ", "mIoU", "AP"),
+    *("total printed", "change", "total measured"),
+    *("encoder printed", "change", "encoder measured", "encoder at"),
+)
+LEFT = (0, 1, 11)
+MISSING = "-"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+Data = Mapping[str, Any]
+
+
+def render(data: Data, kind: str) -> str:
+    """A table of :func:`harness.table_data.table_data` as text in one of :data:`FORMATS` but "text".
+
+    Raises:
+        ValueError: another format.
+    """
+    makers = {"md": _markdown, "csv": _csv, "latex": _latex, "html": _html}
+    if kind not in makers:
+        raise ValueError(f"expected one of {', '.join(makers)}, got {kind!r}")
+    return makers[kind](data)
+
+
+def terminal_table(data: Data) -> Table:
+    """The same as a rich table."""
+    table = Table(title=heading(data), title_justify="left")
+    for index, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if index in LEFT else "right")
+    for block, rows in _blocks(data):
+        table.add_section()
+        table.add_row(Text(block, style="bold"))
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def heading(data: Data) -> str:
+    """Title with its source."""
+    return f"{data['title']} ({data['source']}), GMACs (printed as GFLOPs)"
+
+
+def _blocks(data: Data) -> Iterator[tuple[str, list[list[str]]]]:
+    for block in data["blocks"]:
+        yield block["title"], [_cells(row) for row in block["rows"]]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    total, encoder = row["total"] or {}, row["encoder"] or {}
+    return [
+        row["model"],
+        backbone_title(row["backbone"]),
+        *(_number(row[key]) for key in ("pq", "miou", "ap")),
+        *(_number(total.get("printed")), _change(total.get("change")), _number(total.get("measured"))),
+        *(_number(encoder.get("printed")), _change(encoder.get("change")), _number(encoder.get("measured"))),
+        encoder.get("size") or MISSING,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else giga(value)
+
+
+def _change(percent: float | None) -> str:
+    return MISSING if percent is None else f"{percent:+.2f} %"
+
+
+def _markdown(data: Data) -> str:
+    parts = [f"### {heading(data)}"]
+    for block, rows in _blocks(data):
+        parts += [f"**{block}**", markdown_table(HEADER, rows)]
+    return "\n\n".join([*parts, data["method"]]) + "\n"
+
+
+def _csv(data: Data) -> str:
+    """Plain numbers, one line a row, an empty cell for a missing figure."""
+    names = ["table", "row", "block", "model", "backbone", "dataset", "pq", "miou", "ap"]
+    parts = ("printed", "change", "measured", "size", "verdict")
+    names += [f"{what}_{part}" for what in ("total", "encoder") for part in parts]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for block in data["blocks"]:
+        for row in block["rows"]:
+            known = {"table": data["table"], "block": block["title"], **row}
+            for what in ("total", "encoder"):
+                known.update({f"{what}_{part}": (row[what] or {}).get(part) for part in parts})
+            writer.writerow(["" if known[name] is None else known[name] for name in names])
+    return buffer.getvalue()
+
+
+def latex_escape(text: str) -> str:
+    r"""Text as LaTeX prints it.
+
+    >>> print(latex_escape("50 % of p_1 & {x}"))
+    50 \% of p\_1 \& \{x\}
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex(data: Data) -> str:
+    r"""A ``table`` environment; the document needs ``\usepackage{booktabs}``."""
+    columns = "".join("l" if index in LEFT else "r" for index in range(len(HEADER)))
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
+        rf"\caption{{{latex_escape(heading(data))}. {latex_escape(data['method'])}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        r" & & & & & \multicolumn{3}{c}{total} & \multicolumn{4}{c}{encoder} \\",
+        r"\cmidrule(lr){6-8}\cmidrule(lr){9-12}",
+        _latex_row([name.removeprefix("total ").removeprefix("encoder ") for name in HEADER]),
+    ]
+    for block, rows in _blocks(data):
+        lines += [r"\midrule", rf"\multicolumn{{{len(HEADER)}}}{{l}}{{\textit{{{latex_escape(block)}}}}} \\"]
+        lines += [_latex_row(row) for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(latex_escape(cell) for cell in cells) + r" \\"
+
+
+def _html(data: Data) -> str:
+    """One ``<table>`` with caption and scoped headers."""
+    lines = ["<table>", f"<caption>{html.escape(heading(data))}</caption>", "<thead>", "<tr>"]
+    lines += [f'<th scope="col">{html.escape(name)}</th>' for name in HEADER]
+    lines += ["</tr>", "</thead>"]
+    for block, rows in _blocks(data):
+        lines += [
+            "<tbody>",
+            f'<tr><th scope="rowgroup" colspan="{len(HEADER)}">{html.escape(block)}</th></tr>',
+        ]
+        for model, *cells in rows:
+            row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            lines.append(f'<tr><th scope="row">{html.escape(model)}</th>{row}</tr>')
+        lines.append("</tbody>")
+    return "\n".join([*lines, "</table>", f"<p>{html.escape(data['method'])}</p>"]) + "\n"
