@@ -164,7 +164,7 @@ def published_rows(folder: Path | None = None) -> list[PublishedRow]:
         ValueError: a damaged file; one line names the file, line and column.
         OSError: a file is missing.
     """
-    return list(_cached_rows(folder))
+    return list(_shipped_rows() if folder is None else _read(folder))
 
 
 def papers(rows: list[PublishedRow]) -> list[str]:
@@ -184,8 +184,12 @@ def find_paper(name: str) -> str:
     return name.lower()
 
 
-@lru_cache(maxsize=4)
-def _cached_rows(folder: Path | None) -> tuple[PublishedRow, ...]:
+@lru_cache(maxsize=1)
+def _shipped_rows() -> tuple[PublishedRow, ...]:
+    return tuple(_read(None))
+
+
+def _read(folder: Path | None) -> list[PublishedRow]:
     found: list[PublishedRow] = []
     numbers: dict[str, dict[str, int]] = {}
     for name in FILES:
@@ -196,7 +200,7 @@ def _cached_rows(folder: Path | None) -> tuple[PublishedRow, ...]:
                 raise where.error("metric", f"the same cell stands in line {seen[key]} already")
             seen[key] = where.line
             found.append(_row(where, row, numbers))
-    return tuple(found)
+    return found
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ class Boundary:
         return _within(component, self.inside) and not _within(component, self.outside)
 
 
+# fvcore books the FPN step's resizing outside the encoder.
+FVCORE_PATHS = ("published", "sampling", "published x 2")
 LAYERS = (
     "encoder.deformable_attention",
     "encoder.ffn",
@@ -290,7 +292,7 @@ def _sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
         component = find(work.module)
         for name, path in PATHS.items():
             place = component
-            if name.startswith("published") and work.operator in RESIZING:
+            if name in FVCORE_PATHS and work.operator in RESIZING:
                 place = PUBLISHED_PLACES.get(component, component)
             units = path.units(work, component)
             for title, boundary in BOUNDARIES.items():

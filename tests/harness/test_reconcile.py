@@ -1,0 +1,81 @@
+"""What gives a printed figure, and what chance would have given."""
+
+from typing import Any
+
+import pytest
+
+from harness.reconcile import count_steps, read_figure, reconcile
+
+
+def test_a_figure_says_how_it_may_have_been_rounded() -> None:
+    assert read_figure("55.14")[1]["rounded"] == pytest.approx((55.135, 55.145))
+    value, ranges = read_figure("234.50")
+    assert value == 234.5 and ranges["zeros appended"] == pytest.approx((234.45, 234.55))
+    assert ranges["cut off"] == pytest.approx((234.5, 234.51))
+    assert read_figure(" 519G ")[0] == 519 and "zeros appended" not in read_figure("519G")[1]
+    for text in ("", "-3", "0", "1e3", "nan", "117,0"):
+        with pytest.raises(ValueError, match="positive number"):
+            read_figure(text)
+
+
+def test_117_is_the_whole_encoder_at_800x1088() -> None:
+    steps: list[str] = []
+    record = reconcile("m2f", "swin-t", "117.0", step=steps.append)
+    assert len(steps) == count_steps()
+    first = record["matches"][0]
+    assert record["verdict"] == "explained"
+    assert (first["path"], first["boundary"], first["size"]) == ("published", "whole encoder", "800x1088")
+    # 870,400 of 2,097,152 pixels of 281.13.
+    assert first["giga"] == pytest.approx(281.13 * 870400 / 2097152, abs=0.01)
+    assert first["by_chance"] < 0.1 and record["tried"] > 1000
+    plausibility = [m["plausibility"] for m in record["matches"]]
+    assert plausibility == sorted(plausibility, reverse=True)
+    for match in record["matches"]:
+        low, high = record["ranges"][match["rounding"]]
+        assert low <= match["giga"] <= high
+
+
+# The same encoder at 1024x2048 in other units and boundaries: 281.13 GMACs as the papers count.
+OTHER_WAYS = {
+    # Twice the count.
+    "562.26": ("published x 2", "whole encoder", "1024x2048"),
+    # The sampling of six layers: 3.17 by grid_sample as fvcore traces it.
+    "284.30": ("sampling", "whole encoder", "1024x2048"),
+    # Less lateral 3.39, 3x3 convolution 77.48 and mask features 8.59 of official_flops' modules.
+    "191.67": ("published", "encoder without pixel embedding", "1024x2048"),
+}
+
+
+@pytest.mark.parametrize("figure", OTHER_WAYS)
+def test_the_unit_path_and_boundary_are_found(figure: str) -> None:
+    record = reconcile("m2f", "swin-t", figure)
+    first = record["matches"][0]
+    assert (first["path"], first["boundary"], first["size"]) == OTHER_WAYS[figure]
+
+
+def total_of(figure: str) -> dict[str, Any]:
+    return reconcile("m2f", "swin-t", figure, "total")
+
+
+def test_a_total_is_a_mean_over_images() -> None:
+    first = total_of("234.50")["matches"][0]
+    assert first["size"] == "mean over 100 images of val2017" and first["boundary"] == "whole model"
+    assert total_of("537.8")["matches"][0]["size"] == "1024x2048"
+
+
+def test_nothing_does_when_nothing_does() -> None:
+    record = reconcile("pro-scale", "swin-t", "123.45")
+    assert record["verdict"] == "nothing does" and record["matches"] == []
+    assert len(record["nearest"]) == 3
+    # Table 3's C_2: what matches is as implausible as chance.
+    chance = reconcile(
+        "pro-scale", "swin-t", "73.49", options={"stages": (1, 1, 1), "pixel_embedding": "conv"}
+    )
+    assert chance["verdict"] != "explained"
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="did you mean 'm2f'"):
+        reconcile("m2ff", "swin-t", "117")
+    with pytest.raises(ValueError, match="encoder or total"):
+        reconcile("m2f", "swin-t", "117", "backbone")

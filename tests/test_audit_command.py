@@ -1,0 +1,109 @@
+"""The commands audit and reconcile, run in this process so that counts are shared."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import cli
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> "Runner":
+    return Runner(capsys)
+
+
+class Runner:
+    """Runs the command line and returns exit code, stdout and stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str) -> Result:
+        with pytest.raises(SystemExit) as done:
+            cli.main(arguments)
+        out, err = self.capsys.readouterr()
+        assert isinstance(done.value.code, int)
+        return done.value.code, out, err
+
+
+def test_audit_ends_with_findings_and_counts(run: Runner) -> None:
+    code, out, _ = run("audit")
+    assert code == 0
+    order = [out.index(text) for text in ("Table 1, GMACs", "Findings:", "128 GFLOPs cells", "not modelled:")]
+    assert order == sorted(order)
+    assert "106 of 108 cells reproduced (98.15 %)" in out
+
+
+def test_json_csv_and_markdown_hold_the_same_cells(run: Runner) -> None:
+    record = json.loads(run("audit", "--table", "2", "--json")[1])
+    rows = list(csv.DictReader(io.StringIO(run("audit", "--table", "2", "--format", "csv")[1])))
+    assert [r["printed"] for r in rows] == [c["printed"] for c in record["cells"]]
+    assert [r["verdict"] for r in rows] == [c["verdict"] for c in record["cells"]]
+    markdown = run("audit", "--table", "2", "--format", "md")[1]
+    assert markdown.count("\n| ") > len(rows) and "537.80" in markdown
+    for found in record["findings"]:
+        assert found["text"] in markdown
+
+
+@pytest.mark.skipif(not (shutil.which("pdflatex") or shutil.which("tectonic")), reason="no TeX installed")
+def test_latex_compiles(run: Runner, tmp_path: Path) -> None:
+    body = run("audit", "--format", "latex")[1]
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}" + body + "\\end{document}"
+    (tmp_path / "audit.tex").write_text(document, encoding="utf-8")
+    tex = shutil.which("pdflatex") or shutil.which("tectonic")
+    assert tex
+    arguments = ["-interaction=nonstopmode", "-halt-on-error"] if tex.endswith("pdflatex") else []
+    done = subprocess.run([tex, *arguments, "audit.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_latex_is_whole_and_escaped(run: Runner) -> None:
+    body = run("audit", "--table", "1", "--format", "latex")[1]
+    assert body.count(r"\toprule") == body.count(r"\bottomrule") == body.count(r"\end{tabular}") > 0
+    rows = [line for line in body.split("\n") if line.endswith(r"\\") and line.startswith("1 & ")]
+    assert rows and all(row.count(" & ") == 9 for row in rows[:2])
+    plain = body.split("\n", 1)[1]
+    # Outside comments, every percent sign and underscore is escaped.
+    assert all(before == "\\" for before, sign in pairwise(plain) if sign in "%_")
+
+
+def test_reconcile_shows_what_was_tried(run: Runner) -> None:
+    code, out, _ = run("reconcile", "--encoder", "m2f", "--backbone", "swin-t", "--published", "117.0")
+    assert code == 0 and "explained: the first match is credible" in out
+    assert "800x1088" in out and "tried" in out and "by chance" in out
+    record = json.loads(run("reconcile", "pro-scale", "--published", "123.45", "--json")[1])
+    assert record["verdict"] == "nothing does"
+    assert "nothing does: no unit" in run("reconcile", "pro-scale", "--published", "123.45")[1]
+
+
+BAD = {
+    "unknown table": (["audit", "--table", "12"], "nearest: 11"),
+    "not a table": (["audit", "--table", "one"], "table must be a number"),
+    "unknown paper": (["audit", "--paper", "pro-scal"], "did you mean 'pro-scale'"),
+    "paper without encoder figures": (["audit", "--paper", "pem"], "choose pro-scale"),
+    "unknown format": (["audit", "--format", "latx"], "did you mean 'latex'"),
+    "two formats": (["audit", "--format", "md", "--json"], "not both"),
+    "missing annotations": (["audit", "--annotations", "/no/such.json"], "cannot read annotations"),
+    "missing records": (["audit", "--records", "/no/such"], "is not a folder"),
+    "no figure": (["reconcile", "m2f"], "--published 117.0"),
+    "no number": (["reconcile", "m2f", "--published", "x"], "positive number"),
+    "unknown what": (["reconcile", "m2f", "--published", "1", "--what", "ttal"], "did you mean 'total'"),
+    "no encoder": (["reconcile", "--published", "117"], "no encoder given"),
+    "unknown backbone": (["reconcile", "m2f@swin-x", "--published", "117"], "did you mean"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case: str, run: Runner) -> None:
+    arguments, told = BAD[case]
+    code, out, err = run(*arguments)
+    assert code == 2 and out == ""
+    assert err.count("\n") == 1 and told in err, err
