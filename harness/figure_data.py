@@ -145,6 +145,7 @@ def lpe_data(backbone: str) -> list[dict[str, Any]]:
                 "conv": _part(with_conv, padded, "encoder"),
                 "lpe": _part(with_lpe, padded, "encoder"),
                 "size": format_size(padded),
+                "backbone": backbone,
             }
         )
     return found

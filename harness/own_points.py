@@ -39,6 +39,8 @@ def own_points(path: Path) -> list[Point]:
     found = []
     try:
         header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise ValueError(f"{path} is empty; expected a line of column names, then a row for each point")
         _check_header(header, path)
         for cells in reader:
             if not any(cell.strip() for cell in cells):

@@ -80,13 +80,13 @@ def all_points(records_dir: Path | None = None, add: Path | None = None) -> list
     from harness.own_points import own_points
     from harness.record_points import read_records, record_points
 
+    # The user's file first: what is wrong with it is told at once.
+    own = own_points(add) if add is not None else []
     published = published_points()
     found = [*published, *measured_points(published)]
     if records_dir is not None:
         found += record_points(read_records(records_dir), published)
-    if add is not None:
-        found += own_points(add)
-    return found
+    return [*found, *own]
 
 
 def point(**values: Any) -> Point:

@@ -102,7 +102,8 @@ def _stack(
 
 
 def _encoder_part(record: FlopsRecord, name: str) -> float:
-    part = record["components"]["encoder"]["parts"].get(name)
+    encoder = record["components"].get("encoder")
+    part = encoder["parts"].get(name) if encoder else None
     return part["gmacs"] if part else 0.0
 
 

@@ -196,7 +196,9 @@ def _stage_changes(found: Sequence[Point]) -> list[dict[str, float]]:
 
 def backbones_figure(points: Sequence[Point]) -> Picture:
     """From M2F to PRO-SCALE on each backbone: whole-model GMACs against PQ (the paper's tables 5 and 7)."""
-    pairs = {dataset: _pairs(points, dataset) for dataset in DATASETS}
+    pairs = {dataset: found for dataset in DATASETS if (found := _pairs(points, dataset))}
+    if not pairs:
+        raise NothingMatches("nothing matches: no backbone has both M2F and PRO-SCALE")
     caption = (
         "Arrows from M2F (circle) to PRO-SCALE (square): (1,1,3) on COCO, (3,3,3) on Cityscapes. GMACs "
         "of the whole model measured "
@@ -204,7 +206,7 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
         "logarithmic."
     )
     with style():
-        figure, panels = new_figure(True, 2.4, caption, 2)
+        figure, panels = new_figure(True, 2.4, caption, len(pairs))
         for axes, (dataset, found) in zip(panels, pairs.items(), strict=True):
             for m2f, pro_scale in found:
                 colour = BACKBONE_COLOURS.get(m2f["backbone"], GREY)

@@ -147,10 +147,10 @@ def _frame(number: int, level: int) -> Any:
 
 def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]) -> Picture:
     """LPE on and off: what it saves in each encoder, and what it costs Lite-M2F (the paper's Table 4)."""
+    where = f"{costs[0]['size']}, backbone {backbone_title(costs[0]['backbone'])}"
     caption = (
-        f"Left: encoder measured at {costs[0]['size']}, Swin-T channels, convention 'published', batch 1. "
-        "Right: Lite-M2F with "
-        "LPE less Lite-M2F without, Swin-T, as printed in Table 4."
+        f"Left: encoder measured at {where}, convention 'published', batch 1. Right: Lite-M2F with LPE less "
+        "Lite-M2F without, Swin-T, as printed in Table 4."
     )
     with style():
         figure, (left, right) = new_figure(True, 2.1, caption, 2)
@@ -210,7 +210,10 @@ def _lpe_rows(
         and p["dataset"] == dataset
         and "Table 4" in p["reference"]
     ]
-    return next(p for p in rows if "LPE" not in p["label"]), next(p for p in rows if "LPE" in p["label"])
+    pair = [next((p for p in rows if ("LPE" in p["label"]) == on), None) for on in (False, True)]
+    if pair[0] is None or pair[1] is None:
+        raise NothingMatches(f"nothing matches: no rows of Table 4 on {dataset}")
+    return pair[0], pair[1]
 
 
 def not_counted_figure(rows: Sequence[Mapping[str, Any]]) -> Picture:
@@ -255,9 +258,10 @@ def not_counted_figure(rows: Sequence[Mapping[str, Any]]) -> Picture:
         axes.set_xlabel("not counted, GMACs")
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
-        axes.legend(
-            loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=1.0, columnspacing=1.0
-        )
+        if names:
+            axes.legend(
+                loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=1.0, columnspacing=1.0
+            )
         return finish(figure), caption
 
 
