@@ -54,25 +54,31 @@ def bench(
     shapes: Annotated[
         str | None, typer.Option(help="Comma-separated, e.g. m2f-1024x2048,decoder-100; default: all.")
     ] = None,
-    dtypes: Annotated[str, typer.Option(help="Comma-separated: float32, float16, ...")] = "float32",
+    dtypes: Annotated[
+        str, typer.Option(help="Comma-separated: float32, float16, bfloat16, float64; or all.")
+    ] = "float32",
     rounds: Annotated[int, typer.Option(help="How often each implementation runs.")] = 7,
-    compiled_reference: Annotated[
-        bool, typer.Option("--compiled-reference", help="Also time torch.compile of the reference.")
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Fill the caches with other data before each call.")
     ] = False,
+    compiled_reference: Annotated[
+        bool,
+        typer.Option(help="Also time torch.compile of the reference; compiling takes a few seconds a case."),
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("results/runs"),
     json: JsonOpt = False,
 ) -> None:
     """Time the op at the encoders' shapes against the reference and the peers installed."""
-    from harness.op_bench import PASSES, PLACES, SHAPES, run_benchmark, write_record
+    from harness.op_bench import Options, run_benchmark, write_record
+    from harness.op_problems import DTYPES, PASSES, PLACES, SHAPES
     from reports.op import bench_notes, bench_table
 
     names = shapes.split(",") if shapes else list(SHAPES)
-    kinds = dtypes.split(",")
+    kinds = list(DTYPES) if dtypes == "all" else dtypes.split(",")
     steps = len(names) * len(kinds) * len(PLACES) * len(PASSES)
     with user_input(), progress_bar("timing", steps) as advance:
-        record = run_benchmark(
-            device, names, kinds, rounds, compiled_reference=compiled_reference, progress=advance
-        )
+        options = Options(rounds=rounds, cold=cold, compiled_reference=compiled_reference)
+        record = run_benchmark(device, names, kinds, options, progress=advance)
         path = write_record(record, out)
     if json:
         show_json(record)

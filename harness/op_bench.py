@@ -7,13 +7,11 @@ of them alike; ratios are of medians, with a bootstrap confidence interval over 
 import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,79 +20,47 @@ from torch import Tensor
 
 from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, reference, use_implementation
 from encoders.interface import nearest
+from harness.environment import cpu_name, git_state
+from harness.op_peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
+from harness.op_problems import DTYPES, PASSES, PLACES, SHAPES, Case, Problem, bytes_moved, draw_problem
 from harness.record import write_json
 
-SCHEMA = "segmeter.op-bench/1"
-HEADS, HEAD_DIM, POINTS = 8, 32, 4
-# Offsets from the reference point, in pixels of the level sampled: heads look 1 to 4 pixels away at the
-# start of training, and about as far in trained encoders.
-OFFSET_PIXELS = 3.0
-PLACES = ("realistic", "uniform")
-PASSES = ("forward", "backward")
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
-PEERS = Path(".peers")
-
-_CITYSCAPES = ((32, 64), (64, 128), (128, 256))
-# Name -> levels (H, W), low to high resolution, and the number of queries (None: every token).
-SHAPES: dict[str, tuple[tuple[tuple[int, int], ...], int | None]] = {
-    "m2f-800x1088": (((25, 34), (50, 68), (100, 136)), None),
-    "m2f-1024x2048": (_CITYSCAPES, None),
-    "pro-scale-stage-1": (_CITYSCAPES[:1], None),
-    "pro-scale-stage-2": (_CITYSCAPES[:2], None),
-    "pro-scale-stage-3": (_CITYSCAPES, None),
-    "lite-m2f-10240": (_CITYSCAPES, 10240),
-    "decoder-100": (_CITYSCAPES, 100),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One problem to time."""
-
-    shape: str
-    places: str
-    direction: str
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The tensors of one case, of batch 1."""
-
-    value: Tensor
-    shapes: Tensor
-    starts: Tensor
-    points: Tensor
-    offsets: Tensor
-    logits: Tensor
-    locations: Tensor
-    weights: Tensor
-
+SCHEMA = "segmeter.op-bench/2"
+# Written before each timed call: more than the last-level cache of any GPU, and of most processors.
+SCRATCH_BYTES = {"cpu": 2**29, "cuda": 2**30}
 
 Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How cases are timed.
+
+    Attributes:
+        rounds: how often each implementation runs, at least 3.
+        cold: caches hold other data before each timed call; otherwise they hold what the calls before left.
+        compiled_reference: also time ``torch.compile`` of the reference.
+    """
+
+    rounds: int = 7
+    cold: bool = False
+    compiled_reference: bool = True
 
 
 def run_benchmark(
     device: str = "cpu",
     shapes: Sequence[str] = (),
     dtypes: Sequence[str] = ("float32",),
-    rounds: int = 7,
-    compiled_reference: bool = False,
+    options: Options = Options(),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Time every case; returns a record of schema ``segmeter.op-bench/1``, times in milliseconds.
+    """Time every case; returns a record of schema ``segmeter.op-bench/2``, times in milliseconds.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        shapes: names of :data:`SHAPES`; all of them if empty.
-        dtypes: names of :data:`DTYPES`.
-        rounds: how often each implementation runs, at least 3.
-        compiled_reference: also time ``torch.compile`` of the reference's forward pass.
+        shapes: names of :data:`harness.op_problems.SHAPES`; all of them if empty.
+        dtypes: names of :data:`harness.op_problems.DTYPES`.
+        options: rounds, caches, the compiled reference.
         progress: called with one line before each case.
 
     Raises:
@@ -103,8 +69,8 @@ def run_benchmark(
     _check("device", [device], ["cpu", "cuda"])
     _check("shape", shapes, list(SHAPES))
     _check("dtype", dtypes, list(DTYPES))
-    if rounds < 3:
-        raise ValueError(f"rounds must be at least 3, got {rounds}")
+    if options.rounds < 3:
+        raise ValueError(f"rounds must be at least 3, got {options.rounds}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda needs an NVIDIA GPU, and torch sees none")
     cases = [
@@ -116,21 +82,32 @@ def run_benchmark(
     ]
     peak = measured_bandwidth(device)
     rows: list[dict[str, Any]] = []
+    left_out: dict[tuple[str, str], list[str]] = {}
     for case in cases:
+        name = f"{case.shape} {case.dtype} {case.places} {case.direction}"
         if progress:
-            progress(f"{case.shape} {case.dtype} {case.places} {case.direction}")
-        rows += time_case(case, torch.device(device), rounds, peak, compiled_reference)
+            progress(name)
+        timed, reasons = time_case(case, torch.device(device), options, peak)
+        rows += timed
+        for peer, reason in reasons.items():
+            left_out.setdefault((peer, reason), []).append(name)
     return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(Path(__file__).parents[1]),
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
-        "rounds": rounds,
+        "rounds": options.rounds,
+        "caches": "cold" if options.cold else "warm",
         "peak_gb_per_s": peak,
         "implementations": {name: implementation_for(device, DTYPES[name]).__dict__ for name in dtypes},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": rows,
+        "left_out": [
+            {"implementation": peer, "reason": reason, "cases": names if len(names) < len(cases) else "all"}
+            for (peer, reason), names in left_out.items()
+        ],
     }
 
 
@@ -143,56 +120,32 @@ def write_record(record: dict[str, Any], folder: Path = Path("results/runs")) ->
     return path
 
 
-def draw_problem(case: Case, device: torch.device) -> Problem:
-    """Random inputs of a case, the same on every machine."""
-    sizes, queries = SHAPES[case.shape]
-    generator = torch.Generator().manual_seed(0)
-    shapes = torch.tensor(sizes)
-    counts = shapes.prod(1)
-    tokens = int(counts.sum())
-    queries = tokens if queries is None else queries
-    centres = torch.cat([_centres(height, width) for height, width in sizes])
-    # Fewer queries than tokens: the first ones, as in Lite-M2F; a decoder's look anywhere.
-    points = centres[:queries].view(1, queries, 1, 2)
-    places = (1, queries, HEADS, len(sizes), POINTS, 2)
-    if case.places == "uniform" or case.shape.startswith("decoder"):
-        points = torch.rand(1, queries, 1, 2, generator=generator)
-    offsets = torch.randn(places, generator=generator) * OFFSET_PIXELS
-    if case.places == "uniform":
-        scale = shapes.flip(-1)[:, None]
-        offsets = (torch.rand(places, generator=generator) - points[:, :, None, :, None]) * scale
-    logits = torch.randn(places[:-1], generator=generator)
-    kind: Any = {"device": device, "dtype": DTYPES[case.dtype]}
-    return Problem(
-        value=torch.randn(1, tokens, HEADS, HEAD_DIM, generator=generator).to(**kind),
-        shapes=shapes.to(device),
-        starts=torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]]).to(device),
-        points=points.to(device),
-        offsets=offsets.to(**kind),
-        logits=logits.to(**kind),
-        locations=(points[:, :, None, :, None] + offsets / shapes.flip(-1)[:, None]).to(**kind),
-        weights=logits.flatten(3).softmax(-1).view(logits.shape).to(**kind),
-    )
-
-
-def _centres(height: int, width: int) -> Tensor:
-    y = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
-    x = ((torch.arange(width) + 0.5) / width).expand(height, width)
-    return torch.stack((x, y), dim=-1).flatten(0, 1)
-
-
 def time_case(
-    case: Case, device: torch.device, rounds: int, peak: float, compiled_reference: bool = False
-) -> list[dict[str, Any]]:
-    """One row for each implementation: median, quartiles, ratio to the reference, bandwidth."""
+    case: Case, device: torch.device, options: Options, peak: float
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Time one case.
+
+    Returns:
+        One row for each implementation (median, quartiles, ratio to the reference, bandwidth), and for each
+        one left out the reason.
+    """
     problem = draw_problem(case, device)
-    calls = _calls(problem, case.direction, compiled_reference)
+    calls = _own_calls(problem, case.direction)
+    left_out = {}
+    others = [(peer.name, _peer_call(peer)) for peer in PEERS]
+    if options.compiled_reference:
+        others.insert(0, ("reference, torch.compile", _compiled_reference))
+    for name, make in others:
+        try:
+            calls[name] = make(problem, case.direction)
+        except PeerUnavailableError as error:
+            left_out[name] = str(error)
     for call in calls.values():
         call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for name, call in calls.items():
-            samples[name].append(_milliseconds(call, device))
+            samples[name].append(_milliseconds(call, device, options.cold))
     moved = bytes_moved(problem, case.direction)
     rows = []
     for name, times in samples.items():
@@ -213,24 +166,7 @@ def time_case(
                 "share_of_peak": moved / median / 1e6 / peak,
             }
         )
-    return rows
-
-
-def bytes_moved(problem: Problem, direction: str) -> int:
-    """Bytes that a pass must move at the least: each input read once, each output written once.
-
-    Of value only the rows that the samples can touch, 4 each. Backward also reads the output's gradient and
-    writes one gradient for each input of the forward pass, all of value's.
-    """
-    _, tokens, heads, dim = problem.value.shape
-    size = problem.value.element_size()
-    row = dim * size
-    value = min(tokens * heads, 4 * problem.weights.numel()) * row
-    places = problem.locations.nbytes + problem.weights.nbytes
-    output = problem.locations.shape[1] * heads * row
-    if direction == "forward":
-        return value + places + output
-    return value + problem.value.nbytes + 2 * places + output
+    return rows, left_out
 
 
 def ratio_interval(
@@ -249,52 +185,71 @@ def ratio_interval(
 
 @cache
 def measured_bandwidth(device: str) -> float:
-    """GB/s of copying 256 MiB, read and written bytes together; the best of five."""
+    """GB/s of copying 256 MiB, read and written bytes together; the best of six."""
     source = torch.ones(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    best = min(_milliseconds(lambda: target.copy_(source), torch.device(device)) for _ in range(6))
-    return 2 * source.nbytes / best / 1e6
+    times = [_milliseconds(lambda: target.copy_(source), torch.device(device), cold=True) for _ in range(6)]
+    return 2 * source.nbytes / min(times) / 1e6
 
 
-def cpu_name() -> str:
-    """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _calls(problem: Problem, direction: str, compiled_reference: bool) -> dict[str, Call]:
-    plain = (problem.value, problem.shapes, problem.starts, problem.locations, problem.weights)
-    fused = (
-        *(problem.value, problem.shapes, problem.starts),
-        *(problem.points, problem.offsets, problem.logits),
-    )
+def _own_calls(problem: Problem, direction: str) -> dict[str, Call]:
     calls: dict[str, Call] = {}
     if implementation_for(problem.value.device, problem.value.dtype).name != "reference":
-        calls["compiled"] = _pass(ms_deform_attn, plain, direction, "auto")
-        calls["compiled, fused"] = _pass(ms_deform_attn_fused, fused, direction, "auto")
-    calls["reference"] = _pass(ms_deform_attn, plain, direction, "reference")
-    if compiled_reference and direction == "forward":
-        calls["reference, torch.compile"] = _pass(_compiled_reference(), plain, direction, "reference")
-    official = _official_op()
-    if official is not None and problem.value.is_cuda and problem.value.dtype is torch.float32:
-        calls["Deformable-DETR's op"] = _official_pass(official, plain, direction)
+        calls["compiled"] = _pass(ms_deform_attn, problem.plain(), direction)
+        # Reference points are constants of the image size.
+        calls["compiled, fused"] = _pass(ms_deform_attn_fused, problem.fused(), direction, constants=(3,))
+    with use_implementation("reference"):
+        calls["reference"] = _pass(ms_deform_attn, problem.plain(), direction, "reference")
     return calls
 
 
-@cache
-def _compiled_reference() -> Any:
+def _compiled_reference(problem: Problem, direction: str) -> Call:
     def run(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor) -> Tensor:
         return reference.forward(value, shapes, places, weights)
 
-    return torch.compile(run)
+    # Each case is compiled for its own sizes: after a few, torch would give up or make them dynamic.
+    torch._dynamo.reset()
+    # A graph is walked backward once for each round, so that its buffers may not be given away.
+    with torch._functorch.config.patch(donated_buffer=False):
+        call = _pass(torch.compile(run), problem.plain(), direction)
+        try:
+            call()
+        except Exception as error:  # whatever a missing or failing compiler ends in
+            raise PeerUnavailableError(one_line(error)) from None
+    return call
 
 
-def _pass(op: Any, tensors: Sequence[Tensor], direction: str, choice: str) -> Call:
-    """A forward pass alone, or a backward pass alone over a graph made once."""
+def _peer_call(peer: Peer) -> Callable[[Problem, str], Call]:
+    """How to make a peer's call, checked against the float64 reference; raises PeerUnavailableError."""
+
+    def make(problem: Problem, direction: str) -> Call:
+        module = load(peer)
+        try:
+            op, arguments = peer.adapt(module, problem)
+            call = _pass(op, arguments, direction)
+            result = call()
+        except Exception as error:  # a foreign op may raise anything
+            raise PeerUnavailableError(one_line(error)) from None
+        wide = tuple(t.double() if t.is_floating_point() else t for t in problem.plain())
+        expected = _pass(ms_deform_attn, wide, direction, "reference")()
+        dtype = problem.value.dtype
+        if direction == "forward":
+            check(result, expected, dtype, "its output")
+        else:
+            check(result[0], expected[0], dtype, "its gradient of value")
+        return call
+
+    return make
+
+
+def _pass(
+    op: Any,
+    tensors: Sequence[Tensor],
+    direction: str,
+    choice: str = "auto",
+    constants: Sequence[int] = (),
+) -> Call:
+    """A forward pass, or a backward pass alone over a graph made once; ``constants`` get no gradient."""
     if direction == "forward":
 
         def forward() -> Any:
@@ -303,8 +258,7 @@ def _pass(op: Any, tensors: Sequence[Tensor], direction: str, choice: str) -> Ca
 
         return forward
     leaves = [
-        # Reference points are constants of the image size.
-        t.detach().requires_grad_() if t.is_floating_point() and i != len(tensors) - 3 else t
+        t.detach().requires_grad_() if t.is_floating_point() and i not in constants else t
         for i, t in enumerate(tensors)
     ]
     wanted = [t for t in leaves if t.requires_grad]
@@ -318,38 +272,25 @@ def _pass(op: Any, tensors: Sequence[Tensor], direction: str, choice: str) -> Ca
     return backward
 
 
-def _official_op() -> Any:
-    """Deformable-DETR's extension, installed or built in the folder ``.peers``; None without."""
-    if PEERS.is_dir() and str(PEERS.resolve()) not in sys.path:
-        sys.path.append(str(PEERS.resolve()))
-    try:
-        return import_module("MultiScaleDeformableAttention")
-    except ImportError:
-        return None
+@cache
+def _scratch(device_type: str) -> Tensor:
+    return torch.empty(SCRATCH_BYTES[device_type], dtype=torch.uint8, device=device_type)
 
 
-def _official_pass(official: Any, tensors: Sequence[Tensor], direction: str) -> Call:
-    # The last argument is how many items of the batch one launch takes.
-    def forward() -> Any:
-        return official.ms_deform_attn_forward(*tensors, 1)
-
-    grad = torch.ones_like(forward())
-
-    def backward() -> Any:
-        return official.ms_deform_attn_backward(*tensors, grad, 1)
-
-    return forward if direction == "forward" else backward
-
-
-def _milliseconds(call: Call, device: torch.device) -> float:
+def _milliseconds(call: Call, device: torch.device, cold: bool) -> float:
+    """One call's time. On a GPU other work is queued first, so that no launch waits for Python."""
     if device.type == "cuda":
+        _scratch("cuda").fill_(0)
+        if not cold:
+            call()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
         start.record()
         call()
         end.record()
         torch.cuda.synchronize(device)
         return float(start.elapsed_time(end))
+    if cold:
+        _scratch("cpu").fill_(0)
     begin = time.perf_counter()
     call()
     return (time.perf_counter() - begin) * 1e3

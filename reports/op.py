@@ -34,8 +34,14 @@ def bench_notes(record: Mapping[str, Any]) -> list[str]:
     return [
         f"peak        {record['peak_gb_per_s']:.1f} GB/s, measured by copying 256 MiB",
         "bytes       each input that is needed read once, each output written once: the least possible",
-        f"rounds      {record['rounds']}, all implementations in turn within each",
+        f"rounds      {record['rounds']}, all implementations in turn within each, {record['caches']} caches",
+        *map(_left_out_line, record["left_out"]),
     ]
+
+
+def _left_out_line(entry: Mapping[str, Any]) -> str:
+    where = "" if entry["cases"] == "all" else f" ({', '.join(entry['cases'])})"
+    return f"left out    {entry['implementation']}: {entry['reason']}{where}"
 
 
 def implementations_table(record: Mapping[str, Any]) -> Table:

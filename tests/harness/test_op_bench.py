@@ -1,22 +1,18 @@
 """Timing the op: the shapes are the encoders' own, the arithmetic of ratios and bytes, the record."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from cuda_ops import use_implementation
+from harness import op_peers
 from harness.doctor import build_ahead, diagnose
-from harness.op_bench import (
-    SHAPES,
-    Case,
-    bytes_moved,
-    draw_problem,
-    ratio_interval,
-    run_benchmark,
-    write_record,
-)
+from harness.op_bench import Options, ratio_interval, run_benchmark, time_case, write_record
+from harness.op_peers import PEERS
+from harness.op_problems import PASSES, SHAPES, Case, bytes_moved, draw_problem
 
 
 def test_shapes_are_those_of_strides_32_16_and_8() -> None:
@@ -54,7 +50,7 @@ def test_the_interval_of_a_steady_ratio_is_that_ratio() -> None:
 
 
 def test_a_record_tells_what_ran_and_is_written_whole(tmp_path: Path) -> None:
-    record = run_benchmark(shapes=["pro-scale-stage-1"], rounds=3)
+    record = run_benchmark(shapes=["decoder-100"], options=Options(rounds=3, compiled_reference=False))
     path = write_record(record, tmp_path)
     assert json.loads(path.read_text()) == record
     assert record["implementations"]["float32"]["name"] in ("cpu-kernel", "reference")
@@ -64,9 +60,65 @@ def test_a_record_tells_what_ran_and_is_written_whole(tmp_path: Path) -> None:
     assert all(len(row["times_ms"]) == 3 and row["gb_per_s"] > 0 for row in record["rows"])
 
 
+def test_the_compiled_reference_is_timed_in_both_directions() -> None:
+    cpu = torch.device("cpu")
+    for direction in PASSES:
+        case = Case("decoder-100", "realistic", direction, "float32")
+        rows, _ = time_case(case, cpu, Options(rounds=3, cold=True), peak=1.0)
+        assert "reference, torch.compile" in [row["implementation"] for row in rows]
+
+
+def test_every_peer_is_timed_or_left_out_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case = Case("decoder-100", "realistic", "forward", "float32")
+    rows, left_out = time_case(case, torch.device("cpu"), Options(3, compiled_reference=False), peak=1.0)
+    timed = {row["implementation"] for row in rows} - {"compiled", "compiled, fused", "reference"}
+    assert not timed & set(left_out)
+    assert {peer.name for peer in PEERS} == timed | set(left_out)
+    assert all(left_out.values())
+
+
+# The official extension's two functions, with its arguments in its order, in plain torch.
+EXTENSION = """
+from cuda_ops import reference
+def ms_deform_attn_forward(value, shapes, starts, places, weights, step):
+    return reference.forward(value, shapes, places, weights) * {factor}
+def ms_deform_attn_backward(value, shapes, starts, places, weights, grad, step):
+    return reference.backward(grad * {factor}, value, shapes, places, weights)
+"""
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_peer_in_the_folder_is_timed_if_it_is_right(
+    factor: int, direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".peers").mkdir()
+    (tmp_path / ".peers" / "MultiScaleDeformableAttention.py").write_text(EXTENSION.format(factor=factor))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "MultiScaleDeformableAttention", raising=False)
+    op_peers.import_peer.cache_clear()
+    case = Case("decoder-100", "realistic", direction, "float32")
+    rows, left_out = time_case(case, torch.device("cpu"), Options(3, compiled_reference=False), peak=1.0)
+    sys.modules.pop("MultiScaleDeformableAttention")
+    op_peers.import_peer.cache_clear()
+    timed = "Deformable-DETR" in [row["implementation"] for row in rows]
+    assert timed is (factor == 1)
+    # Twice the right result is off by the whole of its norm.
+    assert timed or "off by 1 of its norm" in left_out["Deformable-DETR"]
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"shapes": ["m2f-1024x204"]}, {"dtypes": ["float23"]}, {"device": "gpu"}, {"rounds": 2}],
+    [
+        {"shapes": ["m2f-1024x204"]},
+        {"dtypes": ["float23"]},
+        {"device": "gpu"},
+        {"options": Options(rounds=2)},
+    ],
 )
 def test_a_wrong_wish_is_refused_in_one_line(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError) as error:
