@@ -208,7 +208,7 @@ def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, Audit
     totals = [s for s in subjects if s.spec and s.cell.what == "total" and s.cell.dataset == "coco"]
     stated: list[tuple[str, SizeSet]]
     if images is None:
-        stated = [("first 100 images of val2017", dataset_sizes(FIRST_IMAGES))]
+        stated = [("first 100 images", dataset_sizes(FIRST_IMAGES))]
     else:
         stated = [
             (name, size_set(name, part, "annotations"))
@@ -224,7 +224,7 @@ def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, Audit
             measured = mean_total(_model(subject), sizes)
             how = how_printed(subject.cell, measured)
             if how == "rounded":
-                text = f"mean of the {name}"
+                text = f"mean of {name}"
                 found[subject.cell] = AuditedCell(
                     subject, measured, text, None, "stated size", how, subject.reason
                 )
@@ -256,7 +256,7 @@ def _solved_mean(subject: Subject, samples: Sequence[Sample], name: str, first: 
     off = 100 * (at_first / cell.value - 1)
     note = f"the {name} give it to {off:+.2f} %; no sample of real images was found to give it"
     return AuditedCell(
-        subject, at_first, f"mean of the {name}", None, "not reproduced", "", _join(subject.reason, note)
+        subject, at_first, f"mean of {name}", None, "not reproduced", "", _join(subject.reason, note)
     )
 
 

@@ -24,6 +24,8 @@ from harness.published_data import PRO_SCALE, Claim, PublishedRow
 SAME_SPEED = 0.01
 # A text's figure is rounded as it is written; half a unit of its last digit is not held against it.
 CLOSE_SPEEDUP = 1.3
+# Costs of one model by two sources: rounding and the choice of images stay below this.
+CLOSE_COST = 0.02
 
 
 def print_findings(
@@ -43,6 +45,7 @@ def print_findings(
         *_speedups(own, speeds),
         *_against_the_trend(own),
         *_other_sources(own, [row for row in rows if row.paper != PRO_SCALE]),
+        *_other_costs(own, [row for row in rows if row.paper != PRO_SCALE]),
     ]
 
 
@@ -290,4 +293,25 @@ def _other_sources(own: Sequence[PublishedRow], others: Sequence[PublishedRow]) 
         "A gain over the paper's own baseline is a loss to its authors' one",
         sentences,
         tables,
+    )
+
+
+def _other_costs(own: Sequence[PublishedRow], others: Sequence[PublishedRow]) -> list[Finding]:
+    """Totals that the paper prints for other systems beside what their own authors print."""
+    sentences, tables = [], []
+    for row in own:
+        theirs = [
+            r
+            for r in others
+            if _identity(r) == _identity(row) and r.paper == row.model and r.metric == "gflops_total"
+        ]
+        if theirs and all(abs(row.value / r.value - 1) > CLOSE_COST for r in theirs):
+            shown = listed(once(f"{r.value:g}" for r in theirs))
+            sentences.append(
+                f"{model(row)} on {dataset(row)}: {row.value:.2f} GFLOPs in {place(row)}, {shown} by its "
+                "authors."
+            )
+            tables.append(row.table)
+    return finding(
+        "other-costs", "A system is printed with another cost than by its authors", sentences, tables
     )

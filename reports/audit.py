@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,7 +157,7 @@ def _latex(record: Mapping[str, Any]) -> str:
     """One booktabs table for each of the paper's; needs \\usepackage{booktabs} and nothing else."""
     parts = []
     for number, cells in _by_table(record).items():
-        caption = f"Table {number}, audited: GMACs in the {record['convention']} convention."
+        caption = f"The paper's Table {number}, audited; GMACs, {record['convention']} convention."
         parts.append(_latex_table(caption, CELL_HEADER, [_cell_row(cell) for cell in cells]))
     percentages = _percent_rows(record)
     if percentages:
@@ -193,7 +194,10 @@ def _latex_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _tex(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    escaped = "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    quoted = re.sub(r'"([^"]*)"', r"``\1''", escaped)
+    # A minus before a figure, not the hyphen of a word.
+    return re.sub(r"(?<![\w)])-(?=\d)", "$-$", quoted)
 
 
 def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -48,6 +48,7 @@ KNOWN = {
     "O16": ("claims", ["50.04 % less than 135", "58.93 %", "49.89 %", "+9.40", "+1.91", "+0.00"]),
     "O17": ("against-the-trend", ["78.29, 78.62 and 77.94"]),
     "O18": ("other-sources", ["52.03 in Table 1", "53.2 by its authors", "(52.82)"]),
+    "O18, cost": ("other-costs", ["MaskDINO, R50 on COCO: 302.10 GFLOPs in Table 11, row 1, 286 by its"]),
     "O19": ("how-printed", ["whole numbers", "22.89 for 22.8846"]),
     "one encoder, two costs": ("one-encoder-two-figures", ["281.13", "117.00", "130.00"]),
 }
