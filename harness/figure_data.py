@@ -11,6 +11,7 @@ from typing import Any
 from harness.flops_record import flops_record
 from harness.layer_costs import layer_costs
 from harness.model_count import count_model
+from harness.own_models import load_own
 from harness.points import COMMON_SIZES, Point, all_points, counted_point
 from harness.published import CLASSES
 from harness.record import FlopsRecord
@@ -177,16 +178,18 @@ def realised_data(records_dir: Path | None) -> list[dict[str, Any]]:
 
 
 def _on(model: str, backbone: str) -> str:
-    """A model on a backbone, unless it names its own.
+    """A model on a backbone, unless it names its own or is a whole model of the user's.
 
-    >>> _on("pro-scale:stages=1,1,1", "r50"), _on("mine.py:MyEncoder", "r50"), _on("m2f@swin-t", "r50")
-    ('pro-scale@r50:stages=1,1,1', 'mine.py:MyEncoder@r50', 'm2f@swin-t')
+    >>> _on("pro-scale:stages=1,1,1", "r50"), _on("m2f@swin-t", "r50")
+    ('pro-scale@r50:stages=1,1,1', 'm2f@swin-t')
     """
     if "@" in model:
         return model
     head, *settings = model.split(":")
     if head not in ENCODERS and settings:
         head = f"{head}:{settings.pop(0)}"
+    if head not in ENCODERS and not load_own(head).is_encoder:
+        return model
     return ":".join([f"{head}@{backbone}", *settings])
 
 

@@ -94,7 +94,8 @@ def _stack(
             ha="center",
             fontsize=6.5,
         )
-    axes.set_xticks(positions, names)
+    crowded = len(names) > 4
+    axes.set_xticks(positions, names, rotation=25 if crowded else 0, ha="right" if crowded else "center")
     axes.tick_params(axis="x", length=0)
     # Room for the legend above the bars.
     axes.set_ylim(0, max(bottom) * 1.32)

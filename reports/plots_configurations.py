@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reports.labels import Label, place_labels
 from reports.plots_common import (
     BACKBONE_TITLES,
     DATASET_TITLES,
-    Label,
     NothingMatches,
     Point,
     backbone_title,
@@ -15,7 +15,6 @@ from reports.plots_common import (
     colour_of,
     finish,
     new_figure,
-    place_labels,
     style,
 )
 from reports.style import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
@@ -79,7 +78,7 @@ def circles_figure(points: Sequence[Point], dataset: str = "coco", backbone: str
                 linewidth=0.6,
             )
             axes.scatter(*place(p), s=3, color="black", zorder=4)
-        axes.set_xlabel("encoder, GMACs (printed as GFLOPs)")
+        axes.set_xlabel("encoder, GMACs")
         axes.set_ylabel("PQ, %")
         axes.margins(x=0.16, y=0.16)
         axes.grid(True, axis="both")
@@ -228,7 +227,7 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
             axes.set_xscale("log")
             _plain_ticks(axes, [p["gflops_total"] for pair in found for p in pair])
             axes.set_title(DATASET_TITLES[dataset])
-            axes.set_xlabel("whole model, GMACs (printed as GFLOPs)")
+            axes.set_xlabel("whole model, GMACs")
             axes.margins(x=0.16, y=0.14)
             axes.grid(True, axis="both")
         panels[0].set_ylabel("PQ, %")

@@ -59,15 +59,17 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
         for axes in (left, right):
             axes.set_xlabel("input, megapixels")
             axes.grid(True, axis="both")
-            axes.set_xlim(0, megapixels[-1] * 1.45)
+            axes.set_xlim(0, megapixels[-1] * 1.2)
             axes.set_xticks(range(6))
         left.set_ylabel("encoder, GMACs")
         right.set_ylabel("encoder, GMACs per megapixel")
         left.set_ylim(bottom=0)
         right.set_ylim(0, 1.1 * max(s["gmacs"][-1] for s in data["series"]) / megapixels[-1])
         finish(figure)
+        longest = max((s["label"] for s in data["series"]), key=len)
         for axes, per_pixel in ((left, False), (right, True)):
             last = megapixels[-1]
+            axes.set_xlim(0, last * 1.05 / (1 - _share_of_width(axes, longest)))
             ends = [s["gmacs"][-1] / (last if per_pixel else 1) for s in data["series"]]
             for text, height, series in _spaced(
                 axes, [s["label"] for s in data["series"]], ends, data["series"]
@@ -75,6 +77,14 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
                 colour = OWN_COLOUR if series["own"] else colour_of(series["model"].partition("@")[0])
                 axes.text(last * 1.03, height, text, fontsize=6, color=colour, va="center")
     return figure, caption
+
+
+def _share_of_width(axes: Any, text: str) -> float:
+    """How much of the axes' width a label takes."""
+    drawn = axes.text(0, 0, text, fontsize=6)
+    width = drawn.get_window_extent().width / axes.bbox.width
+    drawn.remove()
+    return min(0.6, float(width))
 
 
 def _spaced(

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reports.labels import Label, place_labels
 from reports.pareto import HIGHER_IS_BETTER, pareto_front
 from reports.plots_common import (
     DATASET_TITLES,
     OWN_COLOUR,
-    Label,
     NothingMatches,
     Point,
     backbone_title,
@@ -16,7 +16,6 @@ from reports.plots_common import (
     colour_of,
     finish,
     new_figure,
-    place_labels,
     style,
 )
 from reports.style import GREY
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = {
-    "gflops_encoder": "encoder, GMACs (printed as GFLOPs)",
-    "gflops_total": "whole model, GMACs (printed as GFLOPs)",
+    "gflops_encoder": "encoder, GMACs",
+    "gflops_total": "whole model, GMACs",
     "fps": "images per second",
     "latency_ms": "latency, ms",
     "pq": "PQ, %",
@@ -44,6 +43,7 @@ MARKER_TITLES = {
 SIZES = {"published": 16.0, "measured": 15.0, "own": 55.0}
 LINES = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
 FADED = 0.35
+FADED_INK = "#6B6B6B"
 
 
 def select(
@@ -139,7 +139,7 @@ def pareto_figure(
     on_front = {id(p) for group in found.values() for p in group}
     others = sorted({p["encoder"] for p in points if p["source"] != "own"})
     caption = _caption(points, x, y, found, only_cost)
-    backbones = {p["backbone"] for p in points}
+    backbones = {p["backbone"] for p in points if p["backbone"]}
     wide = len(points) > 12
     clamp = clamped(points, x, y)
     with style():
@@ -164,18 +164,27 @@ def pareto_figure(
             Label(
                 *clamp(p),
                 _name(p, len(backbones) > 1) + beyond(p, x, y, clamp(p)),
-                _ink(id(p) in on_front),
-                2.6,
+                "black" if id(p) in on_front or p["source"] == "own" else FADED_INK,
+                4.0 if p["source"] == "own" else 2.6,
             )
             for p in sorted(points, key=lambda p: (id(p) not in on_front, p[x], p[y], p["label"]))
         ]
         text += [Label(p[x], axes.get_ylim()[0], p["label"], OWN_COLOUR, 2.0) for p in only_cost]
+        lines += [bar for p in points for bar in _bars(p, x, y)]
+        lines += [[(p[x], end) for end in axes.get_ylim()] for p in only_cost]
         place_labels(axes, text, lines)
     return figure, caption
 
 
-def _ink(on_front: bool) -> str:
-    return "black" if on_front else "#6B6B6B"
+def _bars(p: Point, x: str, y: str) -> list[list[tuple[float, float]]]:
+    """The point's error bars as lines, for labels to keep off."""
+    spread = p["spread"] or {}
+    bars = []
+    if x in spread:
+        bars.append([(spread[x]["low"], p[y]), (spread[x]["high"], p[y])])
+    if y in spread:
+        bars.append([(p[x], spread[y]["low"]), (p[x], spread[y]["high"])])
+    return bars
 
 
 def _draw_point(
@@ -259,7 +268,7 @@ def _caption(
     if any(p["encoder"] == "pro-scale" for p in points):
         parts.append("(p1,p2,p3): PRO-SCALE's layers in each stage.")
     if x.startswith("gflops"):
-        parts.append(f"GMACs in convention 'published', batch 1, at {', '.join(bases)}.")
+        parts.append(f"GMACs (printed as GFLOPs): convention 'published', batch 1, {', '.join(bases)}.")
     else:
         parts.append(f"Speed: {'; '.join(bases)}.")
     if any(p["source"] == "measured" for p in points):

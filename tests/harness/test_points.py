@@ -1,11 +1,13 @@
 """Trade-off points: what the papers print, what is measured, what records and the user's file add."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli import main
 from harness.figure_data import points_data
 from harness.layer_costs import layer_costs
 from harness.own_points import own_points
@@ -87,18 +89,14 @@ def test_measured_points_share_one_size_and_keep_the_printed_quality(measured: l
     assert 100 * (lite / m2f - 1) == pytest.approx(-38.8, abs=0.1)
 
 
-def test_a_printed_command_runs_and_gives_the_point(measured: list[Point]) -> None:
-    import shlex
-    import subprocess
-    import sys
-
+def test_a_printed_command_runs_and_gives_the_point(
+    measured: list[Point], capsys: pytest.CaptureFixture[str]
+) -> None:
     p = one(measured, paper="pro-scale", label="PRO-SCALE (1,1,1)", backbone="r50", dataset="coco")
-    words = shlex.split(p["command"])[1:]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(root / "cli.py"), *words, "--json"], capture_output=True, text=True, cwd=root
-    )
-    assert json.loads(done.stdout)["total_gmacs"] == pytest.approx(p["gflops_total"])
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(p["command"])[1:], "--json"])
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["total_gmacs"] == pytest.approx(p["gflops_total"])
 
 
 def timing(model: str, title: str, ms: float, **more: Any) -> Run:
