@@ -47,10 +47,12 @@ def fps_rows() -> list[PublishedRow]:
 
 
 def profile_runs(folders: Sequence[Path] = RECORD_FOLDERS) -> list[Run]:
-    """Profile records of these folders that hold a ratio to another model, newest first."""
+    """Profile records of these folders that hold a ratio to another model: GPUs first, then the newest."""
     runs = [run for folder in folders if folder.is_dir() for run in read_runs(folder)[0]]
     timed = [run for run in runs if run.kind == "profile" and run.status == "ok" and run.ratios]
-    return sorted(timed, key=lambda run: run.time, reverse=True)
+    return sorted(
+        timed, key=lambda run: (run.settings.get("device", "").startswith("cuda"), run.time), reverse=True
+    )
 
 
 def audit_fps(tables: Collection[int] | None, runs: Sequence[Run]) -> list[Speed]:

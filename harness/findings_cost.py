@@ -114,7 +114,7 @@ def _one_encoder_two_figures(audited: Sequence[AuditedCell]) -> list[Finding]:
 
 
 def _pairs(audited: Sequence[AuditedCell]) -> list[tuple[dict[str, PublishedCell], dict[str, PublishedCell]]]:
-    """Each reduced row with the row it is reduced from: {"encoder": cell, "total": cell} twice."""
+    """Each cheaper row with the dearer one it is held to: {"encoder": cell, "total": cell} twice."""
     rows: defaultdict[tuple[int, int], dict[str, PublishedCell]] = defaultdict(dict)
     for a in audited:
         rows[a.cell.table, a.cell.row][a.cell.what] = a.cell
@@ -132,6 +132,10 @@ def _pairs(audited: Sequence[AuditedCell]) -> list[tuple[dict[str, PublishedCell
         references = [o for o in above if _is_reference(o["encoder"], cell)]
         if references:
             pairs.append((row, references[-1]))
+        # Within PRO-SCALE, each configuration with more layers against the first one.
+        smaller = [o for o in above if o["encoder"].model == cell.model == "pro-scale"]
+        if smaller:
+            pairs.append((smaller[0], row))
     return pairs
 
 
@@ -152,7 +156,8 @@ def _saving_above_total(audited: Sequence[AuditedCell]) -> list[Finding]:
         slack = sum(cells[what].step for cells in (row, reference) for what in ("encoder", "total")) / 2
         if saved["encoder"] > saved["total"] + slack:
             sentences.append(
-                f"{place(row['encoder'])}, {model(row['encoder'])}: encoder -{saved['encoder']:.2f}, "
+                f"{place(row['encoder'])}, {model(row['encoder'])}, against row {reference['encoder'].row}, "
+                f"{system(reference['encoder'])}: encoder -{saved['encoder']:.2f}, "
                 f"total -{saved['total']:.2f}."
             )
             tables.append(row["encoder"].table)
@@ -160,7 +165,7 @@ def _saving_above_total(audited: Sequence[AuditedCell]) -> list[Finding]:
         return []
     return finding(
         "saving-above-total",
-        f"In {len(sentences)} COCO rows the encoder saves more GFLOPs than the whole model",
+        f"In {len(sentences)} pairs of COCO rows the encoder saves more GFLOPs than the whole model",
         [
             "Backbone and decoder are the same in both rows of a pair, so on one input both savings are "
             "equal; the encoder's figure is one image's, the total a mean.",

@@ -14,9 +14,10 @@ from typing import Any
 from harness.audit_costs import cost_model, real_padded_sizes
 from harness.audit_means import ALL_IMAGES, FIRST_IMAGES, mean_total
 from harness.conventions import PUBLISHED_PLACES, units_of
-from harness.counter import Work
+from harness.counter import DataDependentError, Work
 from harness.flops_record import versions
 from harness.model_count import find_components, work_of
+from harness.own_models import blaming
 from harness.record import GIGA
 from harness.sizes import COCO_RULE, ImageSize, Size, dataset_sizes, format_size, pad
 from harness.spec import ModelSpec, model_spec
@@ -96,9 +97,10 @@ LAYERS = (
     "encoder.hybrid",
     "encoder.recalibration",
 )
+WHOLE = "whole encoder"
 ALL_PARTS = ("backbone", "encoder", "decoder", "postprocess")
 BOUNDARIES: dict[str, Boundary] = {
-    "whole encoder": Boundary(1.0, 0.1, ("encoder",)),
+    WHOLE: Boundary(1.0, 0.1, ("encoder",)),
     "encoder without mask features": Boundary(
         0.2, 0.0, ("encoder",), ("encoder.pixel_embedding.mask_features",)
     ),
@@ -170,7 +172,8 @@ def reconcile(
         The record: matches, the most credible first; the nearest misses; how many hypotheses were tried.
 
     Raises:
-        ValueError: an unknown model, a figure that is no positive number, an unknown ``what``.
+        ValueError: an unknown model, one whose work depends on its input, a figure that is no positive
+            number, an unknown ``what``.
     """
     value, ranges = read_figure(published)
     if what not in WHATS:
@@ -179,6 +182,11 @@ def reconcile(
         cityscapes: model_spec(encoder, backbone, num_classes=classes, **(options or {}))
         for cityscapes, classes in CLASSES.items()
     }
+    try:
+        with blaming(f"{encoder} failed at {format_size(CITYSCAPES)}"):
+            work_of(specs[True], ImageSize(CITYSCAPES, CITYSCAPES))
+    except DataDependentError as error:
+        raise ValueError(f"{encoder} cannot be reconciled, its work depends on its input: {error}") from None
     hypotheses = _hypotheses(specs, what, step)
     matches = []
     for h in hypotheses:
@@ -222,10 +230,10 @@ def read_figure(text: str) -> tuple[float, dict[str, tuple[float, float]]]:
     unit = 10.0 ** -len(digits)
     ranges = {"rounded": (value - unit / 2, value + unit / 2)}
     significant = len(digits.rstrip("0"))
-    if significant < len(digits):
-        # 117.00 may be 117, and 234.50 be 234.5.
+    if significant < len(digits) and (significant or value >= 100):
+        # 234.50 may be 234.5; 117.00 is 117 where the tool prints whole ones, which is from 100 on.
         wider = 10.0**-significant
-        name = "rounded to whole ones" if not significant and value >= 100 else "zeros appended"
+        name = "zeros appended" if significant else "rounded to whole ones"
         ranges[name] = (value - wider / 2, value + wider / 2)
     ranges["cut off"] = (value, value + unit)
     return value, ranges
@@ -268,7 +276,9 @@ def _hypotheses(specs: Mapping[bool, ModelSpec], what: str, step: Callable[[str]
         for (path, boundary), units in sums.items():
             fit = BOUNDARIES[boundary].usual(what)
             plausibility = PATHS[path].plausibility * fit * usual
-            if units and plausibility:
+            # A part that the encoder does not have, or all that it has, makes no boundary of its own.
+            same = boundary != WHOLE and units == sums.get((path, WHOLE))
+            if units and plausibility and not same:
                 found.append(Hypothesis(path, boundary, format_size(size), units / GIGA, plausibility))
     model = cost_model(specs[False])
     for name, usual in MEANS.items():
@@ -278,7 +288,7 @@ def _hypotheses(specs: Mapping[bool, ModelSpec], what: str, step: Callable[[str]
         sizes = dataset_sizes(name)
         encoder = sum(model.encoder(s.padded) * n for s, n in sizes.images.items()) / sizes.total
         text = f"mean over {sizes.total} images of val2017"
-        for boundary, giga in (("whole encoder", encoder), ("whole model", mean_total(model, sizes))):
+        for boundary, giga in ((WHOLE, encoder), ("whole model", mean_total(model, sizes))):
             fit = BOUNDARIES[boundary].usual(what)
             found.append(Hypothesis("published", boundary, text, giga, usual * fit))
     return found
@@ -319,7 +329,8 @@ def _match(
         for o in hypotheses
         if o is not h
     )
-    by_chance = around * (window[1] - window[0]) / (2 * NEIGHBOURHOOD * value)
+    # One more for the match itself, so that few neighbours do not pass for certainty.
+    by_chance = (around + 1) * (window[1] - window[0]) / (2 * NEIGHBOURHOOD * value)
     return {
         **_plain(h, value),
         "plausibility": plausibility,

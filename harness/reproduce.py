@@ -8,6 +8,7 @@ mean over the first 100 images of val2017.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.audit_subjects import cost_without_stride_4
 from harness.model_count import DatasetCount, count_dataset, count_model
 from harness.published import (
     CITYSCAPES_SIZE,
@@ -123,11 +124,7 @@ def _other_images(cell: PublishedCell, counted: DatasetCount) -> str:
 def _without_stride_4(cell: PublishedCell) -> str:
     """Table 3's C_1: what M2F without the stride-4 path would cost, and what has the printed cost."""
     size = ImageSize(CITYSCAPES_SIZE, CITYSCAPES_SIZE)
-    m2f = count_model(model_spec(cell.model, cell.backbone), size, CONVENTION).figures
-    path = m2f.of("encoder.pixel_embedding")
-    # Without s1 the 1x1 mask features run at stride 8, on a quarter of the pixels.
-    mask_features = m2f.of("encoder.pixel_embedding.mask_features") / 4
-    without = (m2f.of("encoder") - path + mask_features) / GIGA
+    without = cost_without_stride_4(cell.backbone)
     spec = model_spec("pro-scale", cell.backbone, stages=(1, 1, 1), pixel_embedding="conv")
     conv = count_model(spec, size, CONVENTION).figures.of("encoder") / GIGA
     return (

@@ -1,5 +1,6 @@
 """What gives a printed figure, and what chance would have given."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ def test_a_figure_says_how_it_may_have_been_rounded() -> None:
     assert value == 234.5 and ranges["zeros appended"] == pytest.approx((234.45, 234.55))
     assert ranges["cut off"] == pytest.approx((234.5, 234.51))
     assert read_figure(" 519G ")[0] == 519 and "zeros appended" not in read_figure("519G")[1]
+    # Below 100 the tool prints three decimals: 12.0 is no rounded 12.
+    assert set(read_figure("12.0")[1]) == {"rounded", "cut off"}
     for text in ("", "-3", "0", "1e3", "nan", "117,0"):
         with pytest.raises(ValueError, match="positive number"):
             read_figure(text)
@@ -79,3 +82,40 @@ def test_bad_input_is_refused() -> None:
         reconcile("m2ff", "swin-t", "117")
     with pytest.raises(ValueError, match="encoder or total"):
         reconcile("m2f", "swin-t", "117", "backbone")
+
+
+OWN = """
+import torch
+from torch import nn
+from encoders.interface import EncoderOutput
+
+class Encoder(nn.Module):
+    def __init__(self, in_channels):
+        super().__init__()
+        self.project = nn.ModuleDict({name: nn.Conv2d(c, 256, 1) for name, c in in_channels.items()})
+
+    def forward(self, features):
+        maps = {name: self.project[name](x) for name, x in features.items()}
+        BODY
+        levels = [maps[name] for name in ("res5", "res4", "res3")]
+        return EncoderOutput(mask_features=maps["res2"], multi_scale=levels)
+"""
+
+
+def test_an_encoder_of_ones_own_can_be_reconciled(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace("BODY", "pass"))
+    # 1x1 convolutions of 96 to 768 channels to 256 at strides 4 to 32, 1024x2048:
+    # 256 * 2^21 * (96/16 + 192/64 + 384/256 + 768/1024) = 6.04 GMACs, twice that in FLOPs.
+    record = reconcile(f"{path}:Encoder", "swin-t", "12.08")
+    first = record["matches"][0]
+    assert (first["path"], first["size"]) == ("products x 2", "1024x2048")
+    # What it does not have makes no boundary of its own.
+    assert {m["boundary"] for m in record["matches"]} == {"whole encoder"}
+
+
+def test_an_encoder_whose_work_depends_on_its_input_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "choosy.py"
+    path.write_text(OWN.replace("BODY", "maps['res5'] = maps['res5'] * int(maps['res5'].sum() > 0)"))
+    with pytest.raises(ValueError, match="its work depends on its input"):
+        reconcile(f"{path}:Encoder", "swin-t", "12.08")
