@@ -77,6 +77,8 @@ def bench(
     kinds = list(DTYPES) if dtypes == "all" else dtypes.split(",")
     steps = len(names) * len(kinds) * len(PLACES) * len(PASSES)
     with user_input(), progress_bar("timing", steps) as advance:
+        # Before minutes of timing, not after them.
+        out.mkdir(parents=True, exist_ok=True)
         options = Options(rounds=rounds, cold=cold, compiled_reference=compiled_reference)
         record = run_benchmark(device, names, kinds, options, progress=advance)
         path = write_record(record, out)

@@ -12,14 +12,23 @@ import torch
 from torch import Tensor
 
 from cuda_ops.cache import KernelUnavailableError
-from cuda_ops.cuda_build import LOAD_BYTES, Kind, checked, choose_kind, install_hint, nvrtc_version, prepare
+from cuda_ops.cuda_build import (
+    ARCHITECTURES,
+    LOAD_BYTES,
+    Kind,
+    checked,
+    choose_kind,
+    install_hint,
+    nvrtc_version,
+    prepare,
+)
 
 MAX_BLOCKS = 2**31 - 1  # of a grid's first dimension, on every GPU
 INPUTS = ("value", "shapes", "starts", "places", "weights", "reference")
 
 
 def check_available() -> None:
-    """Check that a kernel could be compiled and launched here, without doing either.
+    """Check that kernels can be compiled and loaded for the current GPU, by building M2F's.
 
     Raises:
         KernelUnavailableError: saying what is missing.
@@ -30,12 +39,19 @@ def check_available() -> None:
         )
     nvrtc_version()
     _driver()
+    kind = choose_kind(torch.float32, 8, 32, 3, 4, fused=True)
+    assert kind is not None, "the encoders' shapes fit a block"
+    _kernels(kind, _architecture(torch.cuda.current_device()))
 
 
 @cache
 def _kernels(kind: Kind, architecture: int) -> dict[str, Any]:
     """The loaded kernels by name. A library belongs to no context: it serves all GPUs of its kind."""
     driver = _driver()
+    if architecture < ARCHITECTURES[0]:
+        raise KernelUnavailableError(
+            f"this GPU is sm_{architecture}; the kernels need sm_{ARCHITECTURES[0]} or later"
+        )
     place = prepare(kind, architecture)
     try:
         library = checked(driver.cuLibraryLoadData(place.read_bytes(), [], [], 0, [], [], 0))

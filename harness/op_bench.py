@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, reference, use_implementation
+from cuda_ops.implementation import kernel_for
 from encoders.interface import nearest
 from harness.environment import cpu_name, git_state
 from harness.op_peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
@@ -194,7 +195,8 @@ def measured_bandwidth(device: str) -> float:
 
 def _own_calls(problem: Problem, direction: str) -> dict[str, Call]:
     calls: dict[str, Call] = {}
-    if implementation_for(problem.value.device, problem.value.dtype).name != "reference":
+    # What runs for this very call: a GPU's kernel may refuse one that another takes.
+    if kernel_for(problem.value, problem.locations):
         calls["compiled"] = _pass(ms_deform_attn, problem.plain(), direction)
         # Reference points are constants of the image size.
         calls["compiled, fused"] = _pass(ms_deform_attn_fused, problem.fused(), direction, constants=(3,))

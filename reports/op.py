@@ -67,8 +67,12 @@ def doctor_notes(record: Mapping[str, Any]) -> list[str]:
 
 
 def build_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line for each build."""
-    return [
+    """One line for each build, and what was not asked for."""
+    rows = list(rows)
+    lines = [
         f"{row['what']}: {'ready' if row['ok'] else 'not built'} ({row['seconds']:.1f} s), {row['detail']}"
         for row in rows
     ]
+    if len(rows) == 1:
+        lines.append("CUDA kernels: none built, no NVIDIA GPU is here; --arch 90 builds for one elsewhere")
+    return lines

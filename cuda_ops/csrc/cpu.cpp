@@ -151,16 +151,26 @@ extern "C" struct SegmeterCall {
 
 using Call = SegmeterCall;
 
-// A large buffer that asks for large pages: the first touch of 4 KiB pages would cost as much as the copy.
+constexpr size_t kLargePage = size_t(2) << 20;
+
+// Ask for large pages where memory is about to be touched for the first time: with those of 4 KiB, that
+// would cost as much as the work itself.
+inline void ask_for_large_pages(void* data, size_t bytes) {
+#if defined(__linux__)
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kLargePage - 1) / kLargePage * kLargePage;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kLargePage * kLargePage;
+    if (data && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// A buffer that lies on large pages if it fills one.
 template <typename Real>
 class Buffer {
   public:
     explicit Buffer(int64_t count) : bytes_(round_up(size_t(count) * sizeof(Real))) {
         data_ = static_cast<Real*>(std::aligned_alloc(alignment(), bytes_));
         if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-        if (bytes_ >= kLarge) madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
+        ask_for_large_pages(data_, bytes_);
     }
     ~Buffer() { std::free(data_); }
     Buffer(const Buffer&) = delete;
@@ -168,10 +178,9 @@ class Buffer {
     Real* data() { return data_; }
 
   private:
-    static constexpr size_t kLarge = size_t(2) << 20;
-    size_t alignment() const { return bytes_ >= kLarge ? kLarge : 64; }
+    size_t alignment() const { return bytes_ >= kLargePage ? kLargePage : 64; }
     static size_t round_up(size_t bytes) {
-        const size_t to = bytes >= kLarge ? kLarge : 64;
+        const size_t to = bytes >= kLargePage ? kLargePage : 64;
         return std::max(to, (bytes + to - 1) / to * to);
     }
     size_t bytes_;
@@ -397,6 +406,7 @@ constexpr int64_t kWorkPerThread = int64_t(1) << 22;
 
 template <typename T, typename Real = Wide<T>>
 void forward(const Call& call) {
+    ask_for_large_pages(call.output, sizeof(T) * size_t(call.batch * call.queries * call.heads * call.dim));
     const LevelOfSample<Real> of(call);
     const int per_query = int(call.levels * call.points);
     const int64_t head_size = (call.tokens + 1) * call.dim;
@@ -543,6 +553,10 @@ void backward(const Call& call) {
     const LevelOfSample<Real> of(call);
     const int per_query = int(call.levels * call.points);
     const int64_t dim = call.dim, head_size = (call.tokens + 1) * dim;
+    const size_t samples = size_t(call.batch * call.queries * call.heads * per_query);
+    ask_for_large_pages(call.grad_value, sizeof(T) * size_t(call.batch * call.tokens * call.heads * dim));
+    ask_for_large_pages(call.grad_places, sizeof(T) * 2 * samples);
+    ask_for_large_pages(call.grad_weights, sizeof(T) * samples);
     // One thread owns all queries of a head, so nothing is added by two threads at once, and the order of
     // additions is the same for any number of threads.
     in_parallel(call.threads, call.batch * call.heads, [&] {

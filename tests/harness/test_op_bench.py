@@ -13,6 +13,7 @@ from harness.doctor import build_ahead, diagnose
 from harness.op_bench import Options, ratio_interval, run_benchmark, time_case, write_record
 from harness.op_peers import PEERS
 from harness.op_problems import PASSES, SHAPES, Case, bytes_moved, draw_problem
+from reports.op import build_lines
 
 
 def test_shapes_are_those_of_strides_32_16_and_8() -> None:
@@ -135,6 +136,12 @@ def test_the_doctor_gives_a_reason_for_every_device_and_dtype() -> None:
     }
     for row in record["implementations"]:
         assert row["name"] == "reference" and row["reason"].startswith("asked")
+
+
+def test_a_build_without_a_gpu_says_how_to_build_for_one() -> None:
+    row = {"what": "CPU kernel", "ok": True, "seconds": 0.0, "detail": "x.so"}
+    assert "--arch 90" in build_lines([row])[-1]
+    assert len(build_lines([row, row | {"what": "CUDA kernels for sm_90"}])) == 2
 
 
 def test_building_ahead_refuses_an_architecture_without_kernels() -> None:
