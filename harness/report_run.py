@@ -1,24 +1,28 @@
 """The main job's measurements: four models, on real photos and at the data sets' sizes."""
 
+import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from encoders import ENCODERS
 from encoders.segmenter import Segmenter, build_segmenter, normalise, pad_to_multiple
+from harness import audit
+from harness.audit_fps import RECORD_FOLDERS
+from harness.figure_data import figure_data
 from harness.flops_record import flops_record, versions
 from harness.model_count import count_dataset, count_model
 from harness.photos import Photo, read_photo
-from harness.published import family_cells
 from harness.record import FlopsRecord
-from harness.reproduce import Reproduction, reproduce
+from harness.reproduce import Reproduction
 from harness.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
 from harness.spec import ModelSpec, model_spec
 
-SCHEMA = "segmeter.report/1"
+SCHEMA = "segmeter.report/2"
 CONVENTION = "published"
 DATASETS = ("cityscapes", "coco-val2017")
 DATASET_CLASSES = {"cityscapes": 19, "coco-val2017": 133}
@@ -48,7 +52,13 @@ def report_specs(backbone: str, num_classes: int) -> list[ModelSpec]:
 
 
 def run_report(
-    photos: Sequence[Photo], backbone: str, step: Callable[[str], None] = lambda what: None
+    photos: Sequence[Photo],
+    backbone: str,
+    step: Callable[[str], None] = lambda what: None,
+    *,
+    records_dir: Path | None = None,
+    add: Path | None = None,
+    command: str = "segmeter report",
 ) -> dict[str, Any]:
     """Measure everything the report shows.
 
@@ -56,10 +66,20 @@ def run_report(
         photos: at least one; the first also goes through a real forward pass of each model.
         backbone: backbone of all four models.
         step: called before each step with a few words on it (:func:`count_steps` of them).
+        records_dir: folder of timing and quality records to take in, or None for those of the repository.
+        add: CSV of the user's own points, or None.
+        command: what the report says it was made by.
 
     Returns:
         The report record: plain data, ready for JSON.
+
+    Raises:
+        ValueError: damaged published or own data; file, line and column named.
+        OSError: a file or folder that is not there.
     """
+    # First what may refuse the user's data: nothing is measured in vain.
+    step("points and figures")
+    figures = figure_data(backbone, records_dir, add)
     forwards = []
     for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"]):
         step(f"forward pass of {spec.encoder_title}")
@@ -76,8 +96,8 @@ def run_report(
         records[size_set.name] = [
             _count(spec, size_set) for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"])
         ]
-    step("the paper's tables")
-    cells = [reproduction_row(r) for r in reproduce(family_cells())]
+    folders = RECORD_FOLDERS if records_dir is None else (*RECORD_FOLDERS, records_dir)
+    audited = audit.run_audit(step=step, records=folders)
     return {
         "schema": SCHEMA,
         "convention": CONVENTION,
@@ -85,14 +105,17 @@ def run_report(
         "photos": [{"name": p.name, "size": list(p.size)} for p in photos],
         "forward_passes": forwards,
         "records": records,
-        "reproduction": cells,
+        "audit": audited,
+        "figures": figures,
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": command,
         "versions": versions(),
     }
 
 
 def count_steps(photos: Sequence[Photo]) -> int:
     """How often :func:`run_report` calls ``step``."""
-    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 1
+    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 1 + audit.count_steps()
 
 
 def reproduction_row(result: Reproduction) -> dict[str, Any]:

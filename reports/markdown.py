@@ -23,8 +23,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def report_markdown(report: Mapping[str, Any]) -> str:
-    """The whole report as one markdown document."""
+def report_markdown(report: Mapping[str, Any], captions: Mapping[str, str]) -> str:
+    """The whole report as one markdown document.
+
+    Args:
+        report: the record of :func:`harness.report_run.run_report`.
+        captions: the figures that lie in ``figures/NAME.svg`` beside it, with their captions.
+    """
     records: Mapping[str, Sequence[FlopsRecord]] = report["records"]
     first = next(iter(records.values()))[0]
     sections = [
@@ -46,9 +51,13 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         "## What the published figures leave out",
         _size_line(first),
         _omissions_table(next(iter(records.values()))),
-        "## The published figures, measured again",
-        _reproduction_summary(report["reproduction"]),
-        _reproduction_table(report["reproduction"]),
+        "## The published figures, audited",
+        _audit_summary(report["audit"]),
+        _audit_table(report["audit"]["cells"]),
+        "### What does not fit together",
+        *(f"{n}. **{one['title']}.** {one['text']}" for n, one in enumerate(report["audit"]["findings"], 1)),
+        "## Figures",
+        *(f"![{name}](figures/{name}.svg)\n\n*{text}*" for name, text in captions.items()),
         "## One real forward pass each",
         _forward_table(report["forward_passes"]),
         "## Made with",
@@ -152,19 +161,18 @@ def _omissions_table(group: Sequence[FlopsRecord]) -> str:
     return markdown_table(["not counted", *(record["encoder_title"] for record in group)], rows)
 
 
-def _reproduction_summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
-    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+def _audit_summary(audit: Mapping[str, Any]) -> str:
+    counts = audit["counts"]
+    verdicts = "\n".join(
+        f"- {number} {name}: {audit['verdicts'][name]}" for name, number in counts["verdicts"].items()
+    )
     return (
-        f"{len(rows)} GFLOPs cells of tables 1 to 7 of the PRO-SCALE paper: {verdicts}. "
-        "*exact* rounds to the printed figure, *last digit* is within one unit of its last digit, "
-        "*close* within 0.2 %."
+        f"{counts['cells']} GFLOPs cells of the PRO-SCALE paper; of the {counts['family_cells']} of modelled "
+        f"systems, {counts['family_reproduced']} are reproduced.\n\n{verdicts}"
     )
 
 
-def _reproduction_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _audit_table(cells: Sequence[Mapping[str, Any]]) -> str:
     header = [
         "table.row",
         "model",
@@ -177,18 +185,18 @@ def _reproduction_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     body = [
         [
-            f"{row['table']}.{row['row']}",
-            f"{row['model']}, {row['backbone']}, {row['dataset']}",
-            row["what"],
-            row["printed"],
-            "-" if row["measured_gmacs"] is None else giga(row["measured_gmacs"]),
-            "-" if row["difference_percent"] is None else percent(row["difference_percent"], signed=True),
-            row["size"],
-            row["verdict"] + (f": {row['note']}" if row["note"] else ""),
+            f"{cell['table']}.{cell['row']}",
+            f"{cell['model']}, {cell['backbone']}, {cell['dataset']}",
+            cell["what"],
+            cell["printed"],
+            "-" if cell["measured_gmacs"] is None else giga(cell["measured_gmacs"]),
+            "-" if cell["difference_percent"] is None else percent(cell["difference_percent"], signed=True),
+            cell["size"],
+            cell["verdict"] + (f": {cell['note']}" if cell["note"] else ""),
         ]
-        for row in rows
+        for cell in cells
     ]
-    return markdown_table(header, body)
+    return markdown_table(header, [[text.replace("|", "\\|") for text in row] for row in body])
 
 
 def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,190 @@
+"""The report as one self-contained HTML page: no request leaves it, so a mail attachment will do."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from reports import html_sections as sections
+from reports.figures import KINDS, REPORT_PARETO
+from reports.html_parts import Html, embedded_json, inline_svg, join, tag
+from reports.plots_common import DATASET_TITLES
+
+TITLE = "What segmentation encoders cost"
+SCRIPTS = ("page.js", "tables.js", "front.js", "chart.js")
+# Figures wide enough for the whole column; the others stand two beside each other.
+ONE_COLUMN_POINTS = 300
+# Figures of their own option are drawn on a backbone; these two compare backbones or timing records.
+WITHOUT_BACKBONE = ("backbones", "realised")
+ABOUT_SECTIONS = {
+    "summary": "Summary",
+    "trade-offs": "Trade-offs",
+    "measured": "Measured costs",
+    "audit": "Audit",
+    "figures": "Figures",
+    "not-counted": "Not counted",
+    "tokens": "Tokens",
+    "forward": "Forward passes",
+    "records": "Records",
+}
+
+
+def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], tokens: str = "") -> str:
+    """The whole report as one page.
+
+    Args:
+        report: the record of :func:`harness.report_run.run_report`.
+        drawings: name -> (SVG text, caption), of :func:`reports.figures.report_figures`.
+        tokens: the section on token redundancy as markup of :mod:`reports.html_tokens`, or "".
+
+    Returns:
+        The text of ``report.html``; everything in it that is not of this project's own making is escaped.
+    """
+    parts = _sections(report, drawings, tokens)
+    links = [tag("li", tag("a", ABOUT_SECTIONS[name], href=f"#{name}")) for name in parts]
+    theme = tag("button", "Dark colours", id="theme", type="button", hidden=True)
+    bar = tag("div", tag("ul", *links), theme)
+    body = join(
+        [
+            tag("a", "Skip to the report", href="#main", class_="skip"),
+            tag("header", tag("h1", TITLE), tag("p", _subtitle(report), class_="lead"), class_="top"),
+            tag("nav", bar, class_="bar", aria_label="Sections"),
+            tag("main", *parts.values(), id="main", tabindex="-1"),
+            tag("footer", tag("p", "Made by ", tag("code", report["command"]), ". ", FOOTER)),
+        ]
+    )
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Styles may stand in attributes, as matplotlib writes them into its drawings; only our own script runs.
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = (
+        '<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"{tag('title', f'{TITLE}: segmeter report')}\n<style>\n{_asset('report.css')}</style>\n"
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}</head>\n<body>\n{body}\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _sections(
+    report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], tokens: str
+) -> dict[str, Html]:
+    points = sections.chart_points(report["figures"]["points"])
+    first = next(iter(report["records"].values()))
+    contents = {
+        "summary": sections.summary(report),
+        "trade-offs": join(
+            [
+                tag("p", TRADE_OFFS),
+                tag("noscript", tag("p", "The chart needs scripts; the table and the figures below do not.")),
+                tag("div", id="chart", class_="chart", hidden=True),
+                tag("details", tag("summary", "The points as a table"), sections.points_table(points)),
+                tag("script", embedded_json(points), type="application/json", id="points-data"),
+            ]
+        ),
+        "measured": sections.measured_costs(report),
+        "audit": join([tag("p", AUDIT), sections.audit(report["audit"])]),
+        "figures": join(
+            [
+                tag("p", "Each as a PDF, an SVG or a PNG by the command below it."),
+                tag("div", *_figures(report, drawings), class_="gallery"),
+            ]
+        ),
+        "not-counted": sections.not_counted(first),
+        "tokens": Html(tokens),
+        "forward": sections.forward_passes(report["forward_passes"]),
+        "records": join(
+            [
+                tag("p", "Everything above comes from these records; report.json holds them all."),
+                sections.record_details(report),
+                sections.figure_data_details(report["figures"]),
+                tag("h3", "Made with"),
+                sections.environment(report),
+            ]
+        ),
+    }
+    return {
+        name: tag(
+            "section",
+            tag("h2", ABOUT_SECTIONS[name], id=f"{name}-title"),
+            content,
+            id=name,
+            aria_labelledby=f"{name}-title",
+        )
+        for name, content in contents.items()
+        if content
+    }
+
+
+TRADE_OFFS = (
+    "Each point is a model on a data set: what it costs against how good it is. The dashed line is the "
+    "Pareto front of what is shown: the points that no other one beats. Costs taken on different inputs or "
+    "machines are not to be compared, so one is shown at a time. Hollow circles are figures as published; "
+    "filled squares have their cost measured by segmeter; stars are your own."
+)
+FOOTER = "This page holds all that it shows; it sends nothing and asks for nothing."
+AUDIT = (
+    "Every GFLOPs figure of the PRO-SCALE paper's tables, measured again: at the stated size, else at the "
+    "padded size of a real image at which it is met, else it counts as not reproduced."
+)
+
+
+def _figures(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> list[Html]:
+    cards = []
+    for name, (svg, caption) in drawings.items():
+        drawing = inline_svg(svg, f"drawing-{name}", f"{name}: {caption}")
+        sheet = tag("div", drawing, class_="sheet", tabindex="0", role="group", aria_label=f"Figure: {name}")
+        link = tag("a", "these records", href=f"#{_data_of(name)}")
+        origin = tag("span", "Drawn from ", link, " by ", tag("code", figure_command(name, report)), ".")
+        wide = sections.drawing_width(svg) > ONE_COLUMN_POINTS
+        cards.append(
+            tag(
+                "figure",
+                sheet,
+                tag("figcaption", tag("strong", f"{figure_title(name)}. "), origin),
+                id=f"figure-{name}",
+                class_="wide" if wide else None,
+            )
+        )
+    return cards
+
+
+def figure_command(name: str, report: Mapping[str, Any]) -> str:
+    """The command line that draws a figure of the report."""
+    backbone = report["backbone"]
+    if name in REPORT_PARETO:
+        x, y, dataset = REPORT_PARETO[name]
+        axes = f"--x {x.replace('_', '-').removesuffix('-ms')} --y {y}"
+        return f"segmeter plot pareto {axes} --dataset {dataset} --backbone {backbone}"
+    return f"segmeter plot {name}" + ("" if name in WITHOUT_BACKBONE else f" --backbone {backbone}")
+
+
+def figure_title(name: str) -> str:
+    """What a figure shows, in words."""
+    if name in REPORT_PARETO:
+        x, y, dataset = REPORT_PARETO[name]
+        cost, quality = sections.FIGURE_TITLES[x], sections.FIGURE_TITLES[y]
+        return f"{cost} against {quality} on {DATASET_TITLES[dataset]}, with the front"
+    return KINDS[name]
+
+
+def _data_of(name: str) -> str:
+    own = {"breakdown", "resolution", "layers", "lpe", "not-counted", "realised"}
+    return f"data-{name.replace('-', '_')}" if name in own else "points"
+
+
+def _subtitle(report: Mapping[str, Any]) -> str:
+    return f"Measured by segmeter on {report['made']}, backbone {report['backbone']}."
+
+
+def _asset(name: str) -> str:
+    return (files("reports") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,150 @@
+"""Building blocks of the HTML report: escaped markup, tables, embedded data and drawings."""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class Html(str):
+    """Markup that is safe as it stands; :func:`tag` escapes every other string."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A table cell that shows text and sorts by value; None sorts last."""
+
+    text: str
+    value: float | None
+
+
+Cell = str | Number
+
+
+def tag(name: str, *children: str, **attributes: str | bool | None) -> Html:
+    """One element. Children that are not :class:`Html` are escaped, and so are all attribute values.
+
+    Attribute names: a trailing underscore is dropped, others become dashes; None and False leave it out.
+
+    >>> tag("p", "a < b", class_="note", aria_label='"x"')
+    '<p class="note" aria-label="&quot;x&quot;">a &lt; b</p>'
+    """
+    parts = []
+    for key, value in attributes.items():
+        attribute = key.rstrip("_").replace("_", "-")
+        if value is True:
+            parts.append(f" {attribute}")
+        elif value is not None and value is not False:
+            parts.append(f' {attribute}="{escape(value)}"')
+    inner = "".join(child if isinstance(child, Html) else escape(child) for child in children)
+    return Html(f"<{name}{''.join(parts)}>{inner}</{name}>")
+
+
+def join(parts: Sequence[Html]) -> Html:
+    """Markup after markup."""
+    return Html("\n".join(parts))
+
+
+def escape(text: str) -> str:
+    """Text for an element or a quoted attribute; what no HTML may hold becomes a mark."""
+    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text))
+
+
+def embedded_json(content: Any) -> Html:
+    r"""JSON for a ``<script type="application/json">``: nothing in it can end the element or start a comment.
+
+    >>> embedded_json({"label": "</script><!--"})
+    '{"label":"\\u003c/script\\u003e\\u003c!--"}'
+    """
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Html(text)
+
+
+def table(
+    caption: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    name: str = "",
+    filters: Sequence[str] = (),
+    keys: Sequence[str] = (),
+) -> Html:
+    """A table whose columns the page's script makes sortable, inside a region that scrolls on its own.
+
+    Args:
+        caption: what the table shows; also the name of the scrolling region.
+        header: column titles; the first column names the row.
+        rows: cells; :class:`Number` cells are right-aligned and sort by value.
+        name: id of the table.
+        filters: titles of the columns that get a drop-down to filter by.
+        keys: one ``data-key`` for each row, for scripts that look rows up.
+    """
+    numeric = [bool(rows) and any(isinstance(row[i], Number) for row in rows) for i in range(len(header))]
+    head = [
+        tag("th", title, scope="col", class_="number" if is_number else "note" if title == "note" else None)
+        for title, is_number in zip(header, numeric, strict=True)
+    ]
+    body = []
+    for index, row in enumerate(rows):
+        cells = [_cell(cell, first=position == 0) for position, cell in enumerate(row)]
+        body.append(tag("tr", *cells, data_key=keys[index] if keys else None))
+    content = tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", *head)),
+        tag("tbody", join(body)),
+        id=name or None,
+        class_="sortable",
+        data_filters="|".join(filters) or None,
+    )
+    return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _cell(cell: Cell, first: bool) -> Html:
+    if isinstance(cell, Number):
+        value = "" if cell.value is None else repr(cell.value)
+        return tag("td", cell.text, class_="number", data_value=value)
+    return tag("th", cell, scope="row") if first else tag("td", cell)
+
+
+def inline_svg(svg: str, name: str, label: str) -> Html:
+    """A drawing by matplotlib as part of the page.
+
+    Its ids get a prefix, as every drawing counts its own from 1; its style sheet is dropped, as it would
+    style the whole page (``report.css`` holds its one rule); its size in points gives way to the page's.
+
+    Args:
+        svg: the file's text, with an ``<svg>`` element that has a ``viewBox``.
+        name: prefix for ids, unique in the page.
+        label: what a screen reader says instead of the drawing.
+
+    Raises:
+        ValueError: there is no ``<svg>`` in it.
+    """
+    found = re.search(r"<svg\b[^>]*>", svg)
+    if not found:
+        raise ValueError(f"figure {name!r} is not an SVG drawing")
+    body = svg[found.end() : svg.rindex("</svg>")]
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.S)
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', body)
+    view = re.search(r'viewBox="([^"]*)"', found.group())
+    width = re.search(r'\bwidth="([\d.]+)pt"', found.group())
+    return tag(
+        "svg",
+        Html(body.strip()),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=view.group(1) if view else None,
+        role="img",
+        aria_label=label,
+        class_="plot",
+        # Matplotlib's points at a paper's size; half as large again reads well on a screen.
+        style=f"max-width:{float(width.group(1)) * 1.9:.0f}px" if width else None,
+    )
