@@ -294,6 +294,7 @@ def _hypotheses(specs: Mapping[bool, ModelSpec], what: str, step: Callable[[str]
     return found
 
 
+@lru_cache(maxsize=512)
 def _sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
     """Units of work for each path and boundary."""
     find = find_components(spec)

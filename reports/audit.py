@@ -45,6 +45,8 @@ CSV_COLUMNS = (
     "print",
     "note",
 )
+# The part of a cell's note that holds a figure of this cell alone.
+OWN_FIGURE = re.compile(r"\d+x\d+ would cost [\d.]+|the first .* give [\d.]+")
 # Columns of words; the others hold figures.
 WORDS = {"model", "backbone", "data set", "figure", "at", "verdict", "note"}
 LATEX_SPECIAL = {
@@ -75,15 +77,22 @@ def audit_tables(record: Mapping[str, Any]) -> list[Table]:
 def audit_notes(record: Mapping[str, Any]) -> list[str]:
     """What a reader must know, the cells that need a word, the findings, and the counts."""
     lines = [f"convention  {record['convention']}: {record['convention_text']} [GMACs]", ""]
-    noted: dict[str, list[str]] = {}
-    for cell in record["cells"]:
-        if cell["note"] and cell["verdict"] != "stated size":
-            noted.setdefault(cell["note"], []).append(f"{cell['table']}.{cell['row']}")
-    lines += [f"{', '.join(dict.fromkeys(places))}: {note}" for note, places in noted.items()]
+    lines += _cell_notes(record)
     lines += ["", f"Findings: {len(record['findings'])}"]
     for number, found in enumerate(record["findings"], start=1):
         lines += [f"{number}. {found['title']}.", *(f"   {sentence}" for sentence in found["sentences"])]
     return [*lines, "", *count_lines(record)]
+
+
+def _cell_notes(record: Mapping[str, Any]) -> list[str]:
+    """What the audit says of cells that the stated size does not give, equal notes told once."""
+    noted: dict[tuple[str, str], list[str]] = {}
+    for cell in record["cells"]:
+        if cell["note"] and cell["verdict"] != "stated size":
+            parts = [part for part in cell["note"].split("; ") if not OWN_FIGURE.fullmatch(part)]
+            place = f"{cell['table']}.{cell['row']} {cell['what']}"
+            noted.setdefault((cell["verdict"], "; ".join(parts)), []).append(place)
+    return [f"{verdict}: {', '.join(places)}: {note}" for (verdict, note), places in sorted(noted.items())]
 
 
 def count_lines(record: Mapping[str, Any]) -> list[str]:
@@ -128,6 +137,9 @@ def _markdown(record: Mapping[str, Any]) -> str:
             "## Images a second against M2F",
             markdown_table(FPS_HEADER, _escaped(_fps_rows(record))),
         ]
+    notes = _cell_notes(record)
+    if notes:
+        sections += ["## Notes on cells (table.row)", "\n".join(f"- {note}" for note in notes)]
     sections.append("## Findings")
     sections += [f"{n}. **{f['title']}.** {f['text']}" for n, f in enumerate(record["findings"], start=1)]
     sections += [
