@@ -51,14 +51,17 @@ class TokenMap:
         """
         if feature_map.ndim != 3 or not feature_map.numel():
             raise ValueError(f"a feature map must be (C, H, W) and not empty, got {tuple(feature_map.shape)}")
-        rows = feature_map.detach().flatten(1).t().double()
-        # Division by the largest entry first: squares of very large or small features would leave float64.
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        if not bool(largest.isfinite().all()):
-            raise ValueError("feature map has values that are not finite")
-        rows = rows / torch.where(largest > 0, largest, 1.0)
-        length = rows.norm(dim=1, keepdim=True)
-        unit = (rows / torch.where(length > 0, length, 1.0)).float().contiguous()
+        planes = feature_map.detach().flatten(1)
+        unit = torch.empty(planes.shape[1], planes.shape[0])
+        for start in range(0, len(unit), CHUNK):
+            rows = planes[:, start : start + CHUNK].t().double()
+            # Division by the largest entry first: squares of huge or tiny features leave float64.
+            largest = rows.abs().amax(dim=1, keepdim=True)
+            if not bool(largest.isfinite().all()):
+                raise ValueError("feature map has values that are not finite")
+            rows = rows / torch.where(largest > 0, largest, 1.0)
+            length = rows.norm(dim=1, keepdim=True)
+            unit[start : start + CHUNK] = rows / torch.where(length > 0, length, 1.0)
         return cls(unit, (feature_map.shape[1], feature_map.shape[2]))
 
     @property
@@ -153,9 +156,13 @@ def window_similarity(tokens: TokenMap, side: int) -> np.ndarray:
     grid = tokens.tokens.view(height, width, channels)[: down * side, : across * side]
     if not grid.numel():
         return np.empty((down, across))
-    by_window = grid.reshape(down, side, across, side, channels).double()
-    length = by_window.sum(dim=(1, 3)).square_().sum(dim=-1)
-    own = by_window.square_().sum(dim=(1, 3, 4))
+    length, own = torch.empty(2, down, across, dtype=torch.float64)
+    rows = max(1, CHUNK // (side * width))
+    for start in range(0, down, rows):
+        part = grid[start * side : (start + rows) * side]
+        by_window = part.reshape(-1, side, across, side, channels).double()
+        length[start : start + rows] = by_window.sum(dim=(1, 3)).square_().sum(dim=-1)
+        own[start : start + rows] = by_window.square_().sum(dim=(1, 3, 4))
     ordered_pairs = side**2 * (side**2 - 1)
     return ((length - own) / ordered_pairs).numpy()
 
@@ -216,9 +223,15 @@ def effective_rank(tokens: TokenMap) -> float:
 
     Not centred: the mean direction counts as one dimension. NaN if every token is zero.
     """
-    rows = tokens.tokens.double()
-    count, channels = rows.shape
-    gram = rows @ rows.t() if count < channels else rows.t() @ rows
+    count, channels = tokens.tokens.shape
+    if count < channels:
+        rows = tokens.tokens.double()
+        gram = rows @ rows.t()
+    else:
+        gram = torch.zeros(channels, channels, dtype=torch.float64)
+        for part in tokens.tokens.split(CHUNK):
+            rows = part.double()
+            gram += rows.t() @ rows
     singular = torch.linalg.eigvalsh(gram).clamp_(min=0).sqrt_()
     # What is left of a rank-deficient matrix is rounding, of the order of eps times the largest eigenvalue.
     singular = singular[singular > 1e-7 * singular.amax()]

