@@ -87,9 +87,12 @@ def measure_energy(
     except nvml.NVMLError:
         return _sampled(call, device, seconds, nvml, handle)
     torch.cuda.synchronize(device)
-    before, start = nvml.nvmlDeviceGetTotalEnergyConsumption(handle), time.monotonic()
-    calls = _loop(call, device, start + seconds)
-    joules = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
+    try:
+        before, start = nvml.nvmlDeviceGetTotalEnergyConsumption(handle), time.monotonic()
+        calls = _loop(call, device, start + seconds)
+        joules = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
+    except nvml.NVMLError as error:
+        raise EnergyUnavailable(f"NVML refuses: {error}") from None
     elapsed = time.monotonic() - start
     if joules <= 0:
         raise EnergyUnavailable(f"the energy counter did not move in {elapsed:.1f} s")

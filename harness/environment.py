@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from harness.watch import cpu_mhz, cpu_temperature
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("segmeter", "torch", "torchvision", "timm", "numpy", "nvidia-ml-py", "triton")
 
@@ -34,8 +36,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         },
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "clocks": {"cpu_mhz": _cpu_mhz()},
-        "other_processes": None,
+        "clocks": {"cpu_mhz": cpu_mhz(), "cpu_temperature_c": cpu_temperature()},
     }
     if device.type == "cuda":
         from harness.energy import gpu_state
@@ -51,7 +52,6 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         }
         state = gpu_state(device)
         found["gpu"]["driver"] = state.pop("driver", None)
-        found["other_processes"] = state.pop("other_processes", None)
         found["clocks"].update(state)
     return found
 
@@ -112,11 +112,6 @@ def _memory(field: str) -> int | None:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _cpu_mhz() -> float | None:
-    speeds = [float(line.split(":")[1]) for line in _lines("/proc/cpuinfo") if line.startswith("cpu MHz")]
-    return sum(speeds) / len(speeds) if speeds else None
 
 
 def _lines(path: str) -> list[str]:

@@ -17,30 +17,48 @@ def parameter_bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
-def peak_memory(call: Callable[[], object], device: torch.device) -> tuple[dict[str, float | None], str]:
+def peak_memory(
+    call: Callable[[], object], device: torch.device, weights: int = 0
+) -> tuple[dict[str, float | None], str]:
     """Bytes at the peak of one call, and how they were taken.
 
+    Args:
+        call: one forward pass.
+        device: where it runs.
+        weights: bytes of the model's own parameters. On CUDA other models may lie beside it; their bytes
+            are taken out and its own put in.
+
     Returns:
-        CUDA: ``peak_allocated_bytes``, ``peak_reserved_bytes`` (weights included). CPU:
-        ``peak_rss_over_start_bytes``, ``start_rss_bytes``. What the system does not give is None.
+        CUDA: ``peak_allocated_bytes`` and ``peak_reserved_bytes``, weights included, and both as
+        ``..._over_start_bytes``. CPU: ``peak_rss_over_start_bytes``, ``start_rss_bytes``. What the system
+        does not give is None.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+        before = {
+            "allocated": torch.cuda.memory_allocated(device),
+            "reserved": torch.cuda.memory_reserved(device),
+        }
         call()
         torch.cuda.synchronize(device)
-        return {
-            "peak_allocated_bytes": float(torch.cuda.max_memory_allocated(device)),
-            "peak_reserved_bytes": float(torch.cuda.max_memory_reserved(device)),
-        }, "torch's caching allocator, peak of one call after emptying the cache"
-    _give_back()
-    start = _rss("VmRSS")
+        peaks = {
+            "allocated": torch.cuda.max_memory_allocated(device),
+            "reserved": torch.cuda.max_memory_reserved(device),
+        }
+        figures: dict[str, float | None] = {}
+        for kind, bytes_ in peaks.items():
+            figures[f"peak_{kind}_bytes"] = float(bytes_ - before[kind] + weights)
+            figures[f"peak_{kind}_over_start_bytes"] = float(bytes_ - before[kind])
+        return figures, "torch's caching allocator, peak of one call after emptying the cache"
+    give_back()
+    start = resident_bytes("VmRSS")
     if start is None:
         return {"peak_rss_over_start_bytes": None, "start_rss_bytes": None}, "no /proc/self/status here"
-    if _reset_peak():
+    if reset_peak():
         call()
-        peak, how = _rss("VmHWM"), "the kernel's high-water mark, reset before the call"
+        peak, how = resident_bytes("VmHWM"), "the kernel's high-water mark, reset before the call"
     else:
         with _sampled_peak() as sampled:
             call()
@@ -49,7 +67,14 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> tuple[dict[
     return {"peak_rss_over_start_bytes": over, "start_rss_bytes": float(start)}, how
 
 
-def _rss(field: str) -> int | None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short; torch's CPU allocator has no class of its own."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def resident_bytes(field: str) -> int | None:
+    """``VmRSS`` (now) or ``VmHWM`` (the peak) of this process; None where there is no /proc."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
@@ -59,7 +84,7 @@ def _rss(field: str) -> int | None:
     return None
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Hand freed memory back to the system (glibc), so that earlier calls do not hide this one's peak."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -67,7 +92,8 @@ def _give_back() -> None:
         return
 
 
-def _reset_peak() -> bool:
+def reset_peak() -> bool:
+    """Set the peak back to what is resident now; False where that is not allowed."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -77,12 +103,12 @@ def _reset_peak() -> bool:
 
 @contextmanager
 def _sampled_peak() -> Iterator[list[int]]:
-    seen = [_rss("VmRSS") or 0]
+    seen = [resident_bytes("VmRSS") or 0]
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(SAMPLE_SECONDS):
-            seen.append(_rss("VmRSS") or 0)
+            seen.append(resident_bytes("VmRSS") or 0)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()

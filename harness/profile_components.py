@@ -10,14 +10,23 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import mean, median
 from typing import Any
 
 import torch
 from torch import nn
 
 from harness.components import component_finder
+from harness.memory import give_back, reset_peak, resident_bytes
+from harness.statistics import Interval, interval
+from harness.timing import time_ms
 
 OUTSIDE = "other"
+# Fewest and most calls with hooks; between them, while the time lasts and the sum is not known to +-2.5 %.
+ROUNDS = (5, 25)
+SUM_WIDTH = 0.05
+COST_MARKS, COST_TRIES = 100, 7
 _NO_FORWARD = nn.Module.forward
 
 
@@ -99,3 +108,139 @@ class ComponentTimer:
         for (begin, component), (end, _) in zip(self._marks, self._marks[1:], strict=False):
             times[component] += begin.elapsed_time(end) if self.device.type == "cuda" else (end - begin) / 1e6
         return dict(times)
+
+    @property
+    def crossings(self) -> int:
+        """Borders crossed in the last call."""
+        return max(0, len(self._marks) - 2)
+
+    def mark_ms(self) -> float:
+        """Milliseconds that one reading of the clock takes at the least, the device's part included."""
+
+        def marks() -> None:
+            for _ in range(COST_MARKS):
+                self._mark(OUTSIDE)
+
+        times = []
+        for _ in range(COST_TRIES):
+            self._marks = []
+            times.append(time_ms(marks, self.device) / COST_MARKS)
+        return min(times)
+
+
+@dataclass(frozen=True)
+class ComponentTimes:
+    """Where the time of one model went.
+
+    Attributes:
+        ms: component -> milliseconds of a call, the median call's length parted by the mean shares.
+        share: component -> share of a call; they add up to 1.
+        sum_share: sum of the components' times over the same call timed from outside without hooks.
+        rounds: calls with hooks, each beside one without.
+        crossings: borders crossed in a call.
+        hook_share: what reading the clock at them costs, as a share of a call.
+    """
+
+    ms: dict[str, float]
+    share: dict[str, float]
+    sum_share: Interval
+    rounds: int
+    crossings: int
+    hook_share: float
+
+
+def component_times(
+    timer: ComponentTimer, call: Callable[[], object], device: torch.device, seconds: float
+) -> ComponentTimes:
+    """Time a model's components in pairs of calls, one with hooks beside one without, in turning order."""
+    rounds: list[dict[str, float]] = []
+    ratios: list[float] = []
+    call()
+    fewest, most = ROUNDS
+    end = time.monotonic() + seconds
+    while len(rounds) < most:
+        if len(rounds) >= fewest and (
+            time.monotonic() >= end or interval(ratios).relative_width <= SUM_WIDTH
+        ):
+            break
+        first = len(rounds) % 2 == 0
+        plain = time_ms(call, device) if first else 0.0
+        with timer.hooked():
+            rounds.append(timer.run(call))
+        crossings = timer.crossings
+        plain = plain or time_ms(call, device)
+        ratios.append(sum(rounds[-1].values()) / plain)
+    sums = [sum(each.values()) for each in rounds]
+    whole = median(sums)
+    # Shares within a call add up to 1; so do their means, while medians of them need not on a busy machine.
+    share = {
+        name: mean(each.get(name, 0.0) / total for each, total in zip(rounds, sums, strict=True))
+        for name in dict.fromkeys(name for each in rounds for name in each)
+    }
+    return ComponentTimes(
+        ms={name: part * whole for name, part in share.items()},
+        share=share,
+        sum_share=interval(ratios),
+        rounds=len(rounds),
+        crossings=crossings,
+        hook_share=crossings * timer.mark_ms() / whole,
+    )
+
+
+class ComponentMemory(ComponentTimer):
+    """Peak memory while each component ran, read at the same borders; use :meth:`peaks`."""
+
+    def peaks(self, call: Callable[[], object]) -> dict[str, dict[str, float]]:
+        """Component -> bytes at its peak in one call; empty where the system does not tell.
+
+        Returns:
+            CUDA: ``peak_allocated_over_start_bytes`` and ``peak_reserved_over_start_bytes``. CPU:
+            ``peak_rss_over_start_bytes``. All over what was held before the call.
+        """
+        self._found: dict[str, dict[str, float]] = {}
+        self._running, self._stack = OUTSIDE, [OUTSIDE]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            give_back()
+            if not reset_peak():
+                return {}
+        self._start = self._peaks()
+        with self.hooked():
+            call()
+        self._mark(OUTSIDE)
+        return self._found
+
+    def _mark(self, component: str) -> None:
+        now = self._peaks()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            reset_peak()
+        peaks = {name: float(max(0, value - self._start[name])) for name, value in now.items()}
+        seen = self._found.setdefault(self._running, peaks)
+        self._found[self._running] = {name: max(value, seen[name]) for name, value in peaks.items()}
+        self._running = component
+
+    def _peaks(self) -> dict[str, int]:
+        """Peaks since the last reset. CUDA's allocator works in step with the launching thread."""
+        if self.device.type == "cuda":
+            return {
+                "peak_allocated_over_start_bytes": torch.cuda.max_memory_allocated(self.device),
+                "peak_reserved_over_start_bytes": torch.cuda.max_memory_reserved(self.device),
+            }
+        return {"peak_rss_over_start_bytes": resident_bytes("VmHWM") or 0}
+
+
+def component_parameter_bytes(timer: ComponentTimer) -> dict[str, int]:
+    """Bytes of each component's own parameters and buffers; a shared one counts where it stands first."""
+    found: dict[str, int] = defaultdict(int)
+    seen: set[int] = set()
+    for name, module in timer.model.named_modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[timer.components[name]] += tensor.numel() * tensor.element_size()
+    return dict(found)

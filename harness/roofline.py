@@ -44,6 +44,10 @@ class Peaks:
     tflops: float
     gbytes_per_s: float
 
+    def best(self, other: "Peaks") -> "Peaks":
+        """The higher of each of two measurements."""
+        return Peaks(max(self.tflops, other.tflops), max(self.gbytes_per_s, other.gbytes_per_s))
+
     @property
     def ridge(self) -> float:
         """Intensity, in FLOPs per byte, where the two roofs meet."""
@@ -56,7 +60,7 @@ class Peaks:
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     """Best of some square matrix products, and of some copies larger than the caches."""
-    side, copied = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
+    side, copied = (8192, 2**28) if device.type == "cuda" else (2048, 2**25)
     a = torch.randn(side, side, device=device).to(dtype)
     source = torch.empty(copied, device=device, dtype=torch.float32).fill_(1)
     target = torch.empty_like(source)

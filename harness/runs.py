@@ -1,14 +1,15 @@
 """Measurements on disk: one typed, versioned JSON file a record, written whole or not at all.
 
-The schema is ``results/run.schema.json``. Readers skip a damaged file and name it. Fields that a reader does
-not know are kept; fields that an older file lacks take their defaults.
+The schema is ``results/run.schema.json``. Readers skip a damaged file and name it. Records of older schema
+versions are read and brought to the present one (:data:`UPGRADES`). Fields that a reader does not know are
+kept; fields that a file lacks take their defaults.
 """
 
 import datetime
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_NAME = "segmeter.run"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_PATH = Path(__file__).parents[1] / "results" / "run.schema.json"
 DEFAULT_FOLDER = Path("results") / "runs"
 STATUSES = ("ok", "out of memory", "crashed", "timed out")
@@ -166,6 +167,8 @@ def run_from(content: Any) -> Run:
         raise ValueError(
             f"schema version {version} is newer than this segmeter, which reads {SCHEMA_VERSION}"
         )
+    for old in range(int(version), SCHEMA_VERSION):
+        content = UPGRADES[old](content)
     for key, kind in _TYPES.items():
         if key not in content:
             if key in _NEEDED:
@@ -177,6 +180,29 @@ def run_from(content: Any) -> Run:
     known = {key: value for key, value in content.items() if key in _KNOWN}
     more = {key: value for key, value in content.items() if key not in _KNOWN and key != "schema"}
     return Run(**known, more=more)
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 to 2: one name for the components' sum; readings of the machine stand in ``during``."""
+    figures, environment = content.get("figures"), content.get("environment")
+    if isinstance(figures, dict):
+        # The same ratio stood under two names.
+        figures = {name: value for name, value in figures.items() if name != "hook_overhead"}
+    if isinstance(environment, dict):
+        clocks = environment.get("clocks")
+        clocks = dict(clocks) if isinstance(clocks, dict) else {}
+        during = {name: clocks.pop(name) for name in ("before", "after") if name in clocks}
+        others = environment.get("other_processes")
+        if others is not None:
+            during["other_gpu_processes"] = others
+        kept = {name: value for name, value in environment.items() if name != "other_processes"}
+        environment = {**kept, "clocks": clocks, "during": during}
+    changed = {"figures": figures, "environment": environment}
+    return {**content, **{name: value for name, value in changed.items() if value is not None}}
+
+
+# Version -> what brings a record's content to the next version.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[Damaged]]:
@@ -237,7 +263,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], above: str 
 
 
 # What changes from one run to the next on one and the same machine.
-PASSING = ("clocks", "load", "other_processes", "memory_free_bytes")
+PASSING = ("clocks", "during", "load", "memory_free_bytes")
 
 
 def environment_differences(first: Run, second: Run) -> dict[str, list[Any]]:

@@ -43,12 +43,12 @@ def latency_table(runs: Sequence[Record]) -> Table:
     where = f"{s['padded_size']}, batch {s['batch']}, {s['dtype']}, {s['device']}, {s['threads']} threads"
     table = Table(title=f"Measured at {where}", title_justify="left")
     table.add_column("model")
-    names = ("median ms", "95 % interval", "IQR", "p90", "p99", "images/s", "peak memory", "J/image", "W")
-    for name in (*names, "TFLOP/s", "of peak", "rounds"):
+    names = ("median ms", "95 % interval", "IQR", "p90", "p99", "images/s")
+    memory = ("peak memory", "parameters")
+    for name in (*names, *memory, "J/image", "W", "TFLOP/s", "of peak", "rounds"):
         table.add_column(name, justify="right")
     for run in runs:
         latency, figures = run["statistics"]["latency_ms"], run["figures"]
-        peak = figures.get("peak_allocated_bytes", figures.get("peak_rss_over_start_bytes"))
         share = figures.get("peak_share")
         table.add_row(
             run["title"],
@@ -58,7 +58,8 @@ def latency_table(runs: Sequence[Record]) -> Table:
             number(latency["p90"], 4),
             number(latency["p99"], 4),
             number(figures["fps"]),
-            "-" if peak is None else amount(round(peak), "bytes"),
+            peak_text(figures),
+            size(figures.get("parameter_bytes")),
             number(figures.get("joules_per_image")),
             number(figures.get("watts")),
             number(figures.get("tflops_per_s")),
@@ -72,11 +73,14 @@ def component_table(run: Record) -> Table:
     """Where one model's time goes, and what bounds each component."""
     table = Table(title=f"Components of {run['title']}", title_justify="left")
     table.add_column("component")
-    for name in ("ms", "share", "GFLOPs", "TFLOP/s", "of peak", "FLOPs/byte", "bound by", "activations"):
+    for name in (
+        *("ms", "share", "GFLOPs", "TFLOP/s", "of peak", "FLOPs/byte", "bound by"),
+        *("parameters", "activations", "peak memory"),
+    ):
         table.add_column(name, justify="right")
     for name in sorted(run["components"], key=_place):
         c = run["components"][name]
-        share, bound, written = c.get("peak_share"), c.get("compute_bound"), c.get("activation_bytes")
+        share, bound = c.get("peak_share"), c.get("compute_bound")
         head, _, rest = name.partition(".")
         table.add_row(
             f"{title(head)}: {title(rest)}" if rest else title(name),
@@ -87,9 +91,28 @@ def component_table(run: Record) -> Table:
             "-" if share is None else percent(100 * share),
             number(c.get("flops_per_byte")),
             "-" if bound is None else ("compute" if bound else "memory"),
-            "-" if written is None else amount(round(written), "bytes"),
+            size(c.get("parameter_bytes")),
+            size(c.get("activation_bytes")),
+            peak_text(c),
         )
     return table
+
+
+def size(bytes_: float | None) -> str:
+    """Bytes, or ``-`` where they were not measured.
+
+    >>> size(1.5e6), size(None)
+    ('1.50 MB', '-')
+    """
+    return "-" if bytes_ is None else amount(round(bytes_), "bytes")
+
+
+def peak_text(figures: Mapping[str, Any]) -> str:
+    """Peak memory over the start: the resident set's, or what CUDA's allocator gave out and reserved."""
+    allocated = figures.get("peak_allocated_over_start_bytes")
+    if allocated is None:
+        return size(figures.get("peak_rss_over_start_bytes"))
+    return f"{size(allocated)}, {size(figures.get('peak_reserved_over_start_bytes'))} reserved"
 
 
 def _place(component: str) -> tuple[int, str]:
@@ -102,18 +125,54 @@ def notes(run: Record) -> list[str]:
     env, figures = run["environment"], run["figures"]
     op, git = env["op_implementation"], env["git"]
     dirty = " with changes" if git["dirty"] else ""
-    others = env.get("other_processes")
-    lines = [
+    return [
         f"method      {run['settings']['method']}",
         *(f"{key:<11} {text}" for key, text in run["notes"].items()),
-        f"machine     {env['device_name']}, load {env['load']}, torch {env['versions']['torch']}, "
+        f"machine     {env['device_name']}, load {load_text(env)}, torch {env['versions']['torch']}, "
         f"op {op['name']} ({op['reason']}), git {str(git['revision'])[:12]}{dirty}",
         f"peaks       {number(figures['peak_tflops'])} TFLOP/s in a matrix product, "
         f"{number(figures['peak_gbytes_per_s'])} GB/s in a copy, both measured now",
+        f"meanwhile   {'; '.join(meanwhile(env))}",
     ]
-    if others:
-        lines.append(f"shared      {others} other processes on the GPU")
-    return lines
+
+
+def load_text(env: Mapping[str, Any]) -> str:
+    """The load of the last minute."""
+    load = env.get("load")
+    return "-" if not load else f"{load[0]:.2f}"
+
+
+def meanwhile(env: Mapping[str, Any]) -> list[str]:
+    """Clocks, temperature, throttling and other processes while it was timed, as far as they are known."""
+    during, lines = env.get("during") or {}, []
+    for name, words, unit in (
+        ("sm_mhz", "GPU clock", "MHz"),
+        ("memory_mhz", "GPU memory clock", "MHz"),
+        ("temperature_c", "GPU temperature", "C"),
+        ("power_w", "GPU power", "W"),
+        ("cpu_mhz", "CPU clock", "MHz"),
+        ("cpu_temperature_c", "CPU temperature", "C"),
+    ):
+        seen = during.get(name)
+        if seen:
+            spread = number(seen["median"], 4)
+            if seen["low"] != seen["high"]:
+                spread += f" ({number(seen['low'], 4)} to {number(seen['high'], 4)})"
+            lines.append(f"{words} {spread} {unit}")
+    throttled = during.get("throttle_reasons")
+    if throttled is not None:
+        seen = ", ".join(f"{reason} in {times} readings" for reason, times in throttled.items())
+        lines.append(f"throttled by {seen}" if seen else "no throttling seen")
+    if during.get("other_busy_cores") is not None:
+        lines.append(
+            f"other processes used {during['other_busy_cores']:.2f} cores"
+            f" ({during.get('other_processes') or 0} of them a twentieth of a core or more)"
+        )
+    if during.get("other_gpu_processes") is not None:
+        lines.append(f"{during['other_gpu_processes']} other processes on the GPU")
+    if during.get("unavailable"):
+        lines.append(f"GPU state not read: {during['unavailable']}")
+    return lines or ["nothing was read"]
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]], folder: str) -> Table:

@@ -16,6 +16,7 @@ from harness.runs import (
     new_id,
     read_run,
     read_runs,
+    run_from,
     save,
 )
 
@@ -43,6 +44,33 @@ def test_unknown_fields_are_kept_and_missing_ones_take_defaults(tmp_path: Path) 
     run = read_run(path)
     assert run.notes == {}
     assert run.content()["colour"] == "blue"
+
+
+def test_a_record_of_version_1_is_read_and_brought_up() -> None:
+    old = Path(__file__).parents[1] / "data" / "run_version_1.json"
+    before = json.loads(old.read_text())
+    run = read_run(old)
+    assert run.content()["schema"] == "segmeter.run/2"
+    assert run.statistics == before["statistics"]
+    assert run.figures["component_sum_share"] == before["figures"]["hook_overhead"]
+    assert "hook_overhead" not in run.figures
+    assert run.environment["during"] == {}
+    assert run.environment["git"] == before["environment"]["git"]
+
+
+def test_what_a_gpu_record_of_version_1_saw_before_and_after_is_kept() -> None:
+    clocks = {"cpu_mhz": 2000.0, "before": {"sm_mhz": 1980}, "after": {"sm_mhz": 1755}}
+    content = {
+        **a_run(environment={"clocks": clocks, "other_processes": 2}).content(),
+        "schema": "segmeter.run/1",
+    }
+    found = run_from(content).environment
+    assert found["clocks"] == {"cpu_mhz": 2000.0}
+    assert found["during"] == {
+        "before": {"sm_mhz": 1980},
+        "after": {"sm_mhz": 1755},
+        "other_gpu_processes": 2,
+    }
 
 
 @pytest.mark.parametrize(

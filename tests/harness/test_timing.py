@@ -1,6 +1,8 @@
 """Statistics, timing in turn, components that add up."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +12,16 @@ from torch import nn
 from harness.energy import EnergyUnavailable, measure_energy, throttle_names
 from harness.memory import parameter_bytes, peak_memory
 from harness.profile import Settings
-from harness.profile_components import ComponentTimer
+from harness.profile_components import (
+    ComponentMemory,
+    ComponentTimer,
+    component_parameter_bytes,
+    component_times,
+)
 from harness.roofline import Peaks, component_work
 from harness.statistics import interval, speedup, summarise
 from harness.timing import Plan, interleave, warm_up
+from harness.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -158,3 +166,48 @@ def test_settings_that_cannot_be_are_refused(bad: dict[str, object], says: str) 
 def test_cuda_without_a_gpu_is_one_line() -> None:
     with pytest.raises(ValueError, match="no CUDA GPU is usable here"):
         Settings((64, 64), device="cuda")
+
+
+def test_components_add_up_to_the_whole_within_five_percent() -> None:
+    # Matrix products of some milliseconds: reading the clock at two borders takes microseconds. Each pair of
+    # calls stands side by side and the median of up to 25 pairs is taken, so that a busy machine cancels; if
+    # it was too busy for the median to be known to 5 %, the interval must hold 1.
+    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(4)))
+    x = torch.ones(256, 1024)
+    with torch.inference_mode():
+        found = component_times(ComponentTimer(model, CPU, 1), lambda: model(x), CPU, seconds=3)
+    whole = found.sum_share
+    assert abs(whole.median - 1) <= 0.05 or whole.low <= 1 <= whole.high
+    assert sum(found.share.values()) == pytest.approx(1)
+    assert found.crossings == 2 * 4  # into and out of four layers
+    assert 0 < found.hook_share < 0.05
+
+
+def test_component_memory_and_parameters_stand_where_they_are_used() -> None:
+    class Wide(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.expand(64 * 2**18, 1).contiguous().sum()  # 64 MiB for a moment
+
+    model = nn.Sequential(nn.Linear(64, 1, bias=False), Wide())
+    held = ComponentMemory(model, CPU, 1).peaks(lambda: model(torch.ones(1, 64)))
+    if not held:
+        pytest.skip("the kernel's high-water mark cannot be reset here")
+    # As above: all but an eighth must be seen, in the component that took it and in no other.
+    assert held["1"]["peak_rss_over_start_bytes"] >= 56 * 2**20
+    assert held["0"]["peak_rss_over_start_bytes"] <= 8 * 2**20
+    weights = component_parameter_bytes(ComponentTimer(model, CPU, 1))
+    assert weights == {"0": 64 * 4}
+
+
+def test_a_busy_neighbour_is_seen() -> None:
+    watch = Watch(CPU)
+    # The neighbour computes for half a second of a core's time, however busy the machine is.
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    watch.read()
+    seen = watch.report()
+    if seen["other_busy_cores"] is None:
+        pytest.skip("no /proc/stat here")
+    assert seen["readings"] == 1
+    # The kernel counts in hundredths of a second, on each of the cores.
+    assert seen["other_busy_cores"] * seen["seconds"] >= 0.4

@@ -1,0 +1,208 @@
+"""The models of a measurement as calls: inputs in rotation, eager, compiled or as a CUDA graph."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoders.interface import nearest
+from encoders.segmenter import build_segmenter, normalise
+from harness.memory import is_out_of_memory
+from harness.model_count import meta_model
+from harness.own_models import build_whole
+from harness.photos import find_photos, read_photo
+from harness.sizes import Size, format_size
+from harness.spec import ModelSpec, WholeModelSpec
+from harness.timing import Plan, WarmUp, warm_up
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+INPUTS = 4
+DEVICES = ("cpu", "cuda")
+METHOD = (
+    "forward pass with post-processing, images already on the device; random weights; autocast for fp16 and "
+    "bf16; warm-up until the median is stable; models timed in turn, the order turning every round; four "
+    "inputs in rotation; intervals are 95 % repeat intervals by block bootstrap"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is held equal for all models of a measurement.
+
+    Raises:
+        ValueError: an unknown or absent device, an unknown dtype, a batch or thread number below 1.
+    """
+
+    padded_size: Size
+    device: str = "cpu"
+    dtype: str = "fp32"
+    batch: int = 1
+    threads: int | None = None
+    compile: bool = False
+    cuda_graph: bool = False
+    images: tuple[Path, ...] = ()
+    depth: int = 2
+    plan: Plan = field(default_factory=Plan)
+
+    def __post_init__(self) -> None:
+        kind = self.device.partition(":")[0]
+        if kind not in DEVICES:
+            raise ValueError(f"unknown device {self.device!r}{nearest(kind, DEVICES)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}{nearest(self.dtype, list(DTYPES))}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if kind == "cuda" and not torch.cuda.is_available():
+            built = torch.version.cuda or "none: this torch is built without it"
+            raise ValueError(f"no CUDA GPU is usable here (torch's CUDA: {built}); use --device cpu")
+        if self.cuda_graph and kind != "cuda":
+            raise ValueError("--cuda-graph needs --device cuda")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """With its index, which NVML and events need."""
+        device = torch.device(self.device)
+        if device.type == "cuda" and device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())
+        return device
+
+    def record(self, spec: ModelSpec) -> dict[str, Any]:
+        """As plain data, with the model's own sizes."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "batch": self.batch,
+            "padded_size": format_size(self.padded_size),
+            "num_classes": spec.num_classes or None,
+            "num_queries": spec.num_queries or None,
+            "compile": self.compile,
+            "cuda_graph": self.cuda_graph,
+            "inputs": "photos" if self.images else "random",
+            "threads": torch.get_num_threads(),
+            "method": METHOD,
+        }
+
+
+@dataclass
+class Subject:
+    """A model ready to be timed.
+
+    Attributes:
+        timed: one forward pass as it was asked for.
+        eager: the same as the model is written, which hooks can watch.
+    """
+
+    spec: ModelSpec
+    model: nn.Module
+    timed: Callable[[], object]
+    eager: Callable[[], object]
+    warm: WarmUp
+
+
+def make_inputs(settings: Settings) -> list[Tensor]:
+    """Four batches (B, 3, H, W), normalised, of photos or seeded noise, on the device.
+
+    Raises:
+        ValueError: a photo that cannot be read.
+    """
+    height, width = settings.padded_size
+    if settings.images:
+        photos = itertools.cycle(find_photos(settings.images))
+        batches = [
+            torch.stack([normalise(read_photo(next(photos), (height, width))) for _ in range(settings.batch)])
+            for _ in range(INPUTS)
+        ]
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shape = (settings.batch, 3, height, width)
+        batches = [torch.randn(shape, generator=generator) for _ in range(INPUTS)]
+    return [batch.to(settings.torch_device) for batch in batches]
+
+
+def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> Subject:
+    """Build a model (weights from seed 0), compile or capture it if asked, and warm it up.
+
+    Raises:
+        ValueError: it cannot be built or does not run so; told with the model's name.
+    """
+    device = settings.torch_device
+    model = build(spec, "cpu").to(device)
+    eager = timed = _caller(model, inputs, settings)
+    try:
+        chosen = torch.compile(model) if settings.compile else model
+        if settings.cuda_graph:
+            timed = _graphed(chosen, inputs, settings)
+        elif settings.compile:
+            timed = _caller(chosen, inputs, settings)
+        warm = warm_up(timed, device, settings.plan.warm_up_seconds)
+    except Exception as error:
+        # Whatever a model of the user's own, a compiler or a capture raises; memory has a word of its own.
+        if is_out_of_memory(error):
+            raise
+        asked = {"torch.compile": settings.compile, "a CUDA graph": settings.cuda_graph}
+        ways = [way for way, wanted in asked.items() if wanted]
+        under = " under " + " and ".join(ways) if ways else ""
+        first = next(iter(str(error).strip().splitlines()), "no message")
+        raise ValueError(
+            f"{spec.title} does not run on {settings.device} in {settings.dtype} at "
+            f"{format_size(settings.padded_size)}{under}: {type(error).__name__}: {first}"
+        ) from error
+    return Subject(spec, model, timed, eager, warm)
+
+
+def build(spec: ModelSpec, device: str) -> nn.Module:
+    """The model of a spec in eval mode, with weights from seed 0 (``cpu``) or without any (``meta``).
+
+    Raises:
+        ValueError: a model of the user's own cannot be built.
+    """
+    if isinstance(spec, WholeModelSpec):
+        return build_whole(spec.load(), dict(spec.options), device)
+    if device == "meta":
+        return meta_model(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_segmenter(
+            spec.encoder, spec.backbone, spec.num_classes, spec.num_queries, **dict(spec.options)
+        ).eval()
+
+
+def _caller(model: Callable[..., Any], inputs: list[Tensor], settings: Settings) -> Callable[[], object]:
+    rotation = itertools.cycle(inputs)
+    return lambda: _forward(model, next(rotation), settings)
+
+
+def _forward(model: Callable[..., Any], images: Tensor, settings: Settings) -> object:
+    dtype = DTYPES[settings.dtype]
+    if dtype == torch.float32:
+        return model(images)
+    # A cast kept from one call to the next would lie outside a captured graph.
+    with torch.autocast(images.device.type, dtype, cache_enabled=not settings.cuda_graph):
+        return model(images)
+
+
+def _graphed(model: Callable[..., Any], inputs: list[Tensor], settings: Settings) -> Callable[[], object]:
+    """Capture one call; every replay first copies the next input into the captured one."""
+    fixed = inputs[0].clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            _forward(model, fixed, settings)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _forward(model, fixed, settings)
+    rotation = itertools.cycle(inputs)
+
+    def replay() -> None:
+        fixed.copy_(next(rotation))
+        graph.replay()
+
+    return replay
