@@ -12,7 +12,7 @@ A point is a dict with the keys of :data:`KEYS`, None where a figure is missing:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,26 @@ TITLES = {
     "segformer++": "Segformer++",
     "algm": "ALGM",
     "step": "STEP",
+    "upsnet": "UPSNet",
+    "lpsnet": "LPSNet",
+    "fpsnet": "FPSNet",
+    "bgrnet": "BGRNet",
+    "pandeeplab": "Panoptic-DeepLab",
+    "kmaxdeeplab": "kMaX-DeepLab",
+    "realtimepan": "RealTimePan",
+    "bisenetv1": "BiSeNetV1",
+    "bisenetv2-l": "BiSeNetV2-L",
+    "stdc1": "STDC1",
+    "stdc2": "STDC2",
+    "stdc1-seg75": "STDC1-Seg75",
+    "stdc2-seg75": "STDC2-Seg75",
+    "ddrnet-23": "DDRNet-23",
+    "ddrnet-23-s": "DDRNet-23-S",
+    "pidnet-s": "PIDNet-S",
+    "pidnet-m": "PIDNet-M",
+    "pidnet-l": "PIDNet-L",
 }
+MODIFIERS = {"+proscale": "+ PRO-SCALE", "+algm": "+ ALGM", "+lpe": "+ LPE", "-s1": "without s1"}
 # One input for all: a 640x480 photo, the most frequent size of COCO, and Cityscapes' only size.
 COMMON_SIZES = {
     "coco": ImageSize(padded=COCO_ENCODER_SIZES[0], original=(480, 640)),
@@ -61,6 +80,7 @@ REPEATING_TABLES = {(PRO_SCALE, 8)}
 UNKNOWN_INPUTS = {(PRO_SCALE, 10)}
 UNIT = "published"
 OWN = "own"
+_AXES = {"gflops_encoder": "gflops-encoder", "gflops_total": "gflops-total", "fps": "fps"}
 # How the data mark a cell that contradicts another one.
 _CONTRADICTION = re.compile(r"README O\d+: ")
 
@@ -96,19 +116,20 @@ def point(**values: Any) -> Point:
 
 
 def published_points() -> list[Point]:
-    """Published rows: each system once for each data set, as long as its tables do not contradict each other.
+    """Published rows as points.
 
-    A table that gives one more figure of a known point adds to it; one that gives another figure for the same
-    thing makes a point of its own.
+    The PRO-SCALE paper prints a model in several tables: one that gives one more figure of a known point adds
+    to it, one that gives another figure for the same thing makes a point of its own.
     """
     found: list[Point] = []
     for rows in _table_rows():
         new = _published(rows)
-        same = next((p for p in found if _same_system(p, new) and _compatible(p, new)), None)
+        # Only the PRO-SCALE paper prints one model in several tables; other sources train one for each.
+        alike = [p for p in found if _same_system(p, new)] if new["paper"] == PRO_SCALE else []
+        same = next((p for p in alike if _compatible(p, new)), None)
         if same is None:
-            other = next((p for p in found if _same_system(p, new)), None)
-            if other is not None:
-                new["note"] = _joined(f"differs from {other['reference']}", new["note"])
+            if alike:
+                new["note"] = _joined(f"differs from {alike[0]['reference']}", new["note"])
             found.append(new)
             continue
         same["note"] = _joined(same["note"], *(n for n in [new["note"]] if n not in same["note"]))
@@ -153,11 +174,11 @@ def _published(rows: Sequence[PublishedRow]) -> Point:
         source="published",
         paper=row.paper,
         reference=f"{where}, {row.place}",
-        command=f"segmeter audit --paper {row.paper} --table {row.table}",
+        command=_printed_command(row, figures),
         size=size,
         encoder_basis=size if "gflops_encoder" in figures else "",
         total_basis=total if known and "gflops_total" in figures else "",
-        speed_basis=f"published by {where}" if "fps" in figures else "",
+        speed_basis=f"published by {where}, {row.image_size}".rstrip(", ") if "fps" in figures else "",
         convention=UNIT,
         note="; ".join(
             dict.fromkeys(_CONTRADICTION.sub("", r.note) for r in rows if _CONTRADICTION.match(r.note))
@@ -166,13 +187,24 @@ def _published(rows: Sequence[PublishedRow]) -> Point:
     )
 
 
+def _printed_command(row: PublishedRow, figures: Mapping[str, float | None]) -> str:
+    """What shows a printed row: its table's audit, or a chart that it stands in; "" where neither does."""
+    cost = next((_AXES[name] for name in COSTS if name in figures), None)
+    quality = next((name for name in QUALITIES if name in figures), None)
+    if row.paper == PRO_SCALE and cost:
+        return f"segmeter audit --table {row.table}"
+    if not cost or not quality:
+        return ""
+    return f"segmeter plot pareto --x {cost} --y {quality} --dataset {row.dataset} --paper {row.paper} --json"
+
+
 def _label(row: PublishedRow, spec: ModelSpec | None) -> str:
     if spec is not None:
-        return spec.encoder_title
+        weights = f" ({row.modifier})" if row.modifier.startswith("in21k") else ""
+        return spec.encoder_title + weights
     title = TITLES.get(row.model, row.model)
     variant = f"({row.variant})" if row.variant else ""
-    modifier = row.modifier.replace("+proscale", "+ PRO-SCALE")
-    return " ".join(part for part in (title, modifier, variant) if part)
+    return " ".join(part for part in (title, MODIFIERS.get(row.modifier, row.modifier), variant) if part)
 
 
 def _same_system(a: Point, b: Point) -> bool:
@@ -229,6 +261,7 @@ def measured_points(published: Sequence[Point]) -> list[Point]:
             continue
         found[key] = counted_point(p["model"], p["dataset"]) | {
             **qualities,
+            "label": p["label"],
             "paper": p["paper"],
             "reference": p["reference"],
             "note": "GFLOPs measured, quality as printed",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from harness.points import TITLES
+from harness.points import MODIFIERS, TITLES
 from harness.published import PublishedCell, family_cells
 from harness.published_data import PRO_SCALE, PublishedRow, published_rows
 from harness.reproduce import reproduce
@@ -101,7 +101,9 @@ def _empty(cell: PublishedRow) -> dict[str, Any]:
     return {
         "block": cell.block,
         "row": cell.row,
-        "model": " ".join(part for part in (title, variant, cell.modifier) if part),
+        "model": " ".join(
+            part for part in (title, variant, MODIFIERS.get(cell.modifier, cell.modifier)) if part
+        ),
         "backbone": cell.backbone,
         "dataset": cell.dataset,
         **dict.fromkeys(QUALITIES),

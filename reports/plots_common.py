@@ -34,6 +34,14 @@ BACKBONE_TITLES = {
     "mvit-t": "MViT-T",
     "r50": "R50",
     "r101": "R101",
+    "r18": "R18",
+    "stdc1": "STDC1",
+    "stdc2": "STDC2",
+    "mit-b5": "MiT-B5",
+    "vit-ti/16": "ViT-Ti/16",
+    "vit-s/16": "ViT-S/16",
+    "vit-b/16": "ViT-B/16",
+    "vit-l/16": "ViT-L/16",
 }
 DATASET_TITLES = {"coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K", "": "any data set"}
 CAPTION_POINTS = 6.0

@@ -109,7 +109,7 @@ def layers_figure(data: Mapping[str, Any]) -> Picture:
         "convention 'published', "
         "batch 1. Values are projected for every level that is read, all else is done for the tokens "
         "that are "
-        "updated (framed). RT-M2F has no such layers."
+        "updated (framed). Beside a name: the sum. RT-M2F has no such layers."
     )
     encoders = data["encoders"]
     most = max(value for e in encoders for layer in e["layers"] for value in layer)

@@ -273,6 +273,8 @@ def _caption(
         parts.append(f"Speed: {'; '.join(bases)}.")
     if any(p["source"] == "measured" for p in points):
         parts.append("Quality as printed by the papers or as recorded.")
+    if y == "miou" and {p["paper"] for p in points} - {"", "pro-scale"}:
+        parts.append("Other papers' mIoU may be of models for semantic segmentation alone.")
     if any(not basis(p, x) for p in points):
         parts.append("Points of an unknown input size are on no front.")
     if len(bases) > 1:
