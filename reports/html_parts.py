@@ -23,6 +23,8 @@ class Number:
 
 
 Cell = str | Number
+# Columns of sentences: they keep a width at which those can be read.
+LONG = ("note", "source")
 
 
 def tag(name: str, *children: str, **attributes: str | bool | None) -> Html:
@@ -87,7 +89,7 @@ def table(
     """
     numeric = [bool(rows) and any(isinstance(row[i], Number) for row in rows) for i in range(len(header))]
     head = [
-        tag("th", title, scope="col", class_="number" if is_number else "note" if title == "note" else None)
+        tag("th", title, scope="col", class_="number" if is_number else "note" if title in LONG else None)
         for title, is_number in zip(header, numeric, strict=True)
     ]
     body = []

@@ -172,7 +172,7 @@
     offerChips();
     whole.disabled = view === null;
     const width = Math.max(260, canvas.clientWidth);
-    const height = Math.round(Math.min(520, Math.max(340, width * 0.62)));
+    const height = Math.round(Math.min(560, Math.max(350, width * 0.74)));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.style.height = `${height}px`;
     drawn = new Map();
@@ -298,7 +298,7 @@
     const names = best.slice(0, 4).map((index) => points[index].label);
     const more = best.length > names.length ? ` and ${best.length - names.length} more` : "";
     status.textContent = shown.length
-      ? `${shown.length} of ${points.length} points shown; ${best.length} on the Pareto front${names.length ? `: ${names.join(", ")}${more}` : ""}.`
+      ? `${choice.dataset}${choice.basis ? `, ${choice.basis}` : ""}: ${shown.length} of ${points.length} points shown, ${best.length} on the Pareto front${names.length ? `: ${names.join(", ")}${more}` : ""}.`
       : "No point fits this selection: choose another data set or axis, or tick more encoders.";
   }
 
