@@ -170,6 +170,7 @@ def crosscheck(
     padded_size: PaddedOpt = None,
     image_size: ImageOpt = None,
     resize_rule: RuleOpt = "coco",
+    verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Run fvcore, ptflops and torch's counter beside segmeter's, and explain every difference."""
@@ -189,13 +190,15 @@ def crosscheck(
             high_level_layers=high_level_layers,
             full_layers=full_layers,
         )
-    from harness.crosscheck import COUNTERS, REASONS, cross_check, cross_check_record
-    from harness.model_count import PARTS
+    from harness.crosscheck import COUNTERS, REASONS, cross_check, cross_check_record, crosscheck_subject
     from reports.terminal import crosscheck_notes, crosscheck_table
 
     size = next(iter(sizes.images))
-    with progress_bar("counting with three tools", len(PARTS) * len(COUNTERS)) as advance:
-        record = cross_check_record(spec, size, cross_check(spec, size, lambda done: advance()))
+    with user_input():
+        subject = crosscheck_subject(spec, size)
+    with progress_bar("counting with three tools", len(subject.parts) * len(COUNTERS)) as advance:
+        checks = cross_check(subject, lambda done: advance())
+    record = cross_check_record(spec, size, checks, subject.reason)
     if json:
         return show_json(record)
     show(crosscheck_table(record), *crosscheck_notes(record, REASONS))

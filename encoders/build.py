@@ -85,7 +85,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = encoder_options(name)
     for option in options:
-        if option not in known:
+        if option not in known and not (ENCODERS[name].check and option.startswith("components.")):
             if not known:
                 raise ValueError(f"{name} has no options, got {option!r}")
             raise ValueError(f"{name} has no option {option!r}{nearest(option, list(known))}")

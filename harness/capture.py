@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from encoders.build import ENCODERS
 from harness.components import component_finder
 from harness.conventions import units_of
 from harness.counter import Count, DataDependentError
@@ -28,7 +29,8 @@ def take_snapshot(
     rounded to whole units.
 
     Args:
-        patterns: component names for module-path patterns, in place of the model's own.
+        patterns: component names for module-path patterns, tried before the model's own; for an own encoder
+            the paths are the encoder's.
 
     Raises:
         ValueError: the model cannot be built or run.
@@ -43,7 +45,9 @@ def take_snapshot(
     except DataDependentError as error:
         on_photos = count_segmenter_on_photos(spec, size, (), str(error))
         model, counts = on_photos.model, on_photos.counts
-    return snapshot_of(spec.text, size, convention, counts, model, patterns), model
+    # An encoder of the user's own is written without the model that segmeter builds around it.
+    at = "encoder" if ENCODERS[spec.encoder].check else ""
+    return snapshot_of(spec.text, size, convention, counts, model, patterns, at), model
 
 
 def snapshot_of(
@@ -53,9 +57,13 @@ def snapshot_of(
     counts: Sequence[Count],
     model: nn.Module,
     patterns: Mapping[str, str] | None = None,
+    at: str = "",
 ) -> Snapshot:
-    """A snapshot from the counts of a model on one or more inputs of one size."""
-    find = component_finder(model, patterns)
+    """A snapshot from the counts of a model on one or more inputs of one size.
+
+    ``patterns`` and ``at`` are as :func:`harness.components.component_finder` takes them.
+    """
+    find = component_finder(model, patterns, at)
     modules = _modules(counts, model, find, convention)
     return Snapshot(
         model=text,

@@ -7,6 +7,7 @@ from encoders.build import ENCODERS, encoder_options
 from encoders.pixel_embedding import PIXEL_EMBEDDINGS
 from encoders.recalibration import RECALIBRATIONS
 from harness.conventions import CONVENTIONS
+from harness.own_models import own_encoders
 from harness.published import presets
 from harness.sizes import DATASETS
 
@@ -28,6 +29,7 @@ def catalogue() -> dict[str, Any]:
             **{f"recalibration={name}": text for name, text in RECALIBRATIONS.items()},
             "recalibration=none": "no recalibration",
         },
+        "entry_points": own_encoders(),
         "backbones": {name: kind.summary for name, kind in BACKBONES.items()},
         "datasets": dict(DATASETS),
         "conventions": dict(CONVENTIONS),

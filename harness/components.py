@@ -12,12 +12,16 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 
-def component_finder(root: nn.Module, patterns: Mapping[str, str] | None = None) -> Callable[[str], str]:
+def component_finder(
+    root: nn.Module, patterns: Mapping[str, str] | None = None, at: str = ""
+) -> Callable[[str], str]:
     """A function from module path to dotted component name, for ``root`` and all below it.
 
     Args:
         root: the model.
-        patterns: a description of ``root`` from outside, in place of its own ``components()``.
+        patterns: a description from outside of the module at the path ``at``, tried before its own
+            ``components()``.
+        at: a module's path; "" is ``root`` itself.
     """
     described = {
         name: [(_to_regex(pattern), component) for pattern, component in module.components().items()]
@@ -25,7 +29,8 @@ def component_finder(root: nn.Module, patterns: Mapping[str, str] | None = None)
         if callable(getattr(module, "components", None))
     }
     if patterns:
-        described[""] = [(_to_regex(pattern), component) for pattern, component in patterns.items()]
+        outside = [(_to_regex(pattern), component) for pattern, component in patterns.items()]
+        described[at] = outside + described.get(at, [])
     known: dict[str, str] = {}
 
     def find(path: str) -> str:

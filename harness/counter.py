@@ -27,6 +27,7 @@ from harness.meta_ops import run_op
 from harness.op_costs import Cost, attention_costs
 
 ATTENTION = torch.nn.functional.scaled_dot_product_attention
+MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
 
 
 @dataclass(frozen=True)
@@ -203,16 +204,26 @@ class _Attention(TorchFunctionMode):
         self.ledger = ledger
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is MULTI_HEAD:
+            # It runs outside this mode, but looks the attention up by its name.
+            torch.nn.functional.scaled_dot_product_attention = self._attend
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                torch.nn.functional.scaled_dot_product_attention = ATTENTION
         if func is not ATTENTION or self.ledger.muted:
             return func(*args, **kwargs) if kwargs else func(*args)
-        kwargs = kwargs or {}
+        return self._attend(*args, **(kwargs or {}))
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        """Attention under its own name, whatever runs below it."""
         tensors = list(args[:3]) + [
             kwargs[name] for name in ("query", "key", "value")[len(args) :] if name in kwargs
         ]
         costs = attention_costs(*(tuple(t.shape) for t in tensors))
         self.ledger.muted = True
         try:
-            out = func(*args, **kwargs)
+            out = ATTENTION(*args, **kwargs)
         finally:
             self.ledger.muted = False
         self.ledger.record(costs, out)

@@ -3,7 +3,8 @@
 fvcore traces the model to a graph; ptflops (its aten backend) and torch's FlopCounterMode watch the
 dispatcher. All three run here on meta tensors, part by part, and know segmeter's deformable-attention op
 by its registered formula. Each counts some operators and passes over others in silence; :data:`KNOWN`
-says which. A difference to segmeter's own count (``macs`` convention) is explained when it is exactly the
+says which. A whole model of the user's own is one part; if its work depends on what it sees, all run on a
+photo. A difference to segmeter's own count (``macs`` convention) is explained when it is exactly the
 work of the operators the counter passes over and of what it adds (:mod:`harness.counter_quirks`);
 whatever is left is printed as unexplained.
 """
@@ -13,25 +14,36 @@ import io
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cuda_ops.formulas import fvcore_handles, ptflops_hooks
+from encoders.segmenter import normalise
 from harness.conventions import CONVENTIONS
-from harness.counter import Count, run_and_count
-from harness.counter_quirks import bias_additions, einsum_rounding
+from harness.counter import Count, DataDependentError, run_and_count
+from harness.counter_quirks import (
+    added_products,
+    bias_additions,
+    einsum_rounding,
+    global_pooling,
+    unused_work,
+)
 from harness.flops_record import versions
 from harness.meta_tracing import traceable_on_meta
 from harness.model_count import PARTS, meta_model
+from harness.own_models import blaming, build_whole
+from harness.photos import find_photos, read_photo
 from harness.record import GIGA
-from harness.sizes import ImageSize
-from harness.spec import ModelSpec
+from harness.sizes import ImageSize, format_size
+from harness.spec import ModelSpec, WholeModelSpec
 
 SCHEMA = "segmeter.crosscheck/1"
 _PRODUCTS = {"conv", "linear", "matmul"}
@@ -42,8 +54,8 @@ _RESIZING = {"upsample_bilinear", "upsample_nearest"}
 
 # Operators (segmeter's names) that each counter has a formula for.
 KNOWN: dict[str, frozenset[str]] = {
-    "fvcore": frozenset(_PRODUCTS | _DEFORMABLE | _NORMS | _RESIZING),
-    # On meta tensors both attention products reach the dispatcher as plain batched products.
+    "fvcore": frozenset(_PRODUCTS | _DEFORMABLE | _NORMS | _RESIZING | {"pooling", "grid_sampler"}),
+    # Both attention products reach the dispatcher as plain batched products (on the CPU, as we ask for it).
     "ptflops": frozenset(_PRODUCTS | _DEFORMABLE | _ATTENTION),
     "torch": frozenset(_PRODUCTS | _DEFORMABLE | _ATTENTION),
 }
@@ -56,9 +68,15 @@ REASONS = {
     "upsample_bilinear": "resizing is not counted",
     "upsample_nearest": "resizing is not counted",
     "upsample_linear": "resizing along one axis is not counted",
+    "upsample_bicubic": "bicubic resizing is not counted",
+    "grid_sampler": "sampling is not counted",
     "pooling": "pooling is not counted",
     "bias_additions": "counted on top: one for every output of a linear layer or convolution with bias",
     "einsum_rounding": "fvcore reads an einsum's cost from numpy's printed table, to four digits",
+    "global_pooling": "counted on top: pooling to one pixel, which below is a mean and multiplies nothing",
+    "unused_results": "fvcore's tracer drops what no output depends on",
+    "scripted_functions": "fvcore does not look into functions that torch.jit.script compiled (resizing)",
+    "added_products": "baddbmm, a matrix product with an addition, has no handle",
 }
 COUNTERS = tuple(KNOWN)
 
@@ -68,7 +86,7 @@ class CrossCheck:
     """One counter on one part of a model. All figures are MACs.
 
     Attributes:
-        part: backbone, encoder, decoder or postprocess.
+        part: backbone, encoder, decoder or postprocess; "model" for a whole model of the user's own.
         counter: "fvcore", "ptflops" or "torch".
         version: of the counter's package.
         counted: what the counter says (torch's FLOPs halved).
@@ -78,6 +96,7 @@ class CrossCheck:
         unsupported: operators that the counter itself reports as unsupported, with their calls; None where
             the counter does not say.
         unexplained: reference - counted - explained; 0 when all is explained.
+        failed: why the counter could not run at all, in one line; its figures are 0 then.
     """
 
     part: str
@@ -88,6 +107,18 @@ class CrossCheck:
     explained: dict[str, int]
     unsupported: dict[str, int] | None
     unexplained: int
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the counters run over: a part's name -> its module and inputs, on meta or on the CPU.
+
+    ``reason`` says why a real input was needed; "" on meta.
+    """
+
+    parts: dict[str, tuple[nn.Module, tuple[Tensor, ...]]]
+    reason: str = ""
 
 
 class TensorsOnly(nn.Module):
@@ -103,15 +134,13 @@ class TensorsOnly(nn.Module):
         return self.call(self.part, tensors)
 
 
-def cross_check(
-    spec: ModelSpec, size: ImageSize, progress: Callable[[int], None] = lambda done: None
-) -> list[CrossCheck]:
-    """Run the three counters over each part of a model at one size.
+def cross_check(subject: Subject, progress: Callable[[int], None] = lambda done: None) -> list[CrossCheck]:
+    """Run the three counters over each part of a model; see :func:`crosscheck_subject`.
 
     ``progress`` is called with the number of (part, counter) pairs done.
     """
     results = []
-    for part, (module, inputs) in _parts(spec, size).items():
+    for part, (module, inputs) in subject.parts.items():
         _, reference = run_and_count(module, *inputs)
         for counter in COUNTERS:
             results.append(_check(part, counter, module, inputs, reference))
@@ -119,8 +148,22 @@ def cross_check(
     return results
 
 
-def cross_check_record(spec: ModelSpec, size: ImageSize, checks: Sequence[CrossCheck]) -> dict[str, Any]:
-    """The cross-check as plain data, in GMACs."""
+def crosscheck_subject(spec: ModelSpec, size: ImageSize) -> Subject:
+    """Build a model for :func:`cross_check` at one size.
+
+    Raises:
+        ValueError: the user's own code failed; or an own encoder's work depends on its input.
+    """
+    if isinstance(spec, WholeModelSpec):
+        return _whole(spec, size)
+    with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
+        return Subject(_parts(spec, size))
+
+
+def cross_check_record(
+    spec: ModelSpec, size: ImageSize, checks: Sequence[CrossCheck], reason: str = ""
+) -> dict[str, Any]:
+    """The cross-check as plain data, in GMACs; ``reason`` is the subject's."""
     return {
         "schema": SCHEMA,
         "model": spec.text,
@@ -129,16 +172,18 @@ def cross_check_record(spec: ModelSpec, size: ImageSize, checks: Sequence[CrossC
         "convention_text": CONVENTIONS["macs"],
         "padded_size": list(size.padded),
         "original_size": list(size.original),
+        "real_input": reason or None,
         "rows": [
             {
                 "part": check.part,
                 "counter": check.counter,
                 "version": check.version,
-                "gmacs": check.counted / GIGA,
+                "gmacs": None if check.failed else check.counted / GIGA,
                 "reference_gmacs": check.reference / GIGA,
                 "explained": {name: macs / GIGA for name, macs in check.explained.items()},
                 "unsupported_ops": check.unsupported,
-                "unexplained_gmacs": check.unexplained / GIGA,
+                "unexplained_gmacs": None if check.failed else check.unexplained / GIGA,
+                "failed": check.failed or None,
             }
             for check in checks
         ],
@@ -150,15 +195,28 @@ def cross_check_record(spec: ModelSpec, size: ImageSize, checks: Sequence[CrossC
 def _check(
     part: str, counter: str, module: nn.Module, inputs: tuple[Tensor, ...], reference: Count
 ) -> CrossCheck:
-    counted, unsupported = _COUNT[counter](module, inputs)
+    try:
+        counted, unsupported, theirs = _COUNT[counter](module, inputs)
+    except Exception as error:
+        # A tracer meets code here that it may not be able to trace; the other counters still can.
+        said = " ".join(str(error).split())[:120] or "no message"
+        failed = f"{type(error).__name__}: {said}"
+        return CrossCheck(part, counter, version(counter), 0, reference.macs, {}, None, 0, failed)
     explained: defaultdict[str, int] = defaultdict(int)
     for work in reference.work:
         if work.macs and work.operator not in KNOWN[counter]:
             explained[work.operator] += work.macs
     if counter == "ptflops":
         explained["bias_additions"] = -bias_additions(module, inputs)
+        explained["added_products"] = added_products(module, inputs)
     if counter == "fvcore":
         explained["einsum_rounding"] = -einsum_rounding(module, inputs)
+        explained["global_pooling"] = -global_pooling(module, inputs)
+        explained["added_products"] = added_products(module, inputs)
+        explained["unused_results"] = unused_work(module, inputs, KNOWN[counter].__contains__)
+        if unsupported and "prim::CallFunction" in unsupported:
+            ours = sum(work.macs for work in reference.work if work.operator == "upsample_bilinear")
+            explained["scripted_functions"] = ours - theirs.get("upsample_bilinear2d", 0)
     return CrossCheck(
         part=part,
         counter=counter,
@@ -171,19 +229,24 @@ def _check(
     )
 
 
-def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, dict[str, int]]:
+# MACs, operators that the counter calls unsupported (None: it does not say), MACs by its names of operators.
+_Counted = tuple[int, dict[str, int] | None, dict[str, int]]
+
+
+def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Counted:
     from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(module, inputs).set_op_handle(**fvcore_handles())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     # The tracer warns about every Python number it bakes in; sizes are fixed here on purpose.
-    with warnings.catch_warnings(), torch.no_grad(), traceable_on_meta():
+    on_meta = traceable_on_meta() if inputs[0].is_meta else nullcontext()
+    with warnings.catch_warnings(), torch.no_grad(), on_meta:
         warnings.simplefilter("ignore")
         total = int(analysis.total())
-        return total, dict(analysis.unsupported_ops())
+        return total, dict(analysis.unsupported_ops()), dict(analysis.by_operator())
 
 
-def _count_ptflops(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, None]:
+def _count_ptflops(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Counted:
     # Importing ptflops configures nothing, but it prints as it counts.
     from ptflops.aten_engine import FlopCounterMode as PtflopsMode
 
@@ -193,12 +256,12 @@ def _count_ptflops(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, 
             output_params={"serialize_params": {}, "print_params": {"file": said}},
             custom_hooks=ptflops_hooks(),
         )
-        with mode:
+        with mode, sdpa_kernel(SDPBackend.MATH):
             module(*inputs)
-    return int(mode.complexity), None
+    return int(mode.complexity), None, {}
 
 
-def _count_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, None]:
+def _count_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Counted:
     mode = FlopCounterMode(display=False)
     # It logs a warning for modules that are called outside their parent's forward.
     logger = logging.getLogger("torch.utils.module_tracker")
@@ -206,21 +269,62 @@ def _count_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, No
     logger.setLevel(logging.ERROR)
     try:
         # With gradients off its module tracker stumbles over views of parameters.
-        with mode, torch.enable_grad():
+        with mode, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             module(*inputs)
     finally:
         logger.setLevel(before)
-    return mode.get_total_flops() // 2, None
+    return mode.get_total_flops() // 2, None, {}
 
 
-_COUNT: dict[str, Callable[..., tuple[int, dict[str, int] | None]]] = {
+_COUNT: dict[str, Callable[..., _Counted]] = {
     "fvcore": _count_fvcore,
     "ptflops": _count_ptflops,
     "torch": _count_torch,
 }
 
 
-def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[TensorsOnly, tuple[Tensor, ...]]]:
+def module_subject(module: nn.Module, inputs: tuple[Tensor, ...], reason: str = "") -> Subject:
+    """Any module as one part, called ``model``; what it returns may be nested as it likes."""
+
+    def run(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(_tensors(part(*tensors)))
+
+    return Subject({"model": (TensorsOnly(module, run).eval(), inputs)}, reason)
+
+
+def _whole(spec: WholeModelSpec, size: ImageSize) -> Subject:
+    """A whole model on meta where that can hold, otherwise on a photo."""
+    options = dict(spec.options)
+    image = torch.empty((1, 3, *size.padded), device="meta")
+    try:
+        model = build_whole(spec.load(), options, "meta")
+        run_and_count(model, image)
+        return module_subject(model, (image,))
+    except DataDependentError as error:
+        reason = str(error)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        reason = f"it does not run on meta tensors ({' '.join(str(error).split())[:160]})"
+    model = build_whole(spec.load(), options, "cpu")
+    image = normalise(read_photo(find_photos(())[0], size.padded))[None]
+    with blaming(f"{spec.encoder} failed on a {format_size(size.padded)} image"):
+        run_and_count(model, image)
+    return module_subject(model, (image,), reason)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in whatever a model returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from _tensors(list(output.values()))
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for each in output:
+            yield from _tensors(each)
+    elif hasattr(output, "__dict__"):
+        yield from _tensors(vars(output))
+
+
+def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     """Each part with meta inputs of the shapes it gets at this size."""
     model = meta_model(spec)
     image = torch.empty((1, 3, *size.padded), device="meta")

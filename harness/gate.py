@@ -13,7 +13,7 @@ from harness.budgets import Budgets, Limit, ModelBudget
 from harness.capture import take_snapshot
 from harness.changes import Change, causes, changes_between
 from harness.conventions import UNITS
-from harness.own_models import is_source
+from harness.own_models import relative_source
 from harness.sizes import ImageSize, SizeSet, default_classes, parse_padded_size
 from harness.snapshot import Snapshot
 from harness.spec import ModelSpec, parse_model
@@ -84,12 +84,11 @@ def measure_one(budget: ModelBudget, folder: Path) -> Measured:
 
 
 def _spec(budget: ModelBudget, folder: Path, size: ImageSize) -> ModelSpec:
-    text = budget.model
-    where = text.partition(":")[0]
-    if where.endswith(".py") and is_source(":".join(text.split("@")[0].split(":")[:2])):
-        text = f"{folder / where}{text[len(where) :]}"
+    text = relative_source(budget.model, folder)
     classes = budget.num_classes or default_classes(SizeSet("", {size: 1}, ""))
-    return parse_model(text + _options(budget), num_classes=classes, num_queries=budget.num_queries)
+    return parse_model(
+        text, num_classes=classes, num_queries=budget.num_queries, options=dict(budget.options)
+    )
 
 
 def _options(budget: ModelBudget) -> str:

@@ -32,9 +32,18 @@ class _RecordedConvolutions(TorchFunctionMode):
     """Call ``aten::_convolution`` from the top, where the tracer records it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.conv2d:
+        named = dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)) | dict(kwargs or {})
+        if func not in _ARGUMENTS or isinstance(named.get("padding"), str):
             return func(*args, **(kwargs or {}))
-        return _convolution(*args, **(kwargs or {}))
+        return _convolution(**named)
+
+
+_PLAIN = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _PLAIN),
+    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _TRANSPOSED),
+}
 
 
 def _convolution(
@@ -45,20 +54,21 @@ def _convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    output_padding: Any = None,
 ) -> torch.Tensor:
-    stride, padding, dilation = (
-        (n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)
-    )
+    def sides(n: Any) -> tuple[int, ...]:
+        return (n,) * (weight.dim() - 2) if isinstance(n, int) else tuple(n)
+
     # The flags choose among kernels, and none runs.
     return torch._convolution(
         input,
         weight,
         bias,
-        stride,
-        padding,
-        dilation,
-        transposed=False,
-        output_padding=(0, 0),
+        sides(stride),
+        sides(padding),
+        sides(dilation),
+        transposed=output_padding is not None,
+        output_padding=sides(output_padding or 0),
         groups=groups,
         benchmark=False,
         deterministic=False,

@@ -294,6 +294,8 @@ _FREE = frozenset(
         "gt",
         "index",
         "index_copy",
+        "index_fill",
+        "index_fill_",
         "index_put",
         "index_put_",
         "index_select",

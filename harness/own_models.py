@@ -4,6 +4,16 @@ A class or function with a parameter ``in_channels`` builds an *encoder*: it get
 ``res5``, and its module takes those maps and returns mask features and multi-scale maps, as
 :mod:`encoders.interface` says (a plain pair will do). Anything else builds a *whole model*: an image goes in,
 and what comes out is not looked at. A file is imported only when the user names it.
+
+A TOML file names one too, with its arguments and its components' names:
+
+.. code-block:: toml
+
+    model = "mine.py:MyEncoder"     # relative to this file
+    [options]
+    widths = [16, 32]
+    [components]
+    "layers.*.ffn" = "ffn"          # module-path pattern = component
 """
 
 import copy
@@ -12,10 +22,11 @@ import importlib.util
 import inspect
 import re
 import sys
+import tomllib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -29,6 +40,9 @@ from harness.structure import meta_copy
 
 ENTRY_POINTS = "segmeter.encoders"
 DECODER_CHANNELS = 256
+TOML_KEYS = ("model", "options", "components")
+# An option of this prefix names a component: ``components.layers.*.ffn=ffn``.
+COMPONENTS = "components."
 _SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
 
 
@@ -40,13 +54,15 @@ class OwnModelError(ValueError):
 class OwnModel:
     """What a source names: how to build it, and whether it is an encoder or a whole model.
 
-    ``options`` are the names it takes, with their defaults; None where it takes any name.
+    ``options`` are the names it takes, with their defaults; None where it takes any name. ``components`` are
+    module-path patterns with the names of components, before the module's own.
     """
 
     source: str
     build: Callable[..., nn.Module]
     is_encoder: bool
     options: Mapping[str, Any] | None
+    components: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_source(text: str) -> bool:
@@ -60,7 +76,17 @@ def is_source(text: str) -> bool:
 
 def entry_point_names() -> list[str]:
     """Encoders that installed packages offer; none of them is imported."""
-    return sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+    return sorted(own_encoders())
+
+
+def own_encoders() -> dict[str, str]:
+    """Encoders that installed packages offer, each with where it is; none of them is imported."""
+    return {
+        point.name: f"{point.value}, from {point.dist.name} {point.dist.version}"
+        if point.dist
+        else point.value
+        for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda each: each.name)
+    }
 
 
 def load_own(source: str) -> OwnModel:
@@ -68,8 +94,11 @@ def load_own(source: str) -> OwnModel:
 
     Raises:
         OwnModelError: the module cannot be imported (the cause is kept).
-        ValueError: no such file, module, attribute or entry point; or it builds no module.
+        ValueError: no such file, module, attribute or entry point; it builds no module; or a TOML file with
+            an unknown key.
     """
+    if source.endswith(".toml"):
+        return _from_toml(Path(source))
     found = _SOURCE.fullmatch(source)
     if found is not None:
         module = _import(found["where"])
@@ -81,6 +110,15 @@ def load_own(source: str) -> OwnModel:
         with blaming(f"cannot import {points[source].value}"):
             target = points[source].load()
     return _describe(source, target)
+
+
+def own_title(source: str) -> str:
+    """What a table calls it.
+
+    >>> own_title("mine.py:MyEncoder"), own_title("models/wide.toml")
+    ('MyEncoder', 'wide')
+    """
+    return Path(source).stem if source.endswith(".toml") else source.rpartition(":")[2]
 
 
 def add_encoder(source: str) -> None:
@@ -95,10 +133,12 @@ def add_encoder(source: str) -> None:
     if not own.is_encoder:
         raise ValueError(f"{source} is a whole model: its factory has no parameter 'in_channels'")
 
-    def build(in_channels: Mapping[str, int], **options: Any) -> nn.Module:
+    def build(in_channels: Mapping[str, int], **given: Any) -> nn.Module:
+        options, components = split_components(given)
         with blaming(f"{source} cannot be built"):
             encoder = own.build(in_channels=dict(in_channels), **options)
         check_module(source, encoder)
+        name_components(encoder, {**own.components, **components})
         encoder.register_forward_hook(lambda module, inputs, output: check_output(source, output))
         return encoder
 
@@ -109,11 +149,31 @@ def add_encoder(source: str) -> None:
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     ENCODERS[source] = EncoderKind(
         build=build,
-        title=source.rpartition(":")[2],
+        title=own_title(source),
         summary="your own",
         source=source,
         check=lambda option, value: value,
     )
+
+
+def split_components(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The factory's options, and the components' names among them.
+
+    >>> split_components({"width": 3, "components.layers.*.ffn": "ffn"})
+    ({'width': 3}, {'layers.*.ffn': 'ffn'})
+    """
+    plain = {name: value for name, value in options.items() if not name.startswith(COMPONENTS)}
+    named = {name.removeprefix(COMPONENTS): str(options[name]) for name in options if name not in plain}
+    return plain, named
+
+
+def name_components(module: nn.Module, patterns: Mapping[str, str]) -> None:
+    """Let a module describe its components by these patterns, before those that it has itself."""
+    if patterns:
+        describe: Any = getattr(module, "components", None)
+        own = describe() if callable(describe) else {}
+        described = {**patterns, **{k: v for k, v in own.items() if k not in patterns}}
+        module.components = lambda: described  # type: ignore[assignment]
 
 
 def check_module(source: str, built: Any) -> None:
@@ -144,12 +204,15 @@ def check_output(source: str, output: Any) -> EncoderOutput:
     return output
 
 
-def build_whole(own: OwnModel, options: Mapping[str, Any], device: str) -> nn.Module:
+def build_whole(own: OwnModel, given: Mapping[str, Any], device: str) -> nn.Module:
     """A whole model in eval mode on ``cpu`` (weights from seed 0) or ``meta``.
+
+    ``given`` are the factory's options and names of components, as :func:`split_components` takes them.
 
     Raises:
         OwnModelError: the factory raised. ValueError: it gave no module.
     """
+    options, components = split_components(given)
     with blaming(f"{own.source} cannot be built"):
         if device == "meta":
             try:
@@ -163,6 +226,7 @@ def build_whole(own: OwnModel, options: Mapping[str, Any], device: str) -> nn.Mo
                 torch.manual_seed(0)
                 model = own.build(**options)
     check_module(own.source, model)
+    name_components(model, {**own.components, **components})
     return (meta_copy(model) if device == "meta" else model.to(device)).eval()
 
 
@@ -229,6 +293,58 @@ def _import(where: str) -> types.ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _from_toml(path: Path) -> OwnModel:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {_line(error)}") from None
+    for key in content:
+        if key not in TOML_KEYS:
+            raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")
+    source = content.get("model")
+    if not isinstance(source, str) or source.endswith(".toml"):
+        raise ValueError(f'{path} must say which model it means, e.g. model = "mine.py:MyEncoder"')
+    options, components = content.get("options", {}), content.get("components", {})
+    for name, table in (("options", options), ("components", components)):
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: {name} must be a table, got {table!r}")
+    if not all(isinstance(component, str) for component in components.values()):
+        raise ValueError(f"{path}: components must be names, got {components!r}")
+    own = load_own(relative_source(source, path.parent))
+    check_own_options(own, options)
+    build, fixed = own.build, dict(options)
+    return replace(
+        own,
+        source=str(path),
+        build=lambda **given: build(**{**fixed, **given}),
+        options=None if own.options is None else {**own.options, **fixed},
+        components=components,
+    )
+
+
+def relative_source(text: str, folder: Path) -> str:
+    """A model as a file in ``folder`` writes it, as it is written from here; an absolute path stays one.
+
+    >>> relative_source("mine.py:Net@r50:width=3", Path("models"))
+    'models/mine.py:Net@r50:width=3'
+    >>> relative_source("m2f@r50", Path("models"))
+    'm2f@r50'
+    """
+    file = text.partition(":")[0].partition("@")[0]
+    return f"{folder / file}{text[len(file) :]}" if file.endswith((".py", ".toml")) else text
+
+
+def check_own_options(own: OwnModel, options: Iterable[str]) -> None:
+    """Raise ValueError for an option that the factory does not take."""
+    for name in options:
+        if own.options is not None and name not in own.options:
+            if not own.options:
+                raise ValueError(f"{own.source} has no options, got {name!r}")
+            raise ValueError(f"{own.source} has no option {name!r}{nearest(name, list(own.options))}")
 
 
 def _attribute(module: types.ModuleType, dotted: str, where: str) -> Any:

@@ -2,17 +2,26 @@
 
 A model is written ``ENCODER[@BACKBONE][:OPTION=VALUE]...``, for instance ``pro-scale``,
 ``m2f@r50`` or ``pro-scale@swin-t:stages=1,1,3:pixel_embedding=conv``. ENCODER may be one of your own
-(``mine.py:MyEncoder``, ``package.module:attribute``); a whole model of your own is written
-``mine.py:MyModel[:OPTION=VALUE]...``.
+(``mine.py:MyEncoder``, ``package.module:attribute``, ``mine.toml``); a whole model of your own is written
+``mine.py:MyModel[:OPTION=VALUE]...``. An option ``components.PATTERN=NAME`` names a component of one's own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from encoders.backbones import BACKBONES, check_backbone, default_num_queries
 from encoders.build import ENCODERS, check_options, encoder_options
-from encoders.interface import nearest
-from harness.own_models import OwnModel, add_encoder, is_source, load_own
+from harness.own_models import (
+    COMPONENTS,
+    OwnModel,
+    add_encoder,
+    check_own_options,
+    is_source,
+    load_own,
+    own_title,
+    split_components,
+)
 
 DEFAULT_BACKBONE = "swin-t"
 MAX_CLASSES = 100_000
@@ -51,7 +60,7 @@ class ModelSpec:
         for name, value in self.options:
             if name == "stages":
                 kind = f"{kind} ({','.join(str(p) for p in value)})"
-            elif value != defaults[name]:
+            elif name in defaults and value != defaults[name]:
                 parts.append(_option_title(name, value))
         return " ".join([kind, *parts])
 
@@ -60,7 +69,9 @@ class ModelSpec:
         """The shortest way to write it down; :func:`parse_model` reads it back."""
         defaults = encoder_options(self.encoder)
         options = "".join(
-            f":{name}={_to_text(value)}" for name, value in self.options if value != defaults[name]
+            f":{name}={_to_text(value)}"
+            for name, value in self.options
+            if name not in defaults or value != defaults[name]
         )
         return f"{self.encoder}@{self.backbone}{options}"
 
@@ -75,8 +86,10 @@ class WholeModelSpec(ModelSpec):
     @property
     def title(self) -> str:
         """Its class or factory, with the options given."""
-        options = " ".join(f"{name}={_to_text(value)}" for name, value in self.options)
-        return " ".join(part for part in (self.encoder.rpartition(":")[2], options) if part)
+        options = [
+            f"{name}={_to_text(value)}" for name, value in self.options if not name.startswith(COMPONENTS)
+        ]
+        return " ".join([own_title(self.encoder), *options])
 
     @property
     def encoder_title(self) -> str:
@@ -99,12 +112,9 @@ def whole_model_spec(own: OwnModel, options: dict[str, Any]) -> WholeModelSpec:
     Raises:
         ValueError: an option that its factory does not take.
     """
-    for name in options:
-        if own.options is not None and name not in own.options:
-            if not own.options:
-                raise ValueError(f"{own.source} has no options, got {name!r}")
-            raise ValueError(f"{own.source} has no option {name!r}{nearest(name, list(own.options))}")
-    return WholeModelSpec(own.source, "", tuple(sorted(options.items())), 0, 0)
+    check_own_options(own, split_components(options)[0])
+    settings = tuple((name, _frozen(value)) for name, value in sorted(options.items()))
+    return WholeModelSpec(own.source, "", settings, 0, 0)
 
 
 def model_spec(
@@ -146,20 +156,30 @@ def model_spec(
     return ModelSpec(encoder, backbone, settings, num_classes, num_queries)
 
 
-def parse_model(text: str, *, num_classes: int = 133, num_queries: int | None = None) -> ModelSpec:
-    """Read ``ENCODER[@BACKBONE][:OPTION=VALUE]...``.
+def parse_model(
+    text: str,
+    *,
+    num_classes: int = 133,
+    num_queries: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Read ``ENCODER[@BACKBONE][:OPTION=VALUE]...``; ``options`` are more of them, as values.
 
     Raises:
         ValueError: what is wrong with it, in one line.
     """
-    encoder, backbone, options = _split(text)
-    return model_spec(
+    encoder, backbone, written = _split(text)
+    _check_once(text, written, options or {})
+    spec = model_spec(
         encoder,
         backbone or DEFAULT_BACKBONE,
         num_classes=num_classes,
         num_queries=num_queries,
-        **options,
+        **written,
+        **(options or {}),
     )
+    _check_backbone_taken(spec, backbone)
+    return spec
 
 
 def model_from_parts(
@@ -182,16 +202,14 @@ def model_from_parts(
     ):
         if first and second and first != second:
             raise ValueError(f"two values for the {what}: {first!r} and {second!r}")
-    twice = sorted(set(written) & set(options))
-    if twice:
-        raise ValueError(f"{twice[0]} is given twice: in {model!r} and as an option")
+    _check_once(model or "", written, options)
     chosen = written_encoder or encoder
     if not chosen:
         raise ValueError(f"no encoder given; choose from {', '.join(ENCODERS)}")
     settings = {
         name: read_option(name, value) if isinstance(value, str) else value for name, value in options.items()
     }
-    return model_spec(
+    spec = model_spec(
         chosen,
         written_backbone or backbone or DEFAULT_BACKBONE,
         num_classes=num_classes,
@@ -199,6 +217,22 @@ def model_from_parts(
         **written,
         **settings,
     )
+    _check_backbone_taken(spec, written_backbone or backbone or "")
+    return spec
+
+
+def _check_once(text: str, written: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    twice = sorted(set(written) & set(options))
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice: in {text!r} and as an option")
+
+
+def _check_backbone_taken(spec: ModelSpec, backbone: str) -> None:
+    if backbone and isinstance(spec, WholeModelSpec):
+        raise ValueError(
+            f"{spec.encoder} is a whole model, which has no backbone of ours; got {backbone!r} "
+            "(an encoder takes the parameter 'in_channels')"
+        )
 
 
 def _split(text: str) -> tuple[str, str, dict[str, Any]]:
@@ -217,16 +251,25 @@ def _split(text: str) -> tuple[str, str, dict[str, Any]]:
             raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")
         if name in options:
             raise ValueError(f"{name} is given twice in {text!r}")
-        options[name] = read_option(name, value.strip())
+        value = value.strip()
+        options[name] = value if name.startswith(COMPONENTS) else read_option(name, value)
     return encoder.strip(), backbone.strip(), options
 
 
 def read_option(name: str, text: str) -> Any:
-    """An option's value from its text: stages, a number, none, or a word."""
+    """An option's value from its text: a number, true, false, none, a word, or several with commas.
+
+    >>> read_option("width", "16"), read_option("bias", "false"), read_option("depths", "2,6")
+    (16, False, (2, 6))
+    """
     if name == "stages":
         return parse_stages(text)
+    if "," in text:
+        return tuple(read_option("", part.strip()) for part in text.strip("()[]").split(",") if part.strip())
     if text.lower() in ("none", "off"):
         return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for number in (int, float):
         try:
             return number(text)
@@ -259,7 +302,9 @@ def _option_title(name: str, value: Any) -> str:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        raise ValueError(f"an option must be a number, a word or a list of them, got the table {value!r}")
+    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def _to_text(value: Any) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.record import FlopsRecord
-from reports.terminal import part_figure
-from reports.units import PARTS
+from reports.terminal import compared_parts, part_figure
 
 
 def comparison_summary(records: Sequence[FlopsRecord]) -> list[dict[str, Any]]:
@@ -24,7 +23,7 @@ def comparison_summary(records: Sequence[FlopsRecord]) -> list[dict[str, Any]]:
                     if part_figure(first, part)
                     else None
                 )
-                for part in (*PARTS, "total")
+                for part in (*compared_parts(records), "total")
             },
         }
         for record in records

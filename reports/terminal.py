@@ -90,8 +90,8 @@ def comparison(records: Sequence[FlopsRecord]) -> Table:
         table.add_column(record["title"], justify="right")
         if index:
             table.add_column("change", justify="right")
-    for part in (*PARTS, "total"):
-        row: list[str] = ["total" if part == "total" else PART_TITLES[part]]
+    for part in (*compared_parts(records), "total"):
+        row: list[str] = ["total" if part == "total" else PART_TITLES.get(part, title(part))]
         reference = part_figure(first, part)
         for index, record in enumerate(records):
             figure = part_figure(record, part)
@@ -108,6 +108,14 @@ def comparison(records: Sequence[FlopsRecord]) -> Table:
             row.append(change(record["params"], first["params"]))
     table.add_row(*row)
     return table
+
+
+def compared_parts(records: Sequence[FlopsRecord]) -> list[str]:
+    """segmeter's four parts, if a model has them, then the components of whole models of the user's own."""
+    found = list(PARTS) if any(record["backbone"] for record in records) else []
+    for record in records:
+        found += [name for name in record["components"] if name not in found]
+    return found
 
 
 def part_figure(record: FlopsRecord, part: str) -> float:
@@ -138,8 +146,20 @@ def crosscheck_table(record: Mapping[str, Any]) -> Table:
         if last_part not in (None, row["part"]):
             table.add_section()
         unexplained = row["unexplained_gmacs"]
+        if row["failed"]:
+            table.add_row(
+                "" if row["part"] == last_part else PART_TITLES.get(row["part"], row["part"]),
+                f"{row['counter']} {row['version']}",
+                "-",
+                giga(row["reference_gmacs"]),
+                "-",
+                f"cannot count this model: {row['failed']}",
+                "-",
+            )
+            last_part = row["part"]
+            continue
         table.add_row(
-            "" if row["part"] == last_part else PART_TITLES[row["part"]],
+            "" if row["part"] == last_part else PART_TITLES.get(row["part"], row["part"]),
             f"{row['counter']} {row['version']}",
             giga(row["gmacs"]),
             giga(row["reference_gmacs"]),
@@ -156,6 +176,10 @@ def crosscheck_notes(record: Mapping[str, Any], reasons: Mapping[str, str]) -> l
     lines = [f"convention  {record['convention']}: {record['convention_text']} [GMACs]"]
     seen = {op for row in record["rows"] for op in row["explained"]}
     lines += [f"  {title(op)}: {reasons[op]}" for op in reasons if op in seen]
+    lines += [
+        f"  {op}: has a formula of your own, which no other counter knows"
+        for op in sorted(seen - reasons.keys())
+    ]
     unsupported: dict[str, int] = {}
     for row in record["rows"]:
         for op, calls in (row["unsupported_ops"] or {}).items():
@@ -163,6 +187,8 @@ def crosscheck_notes(record: Mapping[str, Any], reasons: Mapping[str, str]) -> l
     listed = ", ".join(f"{op.removeprefix('aten::')} {n}x" for op, n in sorted(unsupported.items()))
     lines.append(f"fvcore reports as unsupported: {listed or 'nothing'}")
     lines.append("ptflops and torch pass over an operator without a word")
+    if record.get("real_input"):
+        lines.append(f"counted on a photo, weights random: {record['real_input']}")
     lines.append(f"unexplained in all: {giga(record['unexplained_gmacs'])} GMACs")
     return lines
 
@@ -225,10 +251,13 @@ def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
     tables = [encoders]
     for key, heading in (
         ("choices", "Option values"),
+        ("entry_points", "Encoders of installed packages (entry points segmeter.encoders)"),
         ("backbones", "Backbones (or any timm model with strides 4, 8, 16, 32)"),
         ("datasets", "Data sets' image sizes (nothing is downloaded)"),
         ("conventions", "Counting conventions"),
     ):
+        if not listed[key]:
+            continue
         table = Table(title=heading, title_justify="left")
         table.add_column("name")
         table.add_column("what it is")

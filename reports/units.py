@@ -39,8 +39,12 @@ def percent(value: float, signed: bool = False) -> str:
 
 
 def millions(value: int) -> str:
-    """Parameters in millions to two decimals, e.g. "47.41 M"."""
-    return f"{value / 1e6:.2f} M"
+    """Parameters in millions to two decimals; the whole number where two would show nothing.
+
+    >>> millions(47_411_000), millions(1_234)
+    ('47.41 M', '1,234')
+    """
+    return f"{value / 1e6:.2f} M" if value >= 10_000 else f"{value:,}"
 
 
 def amount(value: int, unit: str) -> str:

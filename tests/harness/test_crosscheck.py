@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from harness.counter_quirks import bias_additions, einsum_rounding
-from harness.crosscheck import COUNTERS, KNOWN, REASONS, cross_check, cross_check_record
+from harness.crosscheck import (
+    COUNTERS,
+    KNOWN,
+    REASONS,
+    cross_check,
+    cross_check_record,
+    crosscheck_subject,
+    module_subject,
+)
 from harness.meta_tracing import traceable_on_meta
 from harness.model_count import PARTS, work_of
 from harness.sizes import ImageSize
@@ -16,7 +24,7 @@ SIZE = ImageSize((128, 160), (100, 130))
 
 @pytest.mark.parametrize("text", ["m2f@r50", "lite-m2f", "rt-m2f@mvit-t", "pro-scale:recalibration=conv"])
 def test_every_difference_is_explained_to_the_last_mac(text: str) -> None:
-    checks = cross_check(parse_model(text), SIZE)
+    checks = cross_check(crosscheck_subject(parse_model(text), SIZE))
     assert [(c.part, c.counter) for c in checks] == [(p, c) for p in PARTS for c in COUNTERS]
     for check in checks:
         assert check.unexplained == 0, check
@@ -27,7 +35,7 @@ def test_every_difference_is_explained_to_the_last_mac(text: str) -> None:
 
 
 def test_the_counters_really_disagree() -> None:
-    checks = {(c.part, c.counter): c for c in cross_check(parse_model("m2f@r50"), SIZE)}
+    checks = {(c.part, c.counter): c for c in cross_check(crosscheck_subject(parse_model("m2f@r50"), SIZE))}
     # fvcore knows no fused attention; torch knows no norm.
     assert set(checks["decoder", "fvcore"].explained) >= {"attention_scores", "attention_values"}
     assert checks["backbone", "torch"].explained.keys() == {"batch_norm"}
@@ -42,7 +50,7 @@ def test_an_unknown_difference_would_show() -> None:
     known = KNOWN["torch"]
     KNOWN["torch"] = known - {"conv"}
     try:
-        checks = cross_check(parse_model("m2f@r50"), SIZE)
+        checks = cross_check(crosscheck_subject(parse_model("m2f@r50"), SIZE))
     finally:
         KNOWN["torch"] = known
     assert any(c.unexplained for c in checks if c.counter == "torch")
@@ -50,7 +58,7 @@ def test_an_unknown_difference_would_show() -> None:
 
 def test_the_record_is_in_gmacs() -> None:
     spec = parse_model("pro-scale@r50:stages=1,0,0")
-    checks = cross_check(spec, SIZE)
+    checks = cross_check(crosscheck_subject(spec, SIZE))
     record = cross_check_record(spec, SIZE, checks)
     assert record["unexplained_gmacs"] == 0
     assert record["rows"][0]["gmacs"] == checks[0].counted / 1e9
@@ -78,3 +86,55 @@ def test_tracing_on_meta_records_convolutions() -> None:
     with torch.no_grad(), traceable_on_meta():
         counts = FlopCountAnalysis(net, (torch.empty(1, 3, 16, 16, device="meta"),)).by_operator()
     assert counts == {"conv": 8 * 64 * 27, "group_norm": 5 * 8 * 64}
+
+
+class Quirks(nn.Module):
+    """One of each kind of work that counters see differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1, bias=False)
+        self.up = nn.ConvTranspose2d(4, 4, 2, 2, bias=False)
+        self.unused = nn.Conv2d(4, 5, 1, bias=False)
+        self.attention = nn.MultiheadAttention(4, 1, bias=False, batch_first=True)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.up(self.stem(image))
+        self.unused(x)
+        tokens = x.flatten(2).mT
+        attended = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        scores = torch.baddbmm(torch.zeros((), device=x.device), attended, tokens.mT)
+        return {"scores": scores, "pooled": nn.functional.adaptive_avg_pool2d(x, 1)}
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_whole_model_is_one_part_and_what_counters_miss_has_its_name(device: str) -> None:
+    subject = module_subject(Quirks().to(device), (torch.ones(1, 3, 2, 2, device=device),))
+    checks = {check.counter: check for check in cross_check(subject)}
+    assert [(c.part, c.failed, c.unexplained) for c in checks.values()] == [("model", "", 0)] * 3
+    # 4x4 places, so 16 tokens of 4 channels: each product has 16 * 16 * 4 MACs.
+    product = 16 * 16 * 4
+    assert checks["fvcore"].explained == {
+        "attention_scores": product,
+        "attention_values": product,
+        "added_products": product,
+        "unused_results": 16 * 4 * 5,
+        "global_pooling": -16 * 4,
+    }
+    assert checks["ptflops"].explained == {"added_products": product}
+    assert checks["torch"].explained == {}
+
+
+def test_a_model_that_cannot_be_traced_is_still_counted_by_the_others() -> None:
+    class Untraceable(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            if torch.jit.is_tracing():
+                raise RuntimeError("no tracing here")
+            return image @ image.mT
+
+    checks = {c.counter: c for c in cross_check(module_subject(Untraceable(), (torch.ones(1, 3, 4, 4),)))}
+    assert "no tracing here" in checks["fvcore"].failed
+    assert checks["torch"].counted == checks["torch"].reference == 3 * 4 * 4 * 4
+    record = cross_check_record(parse_model("m2f"), SIZE, list(checks.values()))
+    assert record["rows"][0]["gmacs"] is None
+    assert record["unexplained_gmacs"] == 0

@@ -11,7 +11,7 @@ from harness.conventions import apply_convention
 from harness.counter import run_and_count
 from harness.flops_record import flops_record
 from harness.model_count import count_model
-from harness.own_models import OwnModelError, entry_point_names, load_own
+from harness.own_models import OwnModelError, build_whole, entry_point_names, load_own
 from harness.sizes import ImageSize
 from harness.spec import WholeModelSpec, parse_model
 
@@ -48,6 +48,12 @@ class OneMap(Tiny):
 class Raises(Tiny):
     def forward(self, features):
         raise RuntimeError("two\\nlines")
+
+
+class Options(nn.Module):
+    def __init__(self, **given):
+        super().__init__()
+        self.given = given
 
 
 class Net(nn.Module):
@@ -204,3 +210,64 @@ def test_components_can_be_named_from_outside() -> None:
     figures = apply_convention(count, component_finder(model, {"0": "stem", "1": "head.last"}), "macs")
     # 4 places: 3*4 and 4*5 products each.
     assert figures.by_component == {"stem": 48, "head.last": 80}
+
+
+def test_a_toml_file_names_a_model_with_its_arguments_and_components(mine: str, tmp_path: Path) -> None:
+    path = Path(mine).with_name("wide.toml")
+    path.write_text(
+        f'model = "{Path(mine).name}:Tiny"\noptions.width = 16\n[components]\nextra = "head.last"\n'
+    )
+    spec = parse_model(f"{path}@r50")
+    assert (spec.title, dict(spec.options)) == ("wide, R50", {"width": 16})
+    figures = count_model(spec, SIZE, "macs").figures
+    # R50 gives 256 channels at 16x24 = 384 places.
+    assert figures.of("encoder.head.last") == 16 * 256 * 384
+    assert figures.of("encoder.extra") == 0
+    narrow = parse_model(f"{path}@r50:width=4")
+    assert count_model(narrow, SIZE, "macs").figures.of("encoder.head") == 4 * 256 * 384
+    assert parse_model(narrow.text) == narrow
+
+
+def test_components_are_named_in_the_model_s_text(mine: str) -> None:
+    spec = parse_model(f"{mine}:Tiny@r50:components.lateral.*=input projection:components.extra=head")
+    figures = count_model(spec, SIZE, "macs").figures
+    assert figures.of("encoder.head") == 8 * 256 * 384
+    assert figures.of("encoder.lateral") == 0
+    assert figures.of("encoder.input projection") == 256 * (256 * 384 + 512 * 96 + 1024 * 24 + 2048 * 6)
+    assert parse_model(spec.text) == spec
+    whole = parse_model(f"{mine}:Net:components.stem=patches")
+    assert count_model(whole, SIZE, "macs").figures.by_component.keys() == {"patches"}
+    with pytest.raises(ValueError, match=r"m2f has no option 'components.a'"):
+        parse_model("m2f:components.a=b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('model = "mine.py:Net', "is not TOML"),
+        ('modle = "mine.py:Net"', "unknown key 'modle'; did you mean 'model'?"),
+        ("[options]\nwidth = 3", "must say which model it means"),
+        ('model = "FILE:Net"\noptions = 3', "options must be a table"),
+        ('model = "FILE:Net"\noptions.widht = 3', "has no option 'widht'; did you mean 'width'?"),
+        ('model = "FILE:Net"\ncomponents.a = 3', "components must be names"),
+        ('model = "gone.py:Net"', "no such file"),
+    ],
+)
+def test_a_bad_toml_file_is_one_line(mine: str, text: str, message: str) -> None:
+    path = Path(mine).with_name("bad.toml")
+    path.write_text(text.replace("FILE", Path(mine).name))
+    with pytest.raises(ValueError) as caught:
+        parse_model(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_have_the_types_that_they_look_like(mine: str) -> None:
+    spec = parse_model(f"{mine}:Options:flag=false:depths=2,6:rate=0.5:name=gelu:nothing=none")
+    model = build_whole(spec.load(), dict(spec.options), "cpu")
+    assert model.given == {"flag": False, "depths": (2, 6), "rate": 0.5, "name": "gelu", "nothing": None}
+
+
+def test_a_whole_model_takes_no_backbone(mine: str) -> None:
+    with pytest.raises(ValueError, match="is a whole model, which has no backbone of ours; got 'r50'"):
+        parse_model(f"{mine}:Net@r50")
