@@ -180,7 +180,8 @@ def _components(
 
 def _achieved(flops: float, traffic: float, ms: float | None, peaks: Peaks) -> dict[str, float | None]:
     if not ms or not flops or not traffic:
-        return {"gflops": flops / 1e9, "tflops_per_s": None, "peak_share": None, "flops_per_byte": None}
+        counted = flops / 1e9 if traffic else None
+        return {"gflops": counted, "tflops_per_s": None, "peak_share": None, "flops_per_byte": None}
     rate, intensity = flops / ms / 1e9, flops / traffic
     # The roof at this intensity: below the ridge it is the memory's.
     roof = min(peaks.tflops, intensity * peaks.gbytes_per_s / 1e3)

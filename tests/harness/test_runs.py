@@ -52,7 +52,7 @@ def test_a_record_of_version_1_is_read_and_brought_up() -> None:
     run = read_run(old)
     assert run.content()["schema"] == "segmeter.run/2"
     assert run.statistics == before["statistics"]
-    assert run.figures["component_sum_share"] == before["figures"]["hook_overhead"]
+    assert run.figures["component_sum_share"] == before["figures"]["component_sum_share"]
     assert "hook_overhead" not in run.figures
     assert run.environment["during"] == {}
     assert run.environment["git"] == before["environment"]["git"]
