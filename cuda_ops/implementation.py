@@ -40,7 +40,7 @@ def use_implementation(choice: str) -> Iterator[None]:
     """Within this context the op runs as ``auto`` (compiled where it can be) or ``reference``.
 
     It wins over the environment variable ``SEGMETER_OP``, which takes the same two words. A backward pass
-    takes what holds while it runs.
+    takes what held in its forward pass.
 
     Raises:
         ValueError: another word.
@@ -53,6 +53,17 @@ def use_implementation(choice: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+def current_choice() -> str:
+    """``auto`` or ``reference``: what holds here and now.
+
+    Raises:
+        ValueError: ``SEGMETER_OP`` holds something else.
+    """
+    chosen = _forced.get() or os.environ.get("SEGMETER_OP") or "auto"
+    _check(chosen, "SEGMETER_OP")
+    return chosen
+
+
 def implementation_for(device: torch.device | str, dtype: torch.dtype) -> Implementation:
     """What runs for tensors of this device and dtype; builds the CPU kernel if it is not there yet.
 
@@ -60,9 +71,7 @@ def implementation_for(device: torch.device | str, dtype: torch.dtype) -> Implem
         ValueError: ``SEGMETER_OP`` holds something else than ``auto`` or ``reference``.
     """
     kind = torch.device(device).type
-    chosen = _forced.get() or os.environ.get("SEGMETER_OP") or "auto"
-    _check(chosen, "SEGMETER_OP")
-    if chosen == "reference":
+    if current_choice() == "reference":
         return Implementation("reference", ASKED)
     if kind not in _KERNELS:
         return Implementation("reference", f"there is no compiled kernel for device {kind}")

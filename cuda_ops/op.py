@@ -13,7 +13,7 @@ from torch import Tensor
 from cuda_ops import arguments, reference
 from cuda_ops.formulas import register_torch_formulas
 from cuda_ops.geometry import check_geometry
-from cuda_ops.implementation import kernel_for
+from cuda_ops.implementation import current_choice, kernel_for, use_implementation
 
 
 @torch.library.custom_op("segmeter::ms_deform_attn", mutates_args=())
@@ -153,15 +153,21 @@ def _fused_backward_fake(
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
+    # Torch's own threads, in which a GPU's backward pass runs, know nothing of the caller's context.
+    ctx.choice = current_choice()
 
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_value, grad_locations, grad_weights = backward_op(grad_output.contiguous(), *ctx.saved_tensors)
+    with use_implementation(ctx.choice):
+        grad_value, grad_locations, grad_weights = backward_op(grad_output.contiguous(), *ctx.saved_tensors)
     return grad_value, None, None, grad_locations, grad_weights
 
 
 def _differentiate_fused(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    grad_value, grad_offsets, grad_logits = fused_backward_op(grad_output.contiguous(), *ctx.saved_tensors)
+    with use_implementation(ctx.choice):
+        grad_value, grad_offsets, grad_logits = fused_backward_op(
+            grad_output.contiguous(), *ctx.saved_tensors
+        )
     grad_points = None
     if ctx.needs_input_grad[3]:
         _, spatial_shapes, _, points, _, _ = ctx.saved_tensors

@@ -200,8 +200,7 @@ def _own_calls(problem: Problem, direction: str) -> dict[str, Call]:
         calls["compiled"] = _pass(ms_deform_attn, problem.plain(), direction)
         # Reference points are constants of the image size.
         calls["compiled, fused"] = _pass(ms_deform_attn_fused, problem.fused(), direction, constants=(3,))
-    with use_implementation("reference"):
-        calls["reference"] = _pass(ms_deform_attn, problem.plain(), direction, "reference")
+    calls["reference"] = _pass(ms_deform_attn, problem.plain(), direction, "reference")
     return calls
 
 
@@ -264,12 +263,12 @@ def _pass(
         for i, t in enumerate(tensors)
     ]
     wanted = [t for t in leaves if t.requires_grad]
-    output = op(*leaves)
+    with use_implementation(choice):
+        output = op(*leaves)
     grad = torch.ones_like(output)
 
     def backward() -> Any:
-        with use_implementation(choice):
-            return torch.autograd.grad(output, wanted, grad, retain_graph=True)
+        return torch.autograd.grad(output, wanted, grad, retain_graph=True)
 
     return backward
 

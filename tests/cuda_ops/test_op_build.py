@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from op_inputs import as_leaves, draw
 
-from cuda_ops import implementation_for, use_implementation
+from cuda_ops import implementation_for, ms_deform_attn, use_implementation
 from cuda_ops.cache import KernelUnavailableError, cached_file
 from cuda_ops.cpu_kernel import find_compiler
 
@@ -102,6 +104,30 @@ def test_the_choice_holds_within_its_context_alone() -> None:
     assert implementation_for("cpu", torch.float32) == before
     assert implementation_for("meta", torch.float32).name == "reference"
     assert implementation_for("cpu", torch.int64).name == "reference"
+
+
+@needs_compiler
+def test_a_backward_pass_in_another_thread_takes_its_forwards_choice() -> None:
+    # On a map this wide the float32 reference rounds places otherwise than the kernel: their bits differ.
+    tensors = [t.float() if t.is_floating_point() else t for t in draw([(2, 4096)], queries=50).plain()]
+
+    def gradient(choice: str, in_thread: bool) -> torch.Tensor:
+        leaves = as_leaves(tuple(tensors))
+        with use_implementation(choice):
+            output = ms_deform_attn(*leaves).sum()
+        if in_thread:
+            thread = threading.Thread(target=output.backward)
+            thread.start()
+            thread.join()
+        else:
+            output.backward()
+        assert leaves[3].grad is not None
+        return leaves[3].grad
+
+    compiled, plain = gradient("auto", False), gradient("reference", False)
+    assert not torch.equal(compiled, plain)
+    assert torch.equal(gradient("reference", True), plain)
+    assert torch.equal(gradient("auto", True), compiled)
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
