@@ -141,12 +141,13 @@ class Category:
 
 @dataclass(frozen=True)
 class Entry:
-    """One annotated image."""
+    """One annotated image; ``size`` is (H, W), None where the annotations do not tell."""
 
     image_id: int | str
     image: Path
     truth_png: Path
     segments: tuple[GroundSegment, ...]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class PanopticSet:
         entries: the annotated images, by rising id.
         instances: COCO instance ground truth; None to score AP against the panoptic things.
         faults: annotations that cannot be used, one line each.
+        source: the annotation file.
     """
 
     name: str
@@ -170,6 +172,7 @@ class PanopticSet:
     entries: tuple[Entry, ...]
     instances: Path | None
     faults: tuple[str, ...]
+    source: Path
 
     @property
     def things(self) -> dict[int, bool]:
@@ -210,7 +213,10 @@ def open_dataset(name: str, root: Path, split: str = "val") -> PanopticSet:
     categories = _categories(content["categories"], source)
     entries, faults = _entries(name, content, found, {c.id for c in categories})
     if not entries:
-        raise ValueError(f"{source} annotates no image")
+        some = f"; {len(faults)} faults, e.g. {faults[0]}" if faults else ""
+        raise ValueError(f"{source} annotates no image{some}")
+    if len({type(entry.image_id) for entry in entries}) > 1:
+        raise ValueError(f"{source}: image ids must be all numbers or all texts")
     return PanopticSet(
         name,
         split,
@@ -219,6 +225,7 @@ def open_dataset(name: str, root: Path, split: str = "val") -> PanopticSet:
         tuple(sorted(entries, key=lambda entry: entry.image_id)),
         found.get("instance annotations"),
         tuple(faults),
+        source,
     )
 
 
@@ -323,8 +330,10 @@ def _categories(listed: list[Any], source: Path) -> tuple[Category, ...]:
 def _entries(
     name: str, content: Mapping[str, Any], found: Mapping[str, Path], known: set[int]
 ) -> tuple[list[Entry], list[str]]:
-    files = {
-        image.get("id"): image.get("file_name") for image in content["images"] if isinstance(image, dict)
+    listed = {
+        image["id"]: image
+        for image in content["images"]
+        if isinstance(image, dict) and isinstance(image.get("id"), int | str)
     }
     entries, faults, seen = [], [], set()
     for index, annotation in enumerate(content["annotations"]):
@@ -335,8 +344,11 @@ def _entries(
         except (KeyError, TypeError, ValueError) as error:
             faults.append(f"annotation {index} lacks {error}")
             continue
+        if not isinstance(image_id, int | str):
+            faults.append(f"annotation {index} has the image id {image_id!r}; expected a number or a text")
+            continue
         wrong = sorted({s.category_id for s in segments} - known)
-        if image_id not in files:
+        if image_id not in listed:
             faults.append(f"annotation {index} is of image {image_id!r}, which the file does not list")
         elif image_id in seen:
             faults.append(f"annotation {index} is a second one of image {image_id!r}")
@@ -344,9 +356,16 @@ def _entries(
             faults.append(f"annotation {index} (image {image_id!r}) has the unknown category {wrong[0]}")
         else:
             seen.add(image_id)
-            image = _image_path(name, found["images"], image_id, str(files[image_id]))
-            entries.append(Entry(image_id, image, png, segments))
+            image = _image_path(name, found["images"], image_id, str(listed[image_id].get("file_name")))
+            entries.append(Entry(image_id, image, png, segments, _size(listed[image_id])))
     return entries, faults
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        return height, width
+    return None
 
 
 def _segment(info: Mapping[str, Any]) -> GroundSegment:

@@ -8,10 +8,11 @@ such images are to be left out; then the record says how many.
 import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,10 @@ from harness.instance_ap import NAMES, InstanceAP, instance_ap
 from harness.miou import MeanIoU, confusion, mean_iou
 from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, score_pairs
 from harness.png_ids import read_segment_png
+from harness.sizes import ResizeRule
+
+if TYPE_CHECKING:
+    from harness.spec import ModelSpec
 
 SCHEMA = "segmeter.quality/1"
 
@@ -61,7 +66,7 @@ def score_folder(
 
     Raises:
         ValueError: none of the three kinds of results, or a file that is not in its format.
-        RuntimeError: a scoring process was killed.
+        WorkerKilledError: a scoring process was killed.
     """
     if not folder.is_dir():
         raise ValueError(f"no such folder of predictions: {folder}")
@@ -129,6 +134,37 @@ def quality_record(scores: Scores, dataset: PanopticSet, about: dict[str, Any]) 
     }
 
 
+def model_cost(spec: "ModelSpec", entries: Sequence[Entry], rule: ResizeRule) -> dict[str, Any] | None:
+    """A model's mean cost over the very images that are scored; None if their sizes are not annotated.
+
+    Args:
+        spec: the model.
+        entries: the images.
+        rule: how they are resized for the network.
+
+    Returns:
+        ``total_gmacs`` and ``encoder_gmacs`` as the papers count them, parameters, and what the mean is over.
+    """
+    from harness.flops_record import flops_record
+    from harness.model_count import count_dataset
+    from harness.sizes import SizeSet, from_image
+
+    known = [entry.size for entry in entries if entry.size is not None]
+    if len(known) < len(entries):
+        return None
+    images = Counter(from_image(size, rule) for size in known)
+    record = flops_record(count_dataset(spec, SizeSet("these", dict(images), "annotations"), "published"))
+    return {
+        "convention": record["convention"],
+        "total_gmacs": record["total_gmacs"],
+        "encoder_gmacs": record["components"]["encoder"]["gmacs"],
+        "params": record["params"],
+        "encoder_params": record["encoder_params"],
+        "basis": f"mean over {len(known)} images" if len(images) > 1 else "every image has one size",
+        "distinct_sizes": len(images),
+    }
+
+
 def process_group() -> tuple[int, int]:
     """This process's rank and the number of processes, as torchrun set them; (0, 1) without it."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -163,8 +199,10 @@ def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], 
         try:
             segments = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
             image_id, name = annotation["image_id"], str(annotation["file_name"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: annotation {index} lacks {error}") from None
+        if not isinstance(image_id, int | str):
+            raise ValueError(f"{path}: annotation {index} has the image id {image_id!r}")
         if len(segments) != len(annotation["segments_info"]):
             faults.append(f"image {image_id}: predicted segment ids are given twice")
         elif image_id in predicted:

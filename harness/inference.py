@@ -24,7 +24,7 @@ from encoders.segmenter import normalise, pad_to_multiple
 from harness.datasets import Entry, PanopticSet, read_json
 from harness.instance_ap import encode_mask
 from harness.png_ids import segment_png
-from harness.record import write_bytes, write_json
+from harness.record import write_bytes, write_json, write_parts
 from harness.sizes import ResizeRule
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -120,8 +120,28 @@ def predict_dataset(
         ValueError: the folder holds another run's predictions.
         OSError: the folder cannot be written; a later call goes on where this one stopped.
     """
+    try:
+        return _predict(model, dataset, entries, folder, settings, identity, (rank, world), on_image)
+    except OSError as error:
+        raise OSError(
+            f"cannot write into {folder}: {error.strerror or error}; "
+            "give the same command again to go on where it stopped"
+        ) from None
+
+
+def _predict(
+    model: nn.Module,
+    dataset: PanopticSet,
+    entries: Sequence[Entry],
+    folder: Path,
+    settings: Settings,
+    identity: dict[str, Any],
+    share: tuple[int, int],
+    on_image: Callable[[], None],
+) -> list[str]:
+    rank, world = share
     open_folder(folder, identity)
-    done = set(read_states(folder))
+    done = find_states(folder)
     faults: list[str] = []
     state = folder / "state" / f"{rank}-of-{world}.jsonl"
     _cut_to_whole_lines(state)
@@ -164,31 +184,68 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> None:
     for key, value in identity.items():
         if not isinstance(found, dict) or found.get(key) != value:
             other = found.get(key) if isinstance(found, dict) else None
-            raise ValueError(f"{folder} holds another run's predictions: {key} {other!r}, not {value!r}")
+            raise ValueError(
+                f"{folder} holds another run's predictions: {key} {other!r}, not {value!r}; "
+                "choose another folder with --out"
+            )
 
 
-def read_states(folder: Path) -> dict[Any, dict[str, Any]]:
-    """Finished images: id -> its line. A line that was cut off counts as not done."""
-    done: dict[Any, dict[str, Any]] = {}
+def find_states(folder: Path) -> dict[int | str, tuple[Path, int]]:
+    """Finished images: id -> the file that has its line, and where. A line that was cut off is not done."""
+    done: dict[int | str, tuple[Path, int]] = {}
     for path in sorted((folder / "state").glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                content = json.loads(line)
-                done[content["image_id"]] = content
+        position = 0
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    done[json.loads(line)["image_id"]] = path, position
+                position += len(line)
     return done
 
 
-def gather(folder: Path, entries: Sequence[Entry]) -> list[float]:
-    """Join what the processes did into ``panoptic.json`` and ``instances.json``; returns seconds an image."""
-    done = read_states(folder)
-    lines = [done[entry.image_id] for entry in entries if entry.image_id in done]
-    annotations = [
-        {"image_id": line["image_id"], "file_name": line["file_name"], "segments_info": line["segments_info"]}
-        for line in lines
-    ]
-    write_json(folder / "panoptic.json", {"annotations": annotations})
-    write_json(folder / "instances.json", [found for line in lines for found in line["instances"]])
-    return [line["seconds"] for line in lines]
+def read_states(folder: Path, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """The lines of those images that are finished, one after the other; they are large."""
+    done = find_states(folder)
+    for entry in entries:
+        if entry.image_id in done:
+            path, position = done[entry.image_id]
+            with path.open("rb") as lines:
+                lines.seek(position)
+                yield json.loads(lines.readline())
+
+
+def gather(folder: Path, entries: Sequence[Entry]) -> dict[int | str, float]:
+    """Join what the processes did into ``panoptic.json`` and ``instances.json``, without holding it all.
+
+    Returns:
+        Image id -> seconds, of the images that are finished.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    panoptic_keys = ("image_id", "file_name", "segments_info")
+    write_parts(
+        folder / "panoptic.json",
+        _json_list(
+            b'{"annotations": [',
+            ({key: line[key] for key in panoptic_keys} for line in read_states(folder, entries)),
+            b"]}\n",
+        ),
+    )
+    write_parts(
+        folder / "instances.json",
+        _json_list(
+            b"[", (found for line in read_states(folder, entries) for found in line["instances"]), b"]\n"
+        ),
+    )
+    return {line["image_id"]: line["seconds"] for line in read_states(folder, entries)}
+
+
+def _json_list(head: bytes, items: Iterator[dict[str, Any]], tail: bytes) -> Iterator[bytes]:
+    yield head
+    for index, item in enumerate(items):
+        yield (b",\n" if index else b"\n") + json.dumps(item).encode()
+    yield tail
 
 
 def _groups(

@@ -26,6 +26,10 @@ CHUNK = 16
 IOU, TP, FP, FN = range(4)
 
 
+class WorkerKilledError(RuntimeError):
+    """One of the processes that share the work is gone."""
+
+
 @dataclass(frozen=True)
 class GroundSegment:
     """A segment of the ground truth, as its JSON has it."""
@@ -234,7 +238,7 @@ def score_pairs(
         on_image: told of each number of images that are done.
 
     Raises:
-        RuntimeError: a worker process was killed.
+        WorkerKilledError: a worker process was killed.
     """
     total = PanopticScore(categories)
     chunks = _chunks(pairs)
@@ -266,7 +270,9 @@ def _in_processes(
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise RuntimeError("a scoring process was killed (out of memory?); no score was made") from None
+            raise WorkerKilledError(
+                "a scoring process was killed (out of memory?); no score was made"
+            ) from None
 
 
 def _score_chunk(pairs: Sequence[PanopticPair], categories: Mapping[int, bool]) -> PanopticScore:

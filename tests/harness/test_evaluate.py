@@ -15,7 +15,7 @@ from PIL import Image
 from encoders.segmenter import build_segmenter
 from harness.datasets import check_folder, open_dataset
 from harness.evaluate import quality_record, score_folder
-from harness.inference import Settings, gather, open_folder, predict_dataset, read_states
+from harness.inference import Settings, find_states, gather, open_folder, predict_dataset
 from harness.miou import confusion, mean_iou
 from harness.png_ids import segment_png
 
@@ -203,7 +203,9 @@ def test_a_faulty_prediction_is_named_and_stops_the_score(tmp_path, what, messag
     stopped = run(*command)
     assert stopped.returncode == 1 and "PQ" not in stopped.stdout
     assert "1 faults in all; no score was made" in stopped.stderr
-    skipped = json.loads(run(*command, "--skip-faulty", "--json").stdout)
+    record = tmp_path / "record.json"
+    skipped = json.loads(run(*command, "--skip-faulty", "--json", "--record", record).stdout)
+    assert json.loads(record.read_text()) == skipped
     assert skipped["fault_count"] == 1 and len(skipped["faults"]) == 1
     import re
 
@@ -269,14 +271,15 @@ def weights(tmp_path_factory) -> Path:
 
 def evaluated(weights: Path, data: Path, out: Path, *more) -> dict:
     done = run(
-        "evaluate", "--weights", weights, "--dataset", "coco", "--data", data, "--out", out, "--json", *more
+        *("evaluate", "--weights", weights, "--dataset", "coco", "--data", data, "--out", out),
+        *("--record", out.with_suffix(".json"), "--json", *more),
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def same_scores(a: dict, b: dict) -> bool:
-    different = {"seconds_per_image", "batch", "images"}
+    different = {"seconds_per_image", "batch"}
     return {k: v for k, v in a.items() if k not in different} == {
         k: v for k, v in b.items() if k not in different
     }
@@ -292,14 +295,18 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(weights, tmp_path):
     state = out / "state" / "0-of-1.jsonl"
     first, second = state.read_text().splitlines(keepends=True)
     state.write_text(first + second[:40])  # killed while it wrote the second line
-    assert list(read_states(out)) == [1]
+    assert list(find_states(out)) == [1]
     again = evaluated(weights, data, out, "--batch", "2")
     assert state.read_text().startswith(first)  # image 1 was not predicted anew
     # A batch sums in another order, so that only the pictures' rounding could differ; here none does.
     assert same_scores(again, whole)
     other = run("evaluate", "--weights", weights, "--dataset", "coco", "--data", data, "--out", out,
                 "--dtype", "bfloat16")  # fmt: skip
-    assert other.returncode == 2 and "another run's predictions: dtype 'float32'" in other.stderr
+    assert (
+        other.returncode == 2
+        and "another run's predictions: dtype 'float32', not 'bfloat16'; choose another folder"
+        in other.stderr
+    )
 
 
 def test_two_processes_give_the_figures_of_one(weights, tmp_path):
@@ -327,8 +334,8 @@ def test_an_unreadable_image_is_named_and_the_others_are_predicted(weights, tmp_
     model, _, _ = load_model(weights)
     faults = predict_dataset(model, dataset, dataset.entries, tmp_path / "out", Settings(), {})
     assert [fault.partition(":")[0] for fault in faults] == ["image 11", "image 31"]
-    assert len(gather(tmp_path / "out", dataset.entries)) == 2
-    assert sorted(read_states(tmp_path / "out")) == [1, 21]
+    assert sorted(gather(tmp_path / "out", dataset.entries)) == [1, 21]
+    assert sorted(find_states(tmp_path / "out")) == [1, 21]
 
 
 def test_weights_of_another_data_set_are_refused(weights, tmp_path):

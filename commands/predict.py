@@ -1,0 +1,100 @@
+"""Pictures of what checkpoints predict, and data sets on disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.common import JsonOpt, progress_bar, show, show_json, user_input
+from commands.weights import DeviceOpt, DtypeOpt, load
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(predict)
+    group = typer.Typer(help="Data sets on disk; nothing is ever downloaded.", no_args_is_help=True)
+    group.callback()(_datasets)
+    group.command()(check)
+    app.add_typer(group, name="datasets")
+
+
+def _datasets() -> None:
+    """Data sets on disk; nothing is ever downloaded."""
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Photos or folders of photos.")],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Checkpoint; may be repeated, the encoders then stand side by side."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="coco, cityscapes or ade20k: how images are resized, class names.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Panoptic annotation file or data set folder to take class names from."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("results/runs/predict"),
+    device: DeviceOpt = "cpu",
+    dtype: DtypeOpt = "float32",
+) -> None:
+    """Draw panoptic, instance and semantic results over photos, with a legend."""
+    with user_input():
+        from harness.inference import Settings
+        from harness.photos import find_photos
+        from harness.predict import class_names, predict_photo
+
+        if not weights:
+            raise ValueError("give at least one --weights FILE")
+        settings = Settings(device, dtype)
+        settings.check()
+        photos = find_photos(images)
+        models = [load(path, None, settings) for path in weights]
+        names = [class_names(spec, dataset, data) for _, spec in models]
+        out.mkdir(parents=True, exist_ok=True)
+        from harness.record import write_bytes
+        from reports.overlays import overlay_figure, picture_bytes
+
+        written = []
+        with progress_bar("predicting", len(photos) * len(models)) as advance:
+            for photo in photos:
+                results = []
+                for (model, spec), categories in zip(models, names, strict=True):
+                    results.append(predict_photo(model, spec, photo.path, categories, dataset, settings))
+                    advance()
+                path = out / f"{photo.path.stem}.png"
+                write_bytes(path, picture_bytes(overlay_figure(results)))
+                written.append(path)
+    show("written:", *(f"  {path}" for path in written))
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set's folder.")],
+    split: Annotated[str, typer.Option(help="Split to look for.")] = "val",
+    json: JsonOpt = False,
+) -> None:
+    """Say what is there of a data set, what is missing, and where to get it."""
+    with user_input():
+        from harness.datasets import check_folder
+
+        pieces = check_folder(folder, split)
+    if json:
+        return show_json(
+            [
+                {
+                    "dataset": p.dataset,
+                    "what": p.what,
+                    "path": str(p.path),
+                    "found": p.found,
+                    "files": p.files,
+                }
+                for p in pieces
+            ]
+        )
+    for piece in pieces:
+        if piece.found:
+            files = f" ({piece.files:,} files)" if piece.path.is_dir() else ""
+            show(f"found    {piece.dataset:<10} {piece.what}: {piece.path}{files}")
+        else:
+            show(f"missing  {piece.dataset:<10} {piece.what}: expected {piece.path}; {piece.hint}")

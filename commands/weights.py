@@ -1,0 +1,72 @@
+"""Checkpoints on the command line: convert, and what evaluate and predict share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands.common import BackboneOpt, EncoderOpt, chosen_spec, show, user_input, warn
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.spec import ModelSpec
+
+WeightsOpt = Annotated[Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt, .bin or .safetensors.")]
+DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+DtypeOpt = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(convert)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint of Mask2Former, PRO-SCALE or transformers.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    encoder: EncoderOpt = None,
+    backbone: BackboneOpt = None,
+) -> None:
+    """Write a checkpoint as safetensors in segmeter's names; every entry that does not fit is listed."""
+    from harness.checkpoints import CheckpointMismatchError
+    from harness.checkpoints import convert as convert_file
+
+    with user_input():
+        try:
+            spec, report = convert_file(source, target, given_spec(encoder, backbone, source))
+        except CheckpointMismatchError as error:
+            show(*error.report.lines())
+            raise
+    show(f"{spec.text}: {report.matched} entries, {spec.num_classes} classes, {spec.num_queries} queries")
+    show(*(f"ignored     {name}" for name in report.ignored))
+    show(f"written: {target}")
+
+
+def given_spec(encoder: str | None, backbone: str | None, weights: Path | None) -> "ModelSpec | None":
+    """The model asked for; None where nothing is said. A backbone that is not named is the checkpoint's."""
+    if encoder is None and backbone is None:
+        return None
+    if encoder is None:
+        raise ValueError("--backbone needs --encoder; without both the checkpoint says what it is")
+    if backbone is None and weights is not None and "@" not in encoder:
+        from harness.checkpoint_models import recognise_backbone
+        from harness.checkpoints import read_checkpoint
+
+        backbone = recognise_backbone(read_checkpoint(weights).weights)
+    # The encoder may carry options, such as pro-scale:stages=1,1,3.
+    return chosen_spec(encoder, None, backbone, 133, None)
+
+
+def load(path: Path, spec: "ModelSpec | None", settings: Any) -> "tuple[nn.Module, ModelSpec]":
+    """A checkpoint's model on the settings' device, in their dtype; entries that do not fit are listed."""
+    from harness.checkpoints import CheckpointMismatchError, load_model
+    from harness.inference import DTYPES
+
+    try:
+        model, found, _ = load_model(path, spec)
+    except CheckpointMismatchError as error:
+        for line in error.report.lines():
+            warn(line)
+        raise
+    return model.to(settings.device, DTYPES[settings.dtype]), found
