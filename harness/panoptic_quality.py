@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +242,11 @@ def score_pairs(
     """
     total = PanopticScore(categories)
     chunks = _chunks(pairs)
+    ahead = list(islice(chunks, 2))
+    chunks = chain(ahead, chunks)
     count = processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else processes or 1
-    if count == 1:
+    # Processes take longer to start than one chunk takes to score.
+    if count == 1 or len(ahead) < 2:
         scores: Iterable[PanopticScore] = (_score_chunk(chunk, categories) for chunk in chunks)
     else:
         scores = _in_processes(chunks, categories, count)

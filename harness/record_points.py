@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.points import FIGURES, QUALITIES, UNIT, Point, point
+from harness.points import FIGURES, OWN, QUALITIES, UNIT, Point, point
 from harness.runs import SCHEMA_NAME, Damaged, Run, run_from
 
 QUALITY_SCHEMA = "segmeter.quality/1"
@@ -83,6 +83,11 @@ def _quality_point(path: Path, record: dict[str, Any]) -> Point:
             base = counted_point(model, dataset)
         except ValueError as error:
             note += f"; not counted: {error}"
+    cost = record.get("cost")
+    if not model and isinstance(cost, dict) and isinstance(cost.get("total_gmacs"), int | float):
+        # Another system's cost is what the user said it is; see `segmeter evaluate --gflops`.
+        base |= {"gflops_total": cost["total_gmacs"], "total_basis": OWN}
+        note += "; GFLOPs as given"
     scores = {key: record.get(key) for key in QUALITIES}
     return base | scores | {"reference": str(path), "note": note}
 

@@ -1,6 +1,7 @@
 """Data sets with known answers, from the files on disk to the record; faults; going on; two processes."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import main
 from encoders.segmenter import build_segmenter
 from harness.datasets import check_folder, open_dataset
 from harness.evaluate import quality_record, score_folder
@@ -193,23 +195,31 @@ def break_prediction(folder: Path, what: str) -> None:
         ("no semantic", "image 11, semantic: .*11.png is missing"),
     ],
 )
-def test_a_faulty_prediction_is_named_and_stops_the_score(tmp_path, what, message):
+def test_a_faulty_prediction_is_named_and_stops_the_score(tmp_path, capsys, what, message):
     data = make_dataset(tmp_path / "data", "coco")
     dataset = open_dataset("coco", data)
     maps = [np.where(truth_map(index) == 4, 0, truth_map(index)) for index in range(4)]
     folder = write_predictions(tmp_path / "predicted", dataset, maps)
     break_prediction(folder, what)
-    command = ["evaluate", "--dataset", "coco", "--data", data, "--predictions", folder]
-    stopped = run(*command)
-    assert stopped.returncode == 1 and "PQ" not in stopped.stdout
-    assert "1 faults in all; no score was made" in stopped.stderr
     record = tmp_path / "record.json"
-    skipped = json.loads(run(*command, "--skip-faulty", "--json", "--record", record).stdout)
-    assert json.loads(record.read_text()) == skipped
+    command = ["evaluate", "--dataset", "coco", "--data", data, "--predictions", folder, "--record", record]
+    code, out, err = called(capsys, *command)
+    assert code == 1 and "PQ" not in out and not record.exists()
+    assert "1 faults in all; no score was made" in err
+    code, out, _ = called(capsys, *command, "--skip-faulty", "--json")
+    skipped = json.loads(out)
+    assert code == 0 and json.loads(record.read_text()) == skipped
     assert skipped["fault_count"] == 1 and len(skipped["faults"]) == 1
-    import re
-
     assert re.search(message, skipped["faults"][0])
+
+
+def called(capsys, *arguments) -> tuple[int, str, str]:
+    """The command line in this process: exit code, what it printed, what it said on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
 
 
 def run(*arguments, env=None) -> subprocess.CompletedProcess:

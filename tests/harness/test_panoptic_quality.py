@@ -252,4 +252,4 @@ class Deadly(dict):
 
 def test_a_killed_worker_stops_the_scoring(tmp_path):
     with pytest.raises(RuntimeError, match="a scoring process was killed"):
-        score_pairs(pairs_on_disk(tmp_path, 3), Deadly(CATEGORIES), processes=2)
+        score_pairs(pairs_on_disk(tmp_path, 20), Deadly(CATEGORIES), processes=2)
