@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep
+from commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
 from commands.common import EXIT_MISUSE, InputError, one_line, warn
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (audit, count, evaluate, gate, op, plot, profile, report, results, sweep):
+for group in (audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens):
     group.register(app)
 
 

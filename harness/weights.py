@@ -146,7 +146,8 @@ def load_network(
     if not allow_random:
         raise ValueError(
             f"no weights for encoder {encoder.encoder}: give --weights FILE of a whole trained model, "
-            "or ask for random ones with --random-weights (their similarities mean nothing)"
+            "count its cost alone with --at backbone, or ask for random ones with --random-weights (their "
+            "similarities mean nothing)"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

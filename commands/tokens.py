@@ -1,0 +1,140 @@
+"""Token redundancy: which tokens an encoder could do without."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commands.common import JsonOpt, chosen_spec, progress_bar, show, show_json, user_input, warn
+
+EXIT_INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(tokens)
+
+
+def tokens(
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A short name or a timm model; default: the file's, or the offline one."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="ENCODER[:OPTION=VALUE]... to look into, and whose cost the what-if counts."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="A checkpoint, or timm or timm:TAG to fetch timm's; default: offline."
+        ),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Give random weights to parts that have no others.")
+    ] = False,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="A photo or a folder of photos; may be repeated.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="Draw at most so many of them.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw, the sampled tokens and random weights.")] = 0,
+    at: Annotated[
+        str | None, typer.Option(help="backbone, layer:N or all; default: all with an encoder that can run.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Cosine from which tokens count as alike.")] = 0.9,
+    distance: Annotated[int, typer.Option(help="Farthest tokens of the curve along the sequence.")] = 64,
+    radius: Annotated[int, typer.Option(help="Farthest ring of the curve on the map.")] = 32,
+    sample: Annotated[
+        int, typer.Option(help="Tokens of a map whose best match is sought; 0 for all.")
+    ] = 1024,
+    short_side: Annotated[int, typer.Option(help="Resize images to this short side.")] = 800,
+    out: Annotated[Path, typer.Option(help="Folder for record, CSV, text and figures.")] = Path(
+        "results/tokens"
+    ),
+    json: JsonOpt = False,
+) -> None:
+    """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
+    with user_input():
+        from harness.photos import choose_photos
+        from harness.redundancy_maps import Settings
+        from harness.redundancy_run import chosen_places, run_tokens
+        from harness.report_files import prepare_folder
+        from harness.sizes import MAX_SIDE, ResizeRule
+        from harness.weights import load_network
+
+        settings = Settings(distance, radius, threshold, sample or None, seed)
+        if not 32 <= short_side <= MAX_SIDE:
+            raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short_side}")
+        rule = ResizeRule(short_side, min(MAX_SIDE, round(short_side * 1333 / 800)))
+        spec = None if encoder is None else _encoder(encoder, backbone)
+        photos, faults = choose_photos(images or [], num_images, seed)
+        at = at or ("backbone" if spec is None else "all")
+        # An encoder that is only counted needs no weights.
+        wanted = None if at == "backbone" else spec
+        network = load_network(backbone, wanted, weights, allow_random=random_weights, seed=seed)
+        chosen_places(at, network)
+        prepare_folder(out)
+        try:
+            with progress_bar("images", len(photos)) as advance:
+                record = run_tokens(
+                    network, photos, settings, at=at, encoder=spec, rule=rule, skipped=faults, step=advance
+                )
+        except KeyboardInterrupt:
+            warn("interrupted before the first image was done; nothing written")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        files = _write(record, out)
+    for fault in record["skipped"]:
+        warn(f"skipped: {fault}")
+    if json:
+        show_json(record)
+    else:
+        from reports.tokens import ordering_lines, source_lines, tables
+
+        show(*source_lines(record), *tables(record), *(f"- {line}" for line in ordering_lines(record)))
+        show(_cost_line(record), "written:", *(f"  {file}" for file in files))
+    if record["interrupted"]:
+        warn(f"interrupted: the figures are of {len(record['images'])} of {len(photos)} images")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _encoder(text: str, backbone: str | None) -> Any:
+    """The encoder as written; its backbone, if it names one, must be the other option's."""
+    spec = chosen_spec(text, None, None, 133, None)
+    if not hasattr(spec, "encoder") or not spec.backbone:
+        raise ValueError(f"{text} is a whole model; --encoder takes an encoder")
+    written = text.partition("@")[2].partition(":")[0] if "@" in text else ""
+    if written and written != backbone:
+        raise ValueError(f"give the backbone with --backbone {written}, not inside --encoder")
+    return spec
+
+
+def _write(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Record, CSV, text and figures; everything is made before the first file is touched."""
+    from harness.record import to_json, write_bytes
+    from reports.breakdown import FORMATS, figure_bytes
+    from reports.tokens import TITLES, figures, markdown_section, tokens_csv
+
+    drawn = figures(record)
+    links = "".join(f"\n![{TITLES[name]}]({name}.png)\n" for name in drawn)
+    content = {
+        "tokens.json": to_json(record).encode(),
+        "tokens.csv": tokens_csv(record).encode(),
+        "tokens.md": (markdown_section(record, level=1) + links).encode(),
+    }
+    for name, figure in drawn.items():
+        content |= {f"{name}.{kind}": figure_bytes(figure, kind) for kind in FORMATS}
+    for name, data in content.items():
+        write_bytes(folder / name, data)
+    return [folder / name for name in content]
+
+
+def _cost_line(record: dict[str, Any]) -> str:
+    """Where the time went, and the memory."""
+    seconds, memory = record["seconds"], record["memory"]
+    peak = memory["peak_rss_bytes"]
+    return (
+        f"seconds: {seconds['reading']:.1f} reading, {seconds['backbone']:.1f} backbone, "
+        f"{seconds['encoder']:.1f} encoder, {seconds['analysis']:.1f} analysis; memory: analysis at most "
+        f"{memory['analysis_bound_bytes'] / 2**20:.0f} MiB at once"
+        + ("" if peak is None else f", whole process {peak / 2**20:.0f} MiB at its peak")
+    )
