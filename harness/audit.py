@@ -13,6 +13,7 @@ from harness.audit_percentages import audit_percentages, percentage_records
 from harness.audit_subjects import SCOPES
 from harness.conventions import CONVENTIONS
 from harness.findings_cost import cost_findings
+from harness.findings_hosts import host_findings
 from harness.findings_print import print_findings
 from harness.flops_record import versions
 from harness.published_data import PRO_SCALE, claims, find_paper, published_rows
@@ -82,6 +83,7 @@ def run_audit(
     step("findings")
     found = [
         *cost_findings(audited, percentages),
+        *host_findings(audited),
         *print_findings(rows, statements, percentages, speeds),
     ]
     chosen = set(audit_tables() if set(GFLOPS_TABLES) <= set(tables) else tables)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from harness.audit_costs import CostModel, cost_model, real_padded_sizes, real_sizes_costing
+from harness.audit_maskdino import encoder_cost, solve_structure, structures
 from harness.audit_means import (
     FIRST_IMAGES,
     Sample,
@@ -116,7 +117,9 @@ def audit_cells(
             known.add(cell.table)
             step(f"table {cell.table}")
         subject = subject_of(cell)
-        if not subject.is_modelled:
+        if cell.model == "maskdino" and cell.what == "encoder":
+            audited.append(_maskdino(subject))
+        elif not subject.is_modelled:
             audited.append(AuditedCell(subject, None, "-", None, "not modelled", "", subject.reason))
         elif cell.what == "total" and cell.dataset == "coco":
             audited.append(means[cell])
@@ -157,6 +160,31 @@ def _one_size(subject: Subject) -> AuditedCell:
     return _with_verdict(subject, at_stated, stated, "stated size", _join(subject.reason, note))
 
 
+def _maskdino(subject: Subject) -> AuditedCell:
+    """MaskDINO's encoder: structure and size are both solved for."""
+    cell = subject.cell
+    progressive = cell.modifier == "+proscale"
+    tried = len(structures(progressive))
+    solved = solve_structure(progressive, cell.backbone, *print_ranges(cell)["rounded"])
+    if not solved:
+        note = _join(subject.reason, f"none of {tried} structures costs this at a real size")
+        return AuditedCell(subject, None, "-", None, "not modelled", "", note)
+    (structure, size), *others = solved
+    note = f"{structure.text}, one of {tried} structures tried; {_images_note([size])}"
+    rivals = [
+        f"{other.text} at {format_size(rare)} ({real_padded_sizes()[rare]} images)"
+        for other, rare in others
+        if other != structure
+    ]
+    if rivals:
+        note += f"; as well {rivals[0]}"
+    measured = encoder_cost(structure, cell.backbone, size)
+    how = how_printed(cell, measured)
+    return AuditedCell(
+        subject, measured, format_size(size), size, "solved size", how, _join(subject.reason, note)
+    )
+
+
 def _with_verdict(subject: Subject, measured: float, size: Size, met: str, note: str) -> AuditedCell:
     how = how_printed(subject.cell, measured)
     verdict = met if how else "not reproduced"
@@ -168,12 +196,12 @@ def _with_verdict(subject: Subject, measured: float, size: Size, met: str, note:
 
 
 def _solved_note(at_stated: float, candidates: Sequence[Size]) -> str:
-    images = real_padded_sizes()
+    return f"{format_size(COCO_STATED)} would cost {at_stated:.2f}; {_images_note(candidates)}"
+
+
+def _images_note(candidates: Sequence[Size]) -> str:
     found = candidates[0]
-    note = (
-        f"{format_size(COCO_STATED)} would cost {at_stated:.2f}; {images[found]} images of val2017 pad to "
-        f"{format_size(found)}"
-    )
+    note = f"{real_padded_sizes()[found]} images of val2017 pad to {format_size(found)}"
     others = [format_size(size) for size in candidates[1:]]
     if others:
         note += f"; as well {', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"

@@ -12,6 +12,8 @@ from harness.sizes import Size, format_size
 
 # Printed figures of one thing may differ by their rounding, which is below this.
 ROUNDING = 0.01
+# A row's figures: "encoder" and "total" -> cell.
+Row = dict[str, PublishedCell]
 FEWEST_LIKE = 3
 
 
@@ -27,7 +29,6 @@ def cost_findings(audited: Sequence[AuditedCell], percentages: Sequence[Percenta
         *_price_list(audited),
         *_order_flips(audited),
         *_rest_of_the_model(audited),
-        *_borrowed(audited),
         *_how_printed(audited),
     ]
 
@@ -113,13 +114,18 @@ def _one_encoder_two_figures(audited: Sequence[AuditedCell]) -> list[Finding]:
     )
 
 
-def _pairs(audited: Sequence[AuditedCell]) -> list[tuple[dict[str, PublishedCell], dict[str, PublishedCell]]]:
-    """Each cheaper row with the dearer one it is held to: {"encoder": cell, "total": cell} twice."""
+def row_pairs(
+    audited: Sequence[AuditedCell],
+) -> list[tuple[dict[str, PublishedCell], dict[str, PublishedCell]]]:
+    """Each cheaper row with the dearer one above or below it that it is held to, by what is printed.
+
+    Both are {"encoder": cell, "total": cell}; a row of a reduced encoder goes with the encoder it reduces.
+    """
     rows: defaultdict[tuple[int, int], dict[str, PublishedCell]] = defaultdict(dict)
     for a in audited:
         rows[a.cell.table, a.cell.row][a.cell.what] = a.cell
     whole = {key: row for key, row in rows.items() if len(row) == 2}
-    pairs = []
+    pairs: list[tuple[Row, Row]] = []
     for (table, number), row in whole.items():
         cell = row["encoder"]
         above = [
@@ -147,7 +153,7 @@ def _is_reference(reference: PublishedCell, cell: PublishedCell) -> bool:
 
 def _saving_above_total(audited: Sequence[AuditedCell]) -> list[Finding]:
     sentences, tables = [], []
-    for row, reference in _pairs(audited):
+    for row, reference in row_pairs(audited):
         saved = {what: reference[what].value - row[what].value for what in ("encoder", "total")}
         if row["encoder"].dataset != "coco" or row["encoder"].model == "rt-m2f":
             # RT-M2F also changes the decoder, whose masks it makes smaller.
@@ -319,38 +325,6 @@ def _measured_rest(by_row: dict[tuple[int, int, str], AuditedCell], cell: Publis
     return (
         f"; measured {total - encoder:.1f}: this encoder's output makes the decoder cheaper as well, so its "
         "total is not comparable part by part"
-    )
-
-
-def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
-    """Host systems' figures that no input of their label gives, and the rows that print the same."""
-    hosts = [a for a in audited if a.subject.scope == "host" and a.verdict == "not reproduced"]
-    sentences = []
-    for a in hosts:
-        twins = [
-            o.cell
-            for o in audited
-            if o.subject.scope == "family" and o.cell.what == "encoder" and o.cell.value == a.cell.value
-        ]
-        same = f" {place(twins[0])} prints the same figure for {model(twins[0])}." if twins else ""
-        sentences.append(
-            f"{place(a.cell)}, {model(a.cell)}: {a.cell.value:.2f} {a.note.split('; ', 1)[-1]}.{same}"
-        )
-    savings: defaultdict[float, list[PublishedCell]] = defaultdict(list)
-    for row, reference in _pairs(audited):
-        savings[round(reference["total"].value - row["total"].value, 2)].append(row["total"])
-    for saving, cells in savings.items():
-        backbones = {c.backbone for c in cells}
-        if any(a.cell.model == c.model for a in hosts for c in cells) and len(backbones) > 1:
-            sentences.append(
-                f"The total falls by the same {saving:.2f} in {listed([place(c) for c in cells])}; only "
-                f"{listed([place(c) for c in cells if c.dataset != 'cityscapes'])} is no Cityscapes row."
-            )
-    return finding(
-        "borrowed",
-        "Figures of an open-vocabulary system are those of another backbone and data set",
-        sentences,
-        (a.cell.table for a in hosts),
     )
 
 
