@@ -1,6 +1,7 @@
 """The main job, run whole: its files, and that they agree with each other."""
 
 import csv
+import html
 import io
 import json
 import subprocess
@@ -18,8 +19,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "latest"
     photo = folder.parent / "own.png"
     Image.new("RGB", (320, 240), (200, 30, 30)).save(photo)
+    own = folder.parent / "mine.csv"
+    own.write_text("label,dataset,gflops_encoder,pq\n<b>mine</b>,cityscapes,60,61.5\n")
+    given = ["--images", str(photo), "--add", str(own), "--out", str(folder)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "report", "--images", photo, "--out", folder],
+        [sys.executable, str(ROOT / "cli.py"), "report", *given],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -30,7 +34,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_files_are_there_and_nothing_half_written(report: Path) -> None:
     names = {path.name for path in report.iterdir()}
-    wanted = {"report.md", "report.json", "figures.csv", "breakdown.pdf", "breakdown.svg", "breakdown.png"}
+    wanted = {"report.html", "report.md", "report.json", "figures.csv", "figures"}
+    wanted |= {"breakdown.pdf", "breakdown.svg", "breakdown.png"}
     assert wanted <= names
     assert not [name for name in names if name.startswith(".")]
 
@@ -67,6 +72,37 @@ def test_markdown_and_csv_say_what_the_record_says(report: Path) -> None:
     )
     assert float(encoder["figure"]) == pytest.approx(281.13, abs=0.001)
     assert encoder["unit"] == "GMACs" and encoder["convention"] == "published"
+
+
+def test_the_page_holds_everything_in_less_than_3_mb(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    assert len(text.encode()) < 3_000_000
+    record = json.loads((report / "report.json").read_text())
+    for group in record["records"].values():
+        assert all(f"{r['total_gmacs']:.2f}" in text for r in group)
+    assert all(one["title"] in html.unescape(text) for one in record["audit"]["findings"])
+    drawings = sorted((report / "figures").iterdir())
+    assert len(drawings) >= 13
+    for path in drawings:
+        assert f'id="figure-{path.stem}"' in text
+        assert f"](figures/{path.name})" in (report / "report.md").read_text()
+
+
+def test_the_audit_is_in_the_record_once(report: Path) -> None:
+    record = json.loads((report / "report.json").read_text())
+    assert "reproduction" not in record
+    counts = record["audit"]["counts"]
+    # What the audit promises for the systems that segmeter models.
+    assert counts["family_share"] >= 0.97 and len(record["audit"]["cells"]) == counts["cells"]
+
+
+def test_own_points_are_marked_in_the_record_and_the_page(report: Path) -> None:
+    record = json.loads((report / "report.json").read_text())
+    (own,) = (p for p in record["figures"]["points"] if p["source"] == "own")
+    assert (own["label"], own["pq"]) == ("<b>mine</b>", 61.5)
+    text = (report / "report.html").read_text()
+    assert "&lt;b&gt;mine&lt;/b&gt;" in text and "<b>mine" not in text
+    assert "--add" in record["command"]
 
 
 def test_the_figure_is_a_picture_in_three_formats(report: Path) -> None:
