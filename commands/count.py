@@ -1,5 +1,6 @@
 """Counting: models, flops, compare, crosscheck, reproduce."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -122,7 +123,7 @@ def flops(
 
 
 def compare(
-    model: Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help=MODEL_SYNTAX)],
+    model: Annotated[list[str] | None, typer.Argument(metavar="MODEL MODEL...", help=MODEL_SYNTAX)] = None,
     backbone: BackboneOpt = None,
     num_classes: ClassesOpt = None,
     num_queries: QueriesOpt = None,
@@ -134,11 +135,25 @@ def compare(
     original_size: OriginalOpt = None,
     convention: ConventionOpt = "published",
     photo: PhotoOpt = None,
+    records: Annotated[
+        Path | None, typer.Option("--from", help="Compare measurements: a folder of profile's records.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="With --from: beside the paper's FPS, as ratios to M2F.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --from: print markdown.")] = False,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Count several models at one size, with each change against the first."""
+    """Count several models at one size, with each change against the first; or compare measurements."""
+    model = model or []
+    if records is not None:
+        from commands.compare_records import compare_records
+
+        return compare_records(records, model, published, markdown, json)
     with user_input():
+        if published or markdown:
+            raise ValueError("--published and --markdown need --from FOLDER, e.g. --from results/records")
         check_convention(convention)
         sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
         classes = chosen_classes(num_classes, sizes)
@@ -148,10 +163,10 @@ def compare(
     from reports.comparison import comparison_summary
     from reports.terminal import comparison, flops_notes
 
-    records = [count_at(spec, sizes, convention, photo or []) for spec in specs]
+    counted = [count_at(spec, sizes, convention, photo or []) for spec in specs]
     if json:
-        return show_json({"models": records, "changes": comparison_summary(records)})
-    show(comparison(records), flops_notes(records[0])[0])
+        return show_json({"models": counted, "changes": comparison_summary(counted)})
+    show(comparison(counted), flops_notes(counted[0])[0])
 
 
 def crosscheck(

@@ -1,0 +1,36 @@
+"""``compare --from``: measurements of this machine and of others beside each other."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from commands.common import show, show_json, user_input, warn
+
+
+def compare_records(folder: Path, models: Sequence[str], published: bool, markdown: bool, json: bool) -> None:
+    """Print the records of a folder, ratios to the first model, and where environments differ."""
+    from harness.compare_runs import beside_published, collect, compare_runs
+
+    with user_input():
+        runs, damaged = collect(folder)
+        for file in damaged:
+            warn(f"skipped {file.path}: {file.reason}")
+        compared = compare_runs(runs, models)
+        if published:
+            compared["published"] = beside_published(compared)
+    if json:
+        return show_json(compared)
+    from reports.compare_runs import (
+        comparison_markdown,
+        comparison_tables,
+        environment_lines,
+        published_table,
+    )
+
+    if markdown:
+        sys.stdout.write(comparison_markdown(compared) + "\n")
+        return
+    show(*comparison_tables(compared))
+    if published:
+        show(published_table(compared["published"]))
+    show(*environment_lines(compared))
