@@ -12,7 +12,7 @@ from harness import op_peers
 from harness.doctor import build_ahead, diagnose
 from harness.op_bench import Options, ratio_interval, run_benchmark, time_case, write_record
 from harness.op_peers import PEERS
-from harness.op_problems import PASSES, SHAPES, Case, bytes_moved, draw_problem
+from harness.op_problems import DTYPES, PASSES, SHAPES, Case, bytes_moved, draw_problem
 from reports.op import build_lines
 
 
@@ -79,6 +79,17 @@ def test_every_peer_is_timed_or_left_out_with_a_reason(
     assert not timed & set(left_out)
     assert {peer.name for peer in PEERS} == timed | set(left_out)
     assert all(left_out.values())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_gpu_is_timed_in_every_dtype(cold: bool) -> None:
+    options = Options(rounds=3, cold=cold, compiled_reference=False)
+    record = run_benchmark("cuda", ["decoder-100"], list(DTYPES), options)
+    assert {found["name"] for found in record["implementations"].values()} == {"cuda-kernel"}
+    for row in record["rows"]:
+        # At least one byte and less than what a copy reaches, counting every tensor once.
+        assert row["gb_per_s"] > 0 and (not cold or row["share_of_peak"] < 1.2)
 
 
 # The official extension's two functions, with its arguments in its order, in plain torch.
