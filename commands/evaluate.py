@@ -181,12 +181,11 @@ def _list_faults(faults: list[str]) -> None:
 
 def _write_record(result: dict[str, Any], path: Path | None) -> Path:
     from harness.record import write_json
-    from harness.runs import DEFAULT_FOLDER, check_folder, new_id
+    from harness.runs import DEFAULT_FOLDER, new_id
 
-    if path is None:
-        path = DEFAULT_FOLDER / "quality" / f"{new_id()}.json"
-        check_folder(path.parent)
+    path = path or DEFAULT_FOLDER / "quality" / f"{new_id()}.json"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
     except OSError as error:
         raise OSError(f"cannot write the record {path}: {error.strerror or error}") from None

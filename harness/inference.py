@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -120,8 +121,14 @@ def predict_dataset(
         ValueError: the folder holds another run's predictions.
         OSError: the folder cannot be written; a later call goes on where this one stopped.
     """
-    try:
+    with _named_folder(folder):
         return _predict(model, dataset, entries, folder, settings, identity, (rank, world), on_image)
+
+
+@contextmanager
+def _named_folder(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OSError(
             f"cannot write into {folder}: {error.strerror or error}; "
@@ -223,21 +230,12 @@ def gather(folder: Path, entries: Sequence[Entry]) -> dict[int | str, float]:
     Raises:
         OSError: the folder cannot be written.
     """
-    panoptic_keys = ("image_id", "file_name", "segments_info")
-    write_parts(
-        folder / "panoptic.json",
-        _json_list(
-            b'{"annotations": [',
-            ({key: line[key] for key in panoptic_keys} for line in read_states(folder, entries)),
-            b"]}\n",
-        ),
-    )
-    write_parts(
-        folder / "instances.json",
-        _json_list(
-            b"[", (found for line in read_states(folder, entries) for found in line["instances"]), b"]\n"
-        ),
-    )
+    keys = ("image_id", "file_name", "segments_info")
+    whole = ({key: line[key] for key in keys} for line in read_states(folder, entries))
+    things = (found for line in read_states(folder, entries) for found in line["instances"])
+    with _named_folder(folder):
+        write_parts(folder / "panoptic.json", _json_list(b'{"annotations": [', whole, b"]}\n"))
+        write_parts(folder / "instances.json", _json_list(b"[", things, b"]\n"))
     return {line["image_id"]: line["seconds"] for line in read_states(folder, entries)}
 
 

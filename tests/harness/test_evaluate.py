@@ -2,10 +2,12 @@
 
 import json
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ from PIL import Image
 from cli import main
 from encoders.segmenter import build_segmenter
 from harness.datasets import check_folder, open_dataset
-from harness.evaluate import quality_record, score_folder
+from harness.evaluate import model_cost, quality_record, score_folder
 from harness.inference import Settings, find_states, gather, open_folder, predict_dataset
 from harness.miou import confusion, mean_iou
 from harness.png_ids import segment_png
+from harness.spec import parse_model
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = [
@@ -346,6 +349,42 @@ def test_an_unreadable_image_is_named_and_the_others_are_predicted(weights, tmp_
     assert [fault.partition(":")[0] for fault in faults] == ["image 11", "image 31"]
     assert sorted(gather(tmp_path / "out", dataset.entries)) == [1, 21]
     assert sorted(find_states(tmp_path / "out")) == [1, 21]
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_later(weights, tmp_path):
+    from harness.checkpoints import load_model
+
+    dataset = open_dataset("coco", make_dataset(tmp_path / "data", "coco"))
+    model, _, _ = load_model(weights)
+    out, soft_hard = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    predict_dataset(model, dataset, dataset.entries[:1], out, Settings(), {})
+    state = out / "state" / "0-of-1.jsonl"
+    # The file system takes a few bytes of the second image's line, and then no more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (state.stat().st_size + 10, soft_hard[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write into .*out: .*give the same command again"):
+            predict_dataset(model, dataset, dataset.entries, out, Settings(), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft_hard)
+    assert list(find_states(out)) == [1]
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+    predict_dataset(model, dataset, dataset.entries, out, Settings(), {})
+    assert sorted(gather(out, dataset.entries)) == [1, 11, 21, 31]
+    assert len(json.loads((out / "panoptic.json").read_text())["annotations"]) == 4
+
+
+def test_the_cost_is_the_mean_over_the_images_scored(tmp_path):
+    from harness.model_count import count_model
+    from harness.sizes import from_image
+
+    dataset = open_dataset("coco", make_dataset(tmp_path, "coco"))
+    spec = parse_model("m2f@r50", num_classes=3)
+    cost = model_cost(spec, dataset.entries, dataset.rule)
+    small, large = (count_model(spec, from_image(size, dataset.rule), "published").figures.total
+                    for size in ((8, 400), (16, 400)))  # fmt: skip
+    assert cost["total_gmacs"] == pytest.approx((3 * small + large) / 4 / 1e9)
+    assert cost["distinct_sizes"] == 2
+    assert model_cost(spec, [replace(dataset.entries[0], size=None)], dataset.rule) is None
 
 
 def test_weights_of_another_data_set_are_refused(weights, tmp_path):

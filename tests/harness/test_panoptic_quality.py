@@ -1,6 +1,7 @@
 """PQ, SQ and RQ against the definition done by brute force, pixel set by pixel set."""
 
 import os
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -227,6 +228,23 @@ def test_several_processes_give_the_very_same_sums(tmp_path):
     assert np.array_equal(alone.table, together.table)
     assert alone.images == together.images == sum(told) == 40
     assert alone.table[:, 1].min() > 0
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    pairs = pairs_on_disk(tmp_path, 8)
+
+    def peak(count: int) -> int:
+        """Most bytes held at once while so many images are scored."""
+        tracemalloc.start()
+        score = score_pairs((pairs[index % 8] for index in range(count)), CATEGORIES, processes=1)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert score.images == count
+        return most
+
+    peak(32)
+    # Ten times the images: the same two maps at a time, and a table of four numbers a category.
+    assert peak(640) < 1.2 * peak(64)
 
 
 def test_a_damaged_png_is_named_and_adds_nothing(tmp_path):
