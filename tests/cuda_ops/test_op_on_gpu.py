@@ -1,7 +1,7 @@
 """What only a GPU can show: dtypes, CUDA graphs, streams, threads, determinism, large tensors.
 
 To check every access of memory: ``PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python
--m pytest -m cuda tests/cuda_ops -k "agrees or odd"``, and the same with ``--tool racecheck``.
+-m pytest -m cuda tests/cuda_ops -k "agree or odd"``, and the same with ``--tool racecheck``.
 """
 
 import threading
