@@ -10,6 +10,24 @@ from harness.snapshot import Snapshot, read_baseline
 
 PREFIX = "git:"
 TIMEOUT_S = 600
+# Count, then make sure that nothing came from the working tree, as an editable install would have it.
+_COUNT = """
+import sys
+from pathlib import Path
+root, tree = Path(sys.argv[1]), Path(sys.argv[2])
+import cli
+try:
+    cli.main(sys.argv[3:])
+except SystemExit as stopped:
+    code = stopped.code
+files = {n: Path(m.__file__).resolve() for n, m in list(sys.modules.items()) if getattr(m, "__file__", None)}
+strays = [n for n, f in files.items() if f.is_relative_to(root) and not f.is_relative_to(tree)
+          and "site-packages" not in f.parts]
+if strays and not code:
+    sys.exit(f"{strays[0]} came from the working tree ({files[strays[0]]}), not from the revision; "
+             "make its folder importable from the repository's root or from src")
+sys.exit(code)
+"""
 
 
 def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
@@ -32,18 +50,31 @@ def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
             there = tree / budgets.resolve().relative_to(root.resolve())
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(budgets.read_bytes())
-            _count(tree, there, output, revision)
+            _count(root, tree, there, output, revision)
         finally:
             _git(root, "worktree", "remove", "--force", str(tree))
         return read_baseline(output)
 
 
-def _count(tree: Path, budgets: Path, output: Path, revision: str) -> None:
+def _count(root: Path, tree: Path, budgets: Path, output: Path, revision: str) -> None:
     """Run this tool on the other tree; a package that the tree holds itself comes from the tree."""
-    here = Path(__file__).resolve().parents[1]
-    paths = [tree, tree / "src", here]
-    environment = {**_environment(), "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    command = [sys.executable, "-m", "cli", "baseline", "update", str(budgets)]
+    here, root = Path(__file__).resolve().parents[1], root.resolve()
+    # What this process imports from the working tree, as editable installs arrange it, the other one imports
+    # from the revision.
+    inside = [Path(each).resolve() for each in sys.path if each]
+    inside = [each for each in inside if each.is_relative_to(root) and "site-packages" not in each.parts]
+    paths = [tree, tree / "src", *(tree / each.relative_to(root) for each in inside), here]
+    environment = {**_environment(), "PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, paths)))}
+    command = [
+        sys.executable,
+        "-c",
+        _COUNT,
+        str(root),
+        str(tree.resolve()),
+        "baseline",
+        "update",
+        str(budgets),
+    ]
     command += ["--output", str(output), "--skip-failing"]
     try:
         done = subprocess.run(

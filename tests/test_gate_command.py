@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -237,6 +238,27 @@ def test_another_revision_is_counted_in_a_worktree_of_its_own(project: Path, run
     assert len(listed.stdout.splitlines()) == 1
     code, _, err = run("check", "--baseline", "git:no-such-branch")
     assert (code, err) == (2, "segmeter: no git revision 'no-such-branch'\n")
+
+
+@pytest.mark.parametrize("folder", ["src", "python/lib"])
+def test_a_revision_s_own_package_is_counted_not_the_installed_one(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """As with an editable install: the working tree's folder is on the path of every process."""
+    package = project / folder / "gate_test_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(MODEL.replace("Ffn(8)", "Ffn(4)"))
+    budgets = project / "budgets.toml"
+    budgets.write_text(budgets.read_text().replace("net.py:Net", "gate_test_package:Net"))
+    git(project, "init", "--quiet")
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "half as wide")
+    (package / "__init__.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(str(project / folder))
+    code, out, _ = run("check", "--baseline", "git:HEAD")
+    sys.modules.pop("gate_test_package")
+    assert code == 1
+    assert "ffn.expand: Conv2d weight 4x3x1x1 became weight 8x3x1x1" in out
 
 
 def test_outside_a_repository_a_revision_is_misuse(project: Path, run: Run) -> None:
