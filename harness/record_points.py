@@ -1,10 +1,11 @@
 """Trade-off points from records: timings (``segmeter profile``) and qualities (``segmeter evaluate``)."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from harness.points import FIGURES, OWN, QUALITIES, UNIT, Point, point
 from harness.runs import SCHEMA_NAME, Damaged, Run, run_from
@@ -36,7 +37,7 @@ def read_records(folder: Path) -> Records:
             content = json.loads(path.read_bytes())
             schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
             if schema.partition("/")[0] == SCHEMA_NAME:
-                found.runs.append((path, run_from(content)))
+                found.runs.append((path, _checked_run(run_from(content))))
             elif schema == QUALITY_SCHEMA:
                 found.qualities.append((path, _checked_quality(content)))
         except (ValueError, OSError, RecursionError) as error:
@@ -44,10 +45,36 @@ def read_records(folder: Path) -> Records:
     return found
 
 
+def _checked_run(run: Run) -> Run:
+    """Raise ValueError unless the figures that points and savings are made of are numbers."""
+    latency = run.statistics.get("latency_ms") or {}
+    if not isinstance(latency, dict):
+        raise ValueError("statistics.latency_ms must be an object")
+    needed = {f"latency_ms.{key}": latency[key] for key in ("median", "low", "high") if latency.get(key)}
+    if run.figures.get("fps") is not None:
+        needed["fps"] = run.figures["fps"]
+    for place, ratio in enumerate(run.ratios):
+        if not isinstance(ratio, dict) or not isinstance(ratio.get("baseline"), str):
+            raise ValueError(f"ratios[{place}] names no baseline")
+        needed |= {f"ratios[{place}].{key}": ratio.get(key) for key in ("times_faster", "low", "high")}
+    for name, value in needed.items():
+        if not _is_number(value) or value <= 0:
+            raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    for name, figures in run.components.items():
+        ms = figures.get("ms") if isinstance(figures, dict) else ""
+        if ms is not None and not _is_number(ms):
+            raise ValueError(f"components.{name}.ms must be a number or null")
+    return run
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _checked_quality(content: dict[str, Any]) -> dict[str, Any]:
     for key in QUALITIES:
         value = content.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not _is_number(value):
             raise ValueError(f"{key} must be a number or null, got {value!r}")
     for key in ("title", "dataset"):
         if not isinstance(content.get(key), str):
@@ -84,7 +111,7 @@ def _quality_point(path: Path, record: dict[str, Any]) -> Point:
         except ValueError as error:
             note += f"; not counted: {error}"
     cost = record.get("cost")
-    if not model and isinstance(cost, dict) and isinstance(cost.get("total_gmacs"), int | float):
+    if not model and isinstance(cost, dict) and _is_number(cost.get("total_gmacs")):
         # Another system's cost is what the user said it is; see `segmeter evaluate --gflops`.
         base |= {"gflops_total": cost["total_gmacs"], "total_basis": OWN}
         note += "; GFLOPs as given"

@@ -303,7 +303,8 @@ def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
                 claimed, realised = row["claimed"], 100 * row["realised"]
                 if claimed is not None:
                     axes.plot([100 * claimed, realised], [place, place], color=GREY, linewidth=0.8, zorder=1)
-                    axes.scatter(100 * claimed, place, s=18, facecolor="white", edgecolor=BLUE, zorder=3)
+                    # A ring that the realised saving does not cover where both are equal.
+                    axes.scatter(100 * claimed, place, s=30, facecolor="none", edgecolor=BLUE, zorder=4)
                 axes.scatter(realised, place, s=18, color=ORANGE, zorder=3)
                 if row["low"] is not None:
                     axes.plot(

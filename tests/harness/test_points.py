@@ -163,6 +163,23 @@ def test_quality_records_are_counted_and_damaged_files_named(tmp_path: Path) -> 
     assert p["pq"] == 59.1 and "500 images" in p["note"]
 
 
+DAMAGED = {
+    "statistics": {"latency_ms": {"median": "fast"}},
+    "ratios": [{"baseline": "x", "times_faster": 0, "low": 1, "high": 1}],
+    "components": {"encoder.ffn": {"ms": "long"}},
+    "figures": {"fps": -1},
+}
+
+
+@pytest.mark.parametrize("field", DAMAGED)
+def test_a_timing_with_damaged_figures_is_named(field: str, tmp_path: Path) -> None:
+    path = save(timing("m2f@swin-t", "M2F", 100.0), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: DAMAGED[field]}))
+    records = read_records(tmp_path)
+    assert records.runs == [] and [d.path for d in records.damaged] == [path]
+    assert "must be a number" in records.damaged[0].reason
+
+
 def test_own_points(tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     header = "label,dataset,gflops_encoder,pq,pq_low,pq_high,spread"
