@@ -5,7 +5,16 @@
 512
 """
 
-from harness.api import Count, Difference, OverBudgetError, assert_within_budget, count, register_op
+from harness.api import (
+    Count,
+    Difference,
+    OverBudgetError,
+    Profile,
+    assert_within_budget,
+    count,
+    profile,
+    register_op,
+)
 from harness.counter import DataDependentError
 
 __all__ = [
@@ -13,7 +22,9 @@ __all__ = [
     "DataDependentError",
     "Difference",
     "OverBudgetError",
+    "Profile",
     "assert_within_budget",
     "count",
+    "profile",
     "register_op",
 ]

@@ -1,4 +1,4 @@
-"""The Python interface: count a module, compare two counts, hold a module to a budget.
+"""The Python interface: count a module, compare two counts, time it, hold it to a budget.
 
 >>> import torch
 >>> narrow = count(torch.nn.Linear(8, 16), (4, 8))   # a shape: counted on meta tensors
@@ -10,9 +10,13 @@
 >>> print(wide.diff(narrow))
 +512 MACs, +144 parameters
 the model itself: Linear weight 16x8, bias 16 became weight 32x8, bias 32 [+512 MACs, +144 parameters]
+>>> timed = profile(torch.nn.Linear(8, 16), (4, 8), seconds=0.1)
+>>> timed.low <= timed.latency_ms <= timed.high and timed.latency_ms > 0
+True
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +32,7 @@ from harness.gate import WITHIN, Measured, Verdict, judge
 from harness.meta_ops import forget_costs
 from harness.op_costs import register_formula
 from harness.snapshot import Snapshot
+from harness.spec import parse_model
 from harness.structure import meta_copy
 
 
@@ -109,6 +114,92 @@ def count(model: nn.Module, inputs: Any, components: Mapping[str, str] | None = 
     )
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What one forward pass of a module took.
+
+    Attributes:
+        latency_ms: median over ``samples``.
+        low: lower end of the interval in which the median of a repeat falls 95 times in 100.
+        high: its upper end.
+        samples: milliseconds of every call, in the order taken.
+        components: component -> milliseconds of a call; together they are the whole call.
+        parameter_bytes: bytes of the parameters.
+        peak_bytes: bytes at the peak of a call above those before it; None where the system does not tell.
+        stable: whether the warm-up ended because the times had settled, rather than because time was up.
+    """
+
+    latency_ms: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+    components: dict[str, float]
+    parameter_bytes: int
+    peak_bytes: float | None
+    stable: bool
+
+
+def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth: int = 2) -> Profile:
+    """Time one forward pass, in eval mode and without gradients, after a warm-up.
+
+    Args:
+        model: any module, timed on the device where it is and left as it was; or a model as the command
+            line takes it, such as ``"pro-scale@r50"``, built on the CPU with random weights.
+        inputs: as :func:`count` takes them; for a shape, seeded noise of that shape.
+        seconds: time for the calls that are measured; the warm-up has a third of it at most.
+        depth: levels of components to tell apart.
+
+    Raises:
+        ValueError: a model's text that cannot be read, seconds that are not above 0, or a depth below 1.
+
+    >>> from torch import nn
+    >>> sorted(profile(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), (4, 8), seconds=0.1).components)
+    ['0', '1', 'other']
+    """
+    from harness.memory import parameter_bytes, peak_memory
+    from harness.profile_components import ComponentTimer, component_times
+    from harness.statistics import summarise
+    from harness.subjects import build
+    from harness.timing import Plan, interleave, warm_up
+
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds must be a number above 0, got {seconds!r}")
+    if depth < 1:
+        raise ValueError(f"depth must be 1 or more, got {depth!r}")
+    module: nn.Module = build(parse_model(model), "cpu") if isinstance(model, str) else model
+    watched: nn.Module = getattr(module, "_orig_mod", module)
+    weights = next((p for p in watched.parameters()), None)
+    device = weights.device if weights is not None else torch.device("cpu")
+    arguments, keywords = _arguments(inputs)
+    if _is_shape(inputs):
+        noise = torch.randn(tuple(inputs), generator=torch.Generator().manual_seed(0))
+        arguments = (noise.to(device),)
+
+    def call() -> object:
+        return module(*arguments, **keywords)
+
+    def eager() -> object:
+        return watched(*arguments, **keywords)
+
+    with _in_eval(module), torch.inference_mode():
+        warm = warm_up(call, device, seconds / 3)
+        samples = interleave([call], device, Plan(seconds=seconds))[0]
+        times = component_times(ComponentTimer(watched, device, depth), eager, device, seconds / 2)
+        memory, _ = peak_memory(eager, device, parameter_bytes(watched))
+    summary = summarise(samples)
+    peak = "peak_allocated_over_start_bytes" if device.type == "cuda" else "peak_rss_over_start_bytes"
+    return Profile(
+        latency_ms=summary.median,
+        low=summary.low,
+        high=summary.high,
+        samples=tuple(samples),
+        components=times.ms,
+        parameter_bytes=parameter_bytes(watched),
+        peak_bytes=memory[peak],
+        stable=warm.stable,
+    )
+
+
 def register_op(operator: str, macs: Callable[..., int]) -> None:
     """Give an operator of your own a cost, in one line.
 
@@ -176,20 +267,32 @@ def _sentence(verdict: Verdict) -> str:
 
 
 def _run(model: nn.Module, inputs: Any) -> tuple[nn.Module, Work]:
-    arguments: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = {}
     module: nn.Module = getattr(model, "_orig_mod", model)
-    if isinstance(inputs, tuple | list) and inputs and all(isinstance(side, int) for side in inputs):
+    arguments, keywords = _arguments(inputs)
+    if _is_shape(inputs):
         module = meta_copy(module)
         arguments = (torch.empty(tuple(inputs), device="meta"),)
-    elif isinstance(inputs, Mapping):
-        keywords = dict(inputs)
-    else:
-        arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    with _in_eval(module):
+        return module, run_and_count(module, *arguments, **keywords)[1]
+
+
+def _is_shape(inputs: Any) -> bool:
+    return isinstance(inputs, tuple | list) and bool(inputs) and all(isinstance(n, int) for n in inputs)
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return ((inputs,) if isinstance(inputs, Tensor) else tuple(inputs)), {}
+
+
+@contextmanager
+def _in_eval(module: nn.Module) -> Iterator[None]:
     training = [each for each in module.modules() if each.training]
     module.eval()
     try:
-        return module, run_and_count(module, *arguments, **keywords)[1]
+        yield
     finally:
         for each in training:
             each.training = True
