@@ -9,6 +9,8 @@ import typer
 from commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
 from commands.common import EXIT_MISUSE, InputError, one_line, warn
 
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+
 app = typer.Typer(
     name="segmeter",
     help="What a segmentation model costs, where the cost sits, and whether the printed figure is true.",
@@ -27,12 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(given, prog_name="segmeter", standalone_mode=False)
+        if code == EXIT_STOPPED:
+            # Newer versions of typer turn Ctrl-C into this code without a word.
+            warn("stopped")
     except InputError as error:
         warn(str(error))
         code = EXIT_MISUSE
     except (typer.Abort, KeyboardInterrupt):
         warn("stopped")
-        code = 130
+        code = EXIT_STOPPED
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
         sys.stderr.close()

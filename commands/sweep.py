@@ -22,13 +22,17 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results/runs"),
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    executor: Annotated[str, typer.Option(help="local, or ray: a running Ray cluster.")] = "local",
+    address: Annotated[str, typer.Option(help="With --executor ray: the cluster's address.")] = "auto",
     json: JsonOpt = False,
 ) -> None:
     """Measure every cell of a grid, a process each; go on after a kill. Exit 1 if a cell failed."""
-    from harness.runs import check_folder
-    from harness.sweep import check_cells, finished, read_plan, run_sweep
+    from harness.runs import check_folder, nearest
+    from harness.sweep import EXECUTORS, check_cells, finished, read_plan, run_sweep
 
     with user_input():
+        if executor not in EXECUTORS:
+            raise ValueError(f"unknown executor {executor!r}{nearest(executor, EXECUTORS)}")
         plan = read_plan(file)
         check_cells(plan)
         check_folder(out)
@@ -49,7 +53,12 @@ def sweep(
             if run.status != "ok":
                 warn(f"{cell.text}: {run.status}: {run.error}")
 
-        runs = run_sweep(plan, out, tell, retry_failed)
+        if executor == "ray":
+            from harness.sweep_ray import run_on_ray
+
+            runs = run_on_ray(plan, out, tell, retry_failed, address)
+        else:
+            runs = run_sweep(plan, out, tell, retry_failed)
     failed = [run for run in runs if run.status != "ok"]
     if json:
         show_json({"runs": [run.content() for run in runs]})

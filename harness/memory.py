@@ -67,10 +67,17 @@ def peak_memory(
     return {"peak_rss_over_start_bytes": over, "start_rss_bytes": float(start)}, how
 
 
+# What torch's CPU allocator, C++ and cuBLAS say; none of them has a class of its own for it.
+SHORT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch's CPU allocator has no class of its own."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    """Whether an error, or what it was raised from, says that memory is short."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT_OF_MEMORY):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def resident_bytes(field: str) -> int | None:

@@ -210,7 +210,7 @@ def _threads(number: int | None) -> Iterator[None]:
 def _memory_named(specs: Sequence[ModelSpec], settings: Settings) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         if not is_out_of_memory(error):
             raise
         names = ", ".join(spec.title for spec in specs)

@@ -22,8 +22,9 @@ from harness.runs import Run, nearest, now, read_run, save
 
 ROOT = Path(__file__).parents[1]
 WORKER = (sys.executable, "-m", "harness.sweep_worker")
-GRID_KEYS = ("encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
+GRID_KEYS = ("models", "encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
 SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
+EXECUTORS = ("local", "ray")
 OUT_OF_MEMORY_EXIT = 77
 
 
@@ -91,34 +92,36 @@ def read_plan(path: Path) -> SweepPlan:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
             word = "whole number" if whole else "number"
             raise ValueError(f"{key} in [settings] of {path} must be a {word} above 0, got {value!r}")
-    if "encoders" not in grid:
-        raise ValueError(f"[grid] of {path} has no encoders")
+    if "encoders" not in grid and "models" not in grid:
+        raise ValueError(f"[grid] of {path} has no encoders and no models")
     return SweepPlan(tuple(dict.fromkeys(_cells(grid, settings))), float(settings.get("timeout_s", 3600)))
 
 
 def _cells(grid: dict[str, Any], settings: dict[str, Any]) -> Iterator[Cell]:
-    for encoder, backbone in itertools.product(grid["encoders"], grid.get("backbones", ["swin-t"])):
+    models = list(grid.get("models", []))
+    for encoder, backbone in itertools.product(grid.get("encoders", []), grid.get("backbones", ["swin-t"])):
         # Stages are an option of PRO-SCALE alone: the other encoders have one cell for all of them.
         stages = grid.get("stages", []) if encoder == "pro-scale" else []
-        for model in [f"{encoder}@{backbone}:stages={s}" for s in stages] or [f"{encoder}@{backbone}"]:
-            for size, device, dtype, batch in itertools.product(
-                grid.get("padded_sizes", ["512x1024"]),
-                grid.get("devices", ["cpu"]),
-                grid.get("dtypes", ["fp32"]),
-                grid.get("batches", [1]),
-            ):
-                yield Cell(
-                    model=model,
-                    padded_size=size,
-                    device=device,
-                    dtype=dtype,
-                    batch=batch,
-                    num_classes=settings.get("num_classes", 133),
-                    threads=settings.get("threads"),
-                    seconds=float(settings.get("seconds", 30)),
-                    min_rounds=settings.get("min_rounds", 5),
-                    width=float(settings.get("width", 0.01)),
-                )
+        models += [f"{encoder}@{backbone}:stages={s}" for s in stages] or [f"{encoder}@{backbone}"]
+    for model, size, device, dtype, batch in itertools.product(
+        models,
+        grid.get("padded_sizes", ["512x1024"]),
+        grid.get("devices", ["cpu"]),
+        grid.get("dtypes", ["fp32"]),
+        grid.get("batches", [1]),
+    ):
+        yield Cell(
+            model=model,
+            padded_size=size,
+            device=device,
+            dtype=dtype,
+            batch=batch,
+            num_classes=settings.get("num_classes", 133),
+            threads=settings.get("threads"),
+            seconds=float(settings.get("seconds", 30)),
+            min_rounds=settings.get("min_rounds", 5),
+            width=float(settings.get("width", 0.01)),
+        )
 
 
 def _check_keys(table: dict[str, Any], known: Sequence[str], where: str) -> None:
@@ -128,17 +131,23 @@ def _check_keys(table: dict[str, Any], known: Sequence[str], where: str) -> None
 
 
 def check_cells(plan: SweepPlan) -> None:
-    """See that every model and size can be read, before anything runs.
+    """See that every model, size, device and dtype can be read, before anything runs.
 
     Raises:
         ValueError: what is wrong with a cell.
     """
     from harness.sizes import parse_padded_size
     from harness.spec import parse_model
+    from harness.subjects import DEVICES, DTYPES
 
     for cell in plan.cells:
         parse_model(cell.model, num_classes=cell.num_classes)
         parse_padded_size(cell.padded_size)
+        kind = cell.device.partition(":")[0]
+        if kind not in DEVICES:
+            raise ValueError(f"unknown device {cell.device!r}{nearest(kind, DEVICES)}")
+        if cell.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {cell.dtype!r}{nearest(cell.dtype, list(DTYPES))}")
 
 
 def finished(cell: Cell, folder: Path) -> Run | None:
@@ -168,14 +177,19 @@ def run_sweep(
     for cell in plan.cells:
         run = finished(cell, folder)
         if run is None or (retry_failed and run.status != "ok"):
-            run = _run_cell(cell, folder, plan.timeout_s, worker)
+            run = run_cell(cell, folder, plan.timeout_s, worker)
         runs.append(run)
         if on_cell:
             on_cell(cell, run)
     return runs
 
 
-def _run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) -> Run:
+def run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) -> Run:
+    """Measure one cell in a process of its own, and see that it leaves a record, whatever happens to it.
+
+    Raises:
+        OSError: a record cannot be written.
+    """
     start = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(

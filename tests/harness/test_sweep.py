@@ -73,7 +73,7 @@ def test_a_grid_becomes_cells_and_stages_are_pro_scales_alone(tmp_path: Path) ->
         ("[grid]\nencoder = ['m2f']", "did you mean 'encoders'"),
         ("[grid]\nencoders = 'm2f'", "must be a list of texts"),
         ("[grid]\nencoders = ['m2f']\nbatches = ['1']", "must be a list of whole numbers"),
-        ("[grid]\nbatches = [1]", "has no encoders"),
+        ("[grid]\nbatches = [1]", "has no encoders and no models"),
         ("[settings]\nseconds = 1", r"has no table \[grid\]"),
         ("[grid]\nencoders = ['m2f']\n[settings]\nthread = 1", "did you mean 'threads'"),
         ("[grid]\nencoders = ['m2f']\n[settings]\nseconds = -1", "above 0"),

@@ -1,0 +1,164 @@
+"""Sweeps and records under faults: kills of the real worker, no memory, a full disk, Ctrl-C."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.runs import Run, read_runs, save
+from harness.sweep import WORKER, read_plan, run_sweep
+
+ROOT = Path(__file__).parents[2]
+# A whole model so small that nearly all of a cell's time goes into importing torch.
+MODEL = """
+from torch import nn
+def small(width: int = 8):
+    return nn.Conv2d(3, width, 3)
+class Huge(nn.Module):
+    def forward(self, x):
+        return x.new_ones(2**28, 64)  # 64 GiB
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from harness.sweep import read_plan, run_sweep
+run_sweep(read_plan(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+# The worker's own code under a limit of one GiB more than it has once everything is imported.
+LIMITED = """
+import resource, sys
+import harness.sweep_worker as worker
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
+sys.exit(worker.main(*sys.argv[1:]))
+"""
+# Twenty kills take a minute; five of them are enough to see that nothing has broken.
+KILLS = 20 if os.environ.get("SEGMETER_LARGE_TESTS") else 5
+
+
+def sweep_file(folder: Path, models: str, batches: str = "[1]") -> Path:
+    (folder / "mine.py").write_text(MODEL)
+    path = folder / "s.toml"
+    path.write_text(
+        f'[grid]\nmodels = {models}\npadded_sizes = ["32x32"]\nbatches = {batches}\n'
+        "[settings]\nseconds = 0.05\nmin_rounds = 1\nthreads = 1\n"
+    )
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_real_worker_killed_at_random_moments_loses_nothing_finished(tmp_path: Path) -> None:
+    file, folder = sweep_file(tmp_path, f'["{tmp_path}/mine.py:small"]', "[1, 2, 3]"), tmp_path / "runs"
+    folder.mkdir()
+    command = [sys.executable, "-c", PARENT, str(file), str(folder)]
+    moments, kept = random.Random(7), {}
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=moments.uniform(0.1, 4.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        runs, damaged = read_runs(folder)
+        assert not damaged
+        found = {run.id: run.content() for run in runs}
+        assert all(found[name] == content for name, content in kept.items())
+        kept = found
+    runs = run_sweep(read_plan(file), folder)
+    assert [run.status for run in runs] == ["ok"] * 3
+    assert [run.settings["batch"] for run in runs] == [1, 2, 3]
+    assert all(run.content() == kept[run.id] for run in runs if run.id in kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc and RLIMIT_AS")
+def test_a_cell_without_memory_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    models = f'["{tmp_path}/mine.py:Huge", "{tmp_path}/mine.py:small"]'
+    file, folder = sweep_file(tmp_path, models), tmp_path / "runs"
+    folder.mkdir()
+    (tmp_path / "limited.py").write_text(LIMITED)
+    runs = run_sweep(read_plan(file), folder, worker=[sys.executable, str(tmp_path / "limited.py")])
+    assert [run.status for run in runs] == ["out of memory", "ok"]
+    assert "out of memory on cpu: Huge at 32x32, batch 1, fp32" in runs[0].error
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_is_one_line_and_the_figures_are_printed(tmp_path: Path) -> None:
+    sweep_file(tmp_path, "[]")
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "cli.py"), "profile", f"{tmp_path}/mine.py:small"),
+            *(
+                "--padded-size",
+                "32x32",
+                "--threads",
+                "1",
+                "--seconds",
+                "0.05",
+                "--out",
+                str(tmp_path / "runs"),
+            ),
+        ],
+        env={**environment(), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        # A file may have 1000 bytes: the kernel refuses the rest as it does on a full disk.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "File too large" in done.stderr
+    assert "images/s" in done.stdout
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_kernels_own_full_disk_leaves_no_record(tmp_path: Path) -> None:
+    run = Run("one", "2026-01-02T03:04:05+00:00", "profile", "ok", "m2f@r50")
+    save(run, tmp_path)
+    before = (tmp_path / "one.json").read_bytes()
+    run.notes = {"long": "x" * 5000}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(run, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    # The record that was there is there still, whole, and nothing lies beside it.
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+    assert (tmp_path / "one.json").read_bytes() == before
+
+
+def test_ctrl_c_ends_the_cell_and_says_one_line(tmp_path: Path) -> None:
+    file, folder = sweep_file(tmp_path, f'["{tmp_path}/mine.py:small"]'), tmp_path / "runs"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "sweep", str(file), "--out", str(folder)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "1 to run" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said == "segmeter: stopped\n"
+    assert list(folder.iterdir()) == []
+    if Path("/proc/self").exists():
+        running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        assert not any(str(folder).encode() in command for command in running)
+
+
+def test_the_worker_is_the_one_that_sweeps_use() -> None:
+    assert WORKER[1:] == ("-m", "harness.sweep_worker")
