@@ -57,7 +57,8 @@ def models(json: JsonOpt = False) -> None:
     from harness.catalogue import catalogue
     from reports.terminal import catalogue_tables
 
-    listed = catalogue()
+    with user_input():
+        listed = catalogue()
     if json:
         return show_json(listed)
     show(*catalogue_tables(listed))
