@@ -18,6 +18,7 @@ from harness.flops_record import flops_record, versions
 from harness.model_count import count_dataset, count_model
 from harness.photos import Photo, read_photo
 from harness.record import FlopsRecord
+from harness.redundancy_run import demo_record
 from harness.reproduce import Reproduction
 from harness.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
 from harness.spec import ModelSpec, model_spec
@@ -28,6 +29,8 @@ DATASETS = ("cityscapes", "coco-val2017")
 DATASET_CLASSES = {"cityscapes": 19, "coco-val2017": 133}
 # Small enough that four forward passes on two CPU cores take seconds, not minutes.
 FORWARD_SHORT_SIDE = 256
+# Each takes seconds; `segmeter tokens` takes as many as one likes.
+TOKEN_PHOTOS = 2
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def run_report(
         records[size_set.name] = [
             _count(spec, size_set) for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"])
         ]
+    step("token redundancy")
+    tokens, tokens_missing = demo_record(photos[:TOKEN_PHOTOS])
     folders = RECORD_FOLDERS if records_dir is None else (*RECORD_FOLDERS, records_dir)
     audited = audit.run_audit(step=step, records=folders)
     return {
@@ -106,6 +111,8 @@ def run_report(
         "forward_passes": forwards,
         "records": records,
         "audit": audited,
+        "tokens": tokens,
+        "tokens_missing": tokens_missing,
         "figures": figures,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": command,
@@ -115,7 +122,7 @@ def run_report(
 
 def count_steps(photos: Sequence[Photo]) -> int:
     """How often :func:`run_report` calls ``step``."""
-    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 1 + audit.count_steps()
+    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 2 + audit.count_steps()
 
 
 def reproduction_row(result: Reproduction) -> dict[str, Any]:

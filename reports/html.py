@@ -8,8 +8,10 @@ from typing import Any
 
 from reports import html_sections as sections
 from reports.figures import KINDS, REPORT_PARETO
-from reports.html_parts import Html, embedded_json, inline_svg, join, tag
+from reports.html_parts import Html, embedded_json, inline_svg, join, picture, tag
+from reports.html_tokens import tokens_section
 from reports.plots_common import DATASET_TITLES
+from reports.tokens import TITLES as TOKEN_FIGURES
 
 TITLE = "What segmentation encoders cost"
 SCRIPTS = ("page.js", "tables.js", "front.js", "chart.js")
@@ -30,18 +32,18 @@ ABOUT_SECTIONS = {
 }
 
 
-def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], tokens: str = "") -> str:
+def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> str:
     """The whole report as one page.
 
     Args:
         report: the record of :func:`harness.report_run.run_report`.
-        drawings: name -> (SVG text, caption), of :func:`reports.figures.report_figures`.
-        tokens: the section on token redundancy as markup of :mod:`reports.html_tokens`, or "".
+        drawings: name -> (SVG text or ``data:`` address of a picture, caption), as written by
+            :mod:`reports.write`; those of :data:`reports.tokens.TITLES` go with the tokens.
 
     Returns:
         The text of ``report.html``; everything in it that is not of this project's own making is escaped.
     """
-    parts = _sections(report, drawings, tokens)
+    parts = _sections(report, drawings)
     links = [tag("li", tag("a", ABOUT_SECTIONS[name], href=f"#{name}")) for name in parts]
     theme = tag("button", "Dark colours", id="theme", type="button", hidden=True)
     bar = tag("div", tag("ul", *links), theme)
@@ -75,9 +77,9 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
     )
 
 
-def _sections(
-    report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], tokens: str
-) -> dict[str, Html]:
+def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> dict[str, Html]:
+    about_tokens = {name: drawing for name, drawing in drawings.items() if name in TOKEN_FIGURES}
+    others = {name: drawing for name, drawing in drawings.items() if name not in TOKEN_FIGURES}
     points = sections.chart_points(report["figures"]["points"])
     first = next(iter(report["records"].values()))
     contents = {
@@ -96,17 +98,22 @@ def _sections(
         "figures": join(
             [
                 tag("p", "Each as a PDF, an SVG or a PNG by the command below it."),
-                tag("div", *_figures(report, drawings), class_="gallery"),
+                tag("div", *_figures(report, others), class_="gallery"),
             ]
         ),
         "not-counted": sections.not_counted(first),
-        "tokens": Html(tokens),
+        "tokens": join(
+            [
+                tokens_section(report["tokens"], report["tokens_missing"]),
+                tag("div", *_figures(report, about_tokens), class_="gallery"),
+            ]
+        ),
         "forward": sections.forward_passes(report["forward_passes"]),
         "records": join(
             [
                 tag("p", "Everything above comes from these records; report.json holds them all."),
                 sections.record_details(report),
-                sections.figure_data_details(report["figures"]),
+                sections.figure_data_details({**report["figures"], "tokens": _shown(report["tokens"])}),
                 tag("h3", "Made with"),
                 sections.environment(report),
             ]
@@ -132,6 +139,8 @@ TRADE_OFFS = (
     "filled squares have their cost measured by segmeter; stars are your own."
 )
 FOOTER = "This page holds all that it shows; it sends nothing and asks for nothing."
+# As :func:`harness.redundancy_run.demo_record` does it.
+TOKENS_COMMAND = "segmeter tokens --short-side 448"
 AUDIT = (
     "Every GFLOPs figure of the PRO-SCALE paper's tables, measured again: at the stated size, else at the "
     "padded size of a real image at which it is met, else it counts as not reproduced."
@@ -140,12 +149,14 @@ AUDIT = (
 
 def _figures(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> list[Html]:
     cards = []
-    for name, (svg, caption) in drawings.items():
-        drawing = inline_svg(svg, f"drawing-{name}", f"{name}: {caption}")
+    for name, (drawn, caption) in drawings.items():
+        is_picture = drawn.startswith("data:")
+        label = f"{name}: {caption}"
+        drawing = picture(drawn, label) if is_picture else inline_svg(drawn, f"drawing-{name}", label)
         sheet = tag("div", drawing, class_="sheet", tabindex="0", role="group", aria_label=f"Figure: {name}")
         link = tag("a", "these records", href=f"#{_data_of(name)}")
         origin = tag("span", "Drawn from ", link, " by ", tag("code", figure_command(name, report)), ".")
-        wide = sections.drawing_width(svg) > ONE_COLUMN_POINTS
+        wide = is_picture or sections.drawing_width(drawn) > ONE_COLUMN_POINTS
         cards.append(
             tag(
                 "figure",
@@ -158,9 +169,16 @@ def _figures(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]])
     return cards
 
 
+def _shown(tokens: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The token record without its examples' packed pictures, which report.json holds."""
+    return {name: value for name, value in (tokens or {}).items() if name != "examples"}
+
+
 def figure_command(name: str, report: Mapping[str, Any]) -> str:
     """The command line that draws a figure of the report."""
     backbone = report["backbone"]
+    if name in TOKEN_FIGURES:
+        return TOKENS_COMMAND
     if name in REPORT_PARETO:
         x, y, dataset = REPORT_PARETO[name]
         axes = f"--x {x.replace('_', '-').removesuffix('-ms')} --y {y}"
@@ -174,10 +192,12 @@ def figure_title(name: str) -> str:
         x, y, dataset = REPORT_PARETO[name]
         cost, quality = sections.FIGURE_TITLES[x], sections.FIGURE_TITLES[y]
         return f"{cost} against {quality} on {DATASET_TITLES[dataset]}, with the front"
-    return KINDS[name]
+    return TOKEN_FIGURES[name] if name in TOKEN_FIGURES else KINDS[name]
 
 
 def _data_of(name: str) -> str:
+    if name in TOKEN_FIGURES:
+        return "data-tokens"
     own = {"breakdown", "resolution", "layers", "lpe", "not-counted", "realised"}
     return f"data-{name.replace('-', '_')}" if name in own else "points"
 

@@ -115,6 +115,11 @@ def _cell(cell: Cell, first: bool) -> Html:
     return tag("th", cell, scope="row") if first else tag("td", cell)
 
 
+def picture(address: str, label: str) -> Html:
+    """A picture at a ``data:`` address."""
+    return Html(f'<img class="plot" src="{escape(address)}" alt="{escape(label)}">')
+
+
 def inline_svg(svg: str, name: str, label: str) -> Html:
     """A drawing by matplotlib as part of the page.
 

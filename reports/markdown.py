@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.record import FlopsRecord
 from reports.terminal import change, part_figure
+from reports.tokens import markdown_section
 from reports.units import PART_TITLES, PARTS, giga, millions, percent, title
 
 
@@ -56,6 +57,7 @@ def report_markdown(report: Mapping[str, Any], captions: Mapping[str, str]) -> s
         _audit_table(report["audit"]["cells"]),
         "### What does not fit together",
         *(f"{n}. **{one['title']}.** {one['text']}" for n, one in enumerate(report["audit"]["findings"], 1)),
+        _tokens_section(report),
         "## Figures",
         *(f"![{name}](figures/{name}.svg)\n\n*{text}*" for name, text in captions.items()),
         "## One real forward pass each",
@@ -159,6 +161,12 @@ def _omissions_table(group: Sequence[FlopsRecord]) -> str:
         ]
     )
     return markdown_table(["not counted", *(record["encoder_title"] for record in group)], rows)
+
+
+def _tokens_section(report: Mapping[str, Any]) -> str:
+    if report["tokens"] is None:
+        return f"## Token redundancy\n\nNot measured: {report['tokens_missing']}."
+    return markdown_section(report["tokens"]).strip()
 
 
 def _audit_summary(audit: Mapping[str, Any]) -> str:

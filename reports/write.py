@@ -1,16 +1,25 @@
 """Write a report's files."""
 
+import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.record import to_json, write_bytes, write_text
 from reports.breakdown import FORMATS, figure_bytes
 from reports.figures import report_figures
 from reports.html import report_html
 from reports.markdown import figures_csv, report_markdown
+from reports.tokens import TITLES
+from reports.tokens import figures as token_figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = "figures"
+# A drawing that holds photos goes into the page as a JPEG: the page must stay fit for a mail.
+LARGEST_DRAWING, PICTURE_WIDTH = 400_000, 1400
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -24,9 +33,16 @@ def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     # Everything is made before the first file is touched.
     figures = report_figures(report["figures"])
+    if report["tokens"] is not None:
+        drawn_tokens = token_figures(report["tokens"])
+        figures |= {name: (drawn, TITLES[name]) for name, drawn in drawn_tokens.items()}
     drawings = {name: (figure_bytes(drawn, "svg").decode(), text) for name, (drawn, text) in figures.items()}
+    inlined = {
+        name: (svg if len(svg) < LARGEST_DRAWING else _as_picture(figures[name][0]), text)
+        for name, (svg, text) in drawings.items()
+    }
     texts = {
-        "report.html": report_html(report, drawings),
+        "report.html": report_html(report, inlined),
         "report.md": report_markdown(report, {name: text for name, (_, text) in drawings.items()}),
         "report.json": to_json(report),
         "figures.csv": figures_csv(report["records"]),
@@ -40,3 +56,14 @@ def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     for name, content in pictures.items():
         write_bytes(folder / name, content)
     return [folder / name for name in (*texts, *pictures)]
+
+
+def _as_picture(figure: "Figure") -> str:
+    """A figure as the ``data:`` address of a JPEG."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(figure_bytes(figure, "png"))).convert("RGB")
+    image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

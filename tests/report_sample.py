@@ -149,6 +149,8 @@ def report() -> dict[str, Any]:
             "findings": findings,
         },
         "figures": {"points": points(), "lpe": [{"label": HOSTILE}]},
+        "tokens": None,
+        "tokens_missing": "no weights at hand",
         "made": "2026-01-02",
         "command": "segmeter report",
         "versions": {"torch": "2.9"},

@@ -1,0 +1,37 @@
+"""The HTML report's section on token redundancy, from a record ``segmeter.tokens/1``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reports import tokens
+from reports.html_parts import Html, join, table, tag
+
+
+def tokens_section(record: Mapping[str, Any] | None, reason: str) -> Html:
+    """What was measured, whether the paper's ordering shows, and what merging would save.
+
+    Args:
+        record: of :func:`harness.redundancy_run.demo_record`, or None.
+        reason: why there is none.
+    """
+    if record is None:
+        return tag("p", f"Not measured: {reason}.")
+    about = [tag("p", line.replace("*", "")) for line in tokens.source_lines(record)]
+    similar = table(
+        f"Cosine similarity of tokens at the backbone; alike: best match from "
+        f"{record['settings']['threshold']:g} on",
+        ["scale", "tokens", *tokens.COLUMNS],
+        [list(row) for row in tokens.backbone_rows(record)],
+    )
+    rows = [list(row) for row in tokens.what_if_rows(record)]
+    return join(
+        [
+            *about,
+            similar,
+            tag("h3", "Does the paper's ordering show?"),
+            tag("ul", *(tag("li", line) for line in tokens.ordering_lines(record))),
+            tag("h3", "What if alike tokens were merged?"),
+            *(tag("p", line.replace("*", "")) for line in tokens.what_if_lines(record)),
+            table("Tokens that could go, and what would go with them", tokens.WHAT_IF_COLUMNS, rows),
+        ]
+    )
