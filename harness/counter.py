@@ -5,6 +5,7 @@ taken one level higher (``scaled_dot_product_attention``), because below that ea
 runs other operators. Nothing it has no formula for is dropped: such operators are listed with their shapes.
 """
 
+import re
 import sys
 import warnings
 from collections import Counter, defaultdict
@@ -22,6 +23,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.meta_ops import run_op
 from harness.op_costs import Cost, attention_costs
@@ -278,7 +280,8 @@ def run_and_count(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Cou
     ``torch.compile`` run as they are written.
 
     Raises:
-        DataDependentError: on meta, the model asks for values (``nonzero``, ``item``, boolean indexing).
+        DataDependentError: on meta, the model asks for values (``nonzero``, ``item``, boolean indexing,
+            ``tolist``), or mixes in a tensor that is not on meta.
     """
     ledger = _Ledger()
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -292,6 +295,15 @@ def run_and_count(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Cou
             _Dispatches(ledger),
         ):
             output = model(*args, **kwargs)
+    except (NotImplementedError, TypeError, RuntimeError) as error:
+        # What leaves the dispatcher behind, as `tolist` and `numpy` do, or meets a tensor of another device.
+        said = " ".join(str(error).split())
+        on_meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
+        if on_meta and re.search(r"\bmeta\b|__format__", said):
+            raise DataDependentError(
+                f"the model does not run on tensors without values ({said[:120]}): count on real inputs"
+            ) from error
+        raise
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return output, ledger.count()

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cuda_ops.formulas import fvcore_handles, ptflops_hooks
 from encoders.segmenter import normalise
 from harness.conventions import CONVENTIONS
-from harness.counter import Count, DataDependentError, run_and_count
+from harness.counter import Count, run_and_count
 from harness.counter_quirks import (
     added_products,
     bias_additions,
@@ -44,6 +44,7 @@ from harness.photos import find_photos, read_photo
 from harness.record import GIGA
 from harness.sizes import ImageSize, format_size
 from harness.spec import ModelSpec, WholeModelSpec
+from harness.whole_model import count_on_meta
 
 SCHEMA = "segmeter.crosscheck/1"
 _PRODUCTS = {"conv", "linear", "matmul"}
@@ -294,17 +295,10 @@ def module_subject(module: nn.Module, inputs: tuple[Tensor, ...], reason: str = 
 
 def _whole(spec: WholeModelSpec, size: ImageSize) -> Subject:
     """A whole model on meta where that can hold, otherwise on a photo."""
-    options = dict(spec.options)
-    image = torch.empty((1, 3, *size.padded), device="meta")
-    try:
-        model = build_whole(spec.load(), options, "meta")
-        run_and_count(model, image)
-        return module_subject(model, (image,))
-    except DataDependentError as error:
-        reason = str(error)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        reason = f"it does not run on meta tensors ({' '.join(str(error).split())[:160]})"
-    model = build_whole(spec.load(), options, "cpu")
+    model, count, reason = count_on_meta(spec, size)
+    if count is not None:
+        return module_subject(model, (torch.empty((1, 3, *size.padded), device="meta"),))
+    model = build_whole(spec.load(), dict(spec.options), "cpu")
     image = normalise(read_photo(find_photos(())[0], size.padded))[None]
     with blaming(f"{spec.encoder} failed on a {format_size(size.padded)} image"):
         run_and_count(model, image)

@@ -43,9 +43,9 @@ def run_op(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, list[Cost
             _remembered[key] = layout, costs
         return out, costs
     layout, costs = known
-    if isinstance(layout[0][0], tuple):
-        return tuple(_empty(each) for each in layout), costs
-    return _empty(layout), costs
+    if isinstance(layout[-1], torch.dtype):
+        return _empty(layout), costs
+    return tuple(_empty(each) for each in layout), costs
 
 
 @lru_cache(maxsize=4096)

@@ -51,19 +51,29 @@ def count_whole(spec: WholeModelSpec, size: ImageSize, photos: Sequence[Photo] =
     Raises:
         OwnModelError: the user's code failed, on meta and on real inputs alike.
     """
-    own = spec.load()
-    options = dict(spec.options)
-    try:
-        model = build_whole(own, options, "meta")
-        _, count = run_and_count(model, torch.empty((1, 3, *size.padded), device="meta"))
+    model, count, reason = count_on_meta(spec, size)
+    if count is not None:
         return SeenCount(model, (count,), "")
-    except DataDependentError as error:
-        reason = str(error)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        # A tensor made in the constructor stays on the CPU, say. Real inputs tell which it was.
-        reason = f"it does not run on meta tensors ({' '.join(str(error).split())[:160]})"
-    model = build_whole(own, options, "cpu")
+    model = build_whole(spec.load(), dict(spec.options), "cpu")
     return _on_photos(spec, model, lambda m: run_and_count(model, m)[1], size.padded, photos, reason)
+
+
+def count_on_meta(spec: WholeModelSpec, size: ImageSize) -> tuple[nn.Module, Count | None, str]:
+    """A whole model on meta with its count, or None and why it does not run there.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
+    model = build_whole(spec.load(), dict(spec.options), "meta")
+    try:
+        return model, run_and_count(model, torch.empty((1, 3, *size.padded), device="meta"))[1], ""
+    except DataDependentError as error:
+        return model, None, str(error)
+    except Exception as error:
+        # A tensor made in the constructor stays on the CPU, say, or the code fails wherever it runs. Real
+        # inputs tell which it was.
+        said = " ".join(str(error).split())[:160]
+        return model, None, f"it does not run on meta tensors ({said or type(error).__name__})"
 
 
 def count_segmenter_on_photos(

@@ -1,5 +1,6 @@
 """The counter on small nets that carry their own answer."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.conventions import apply_convention
-from harness.counter import run_and_count
+from harness.counter import DataDependentError, run_and_count
 from harness.op_costs import attention_costs
 
 
@@ -138,3 +139,49 @@ def test_transposed_and_grouped_convolutions() -> None:
     _, count = run_and_count(grouped, torch.randn(1, 8, 5, 5))
     # 8*25 outputs over 8/4 channels of 3x3
     assert count.macs == 8 * 25 * 2 * 9
+
+
+class Reads(nn.Module):
+    def __init__(self, read: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.read(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.unique(x),
+        lambda x: bool(x.max() > 0),
+        lambda x: x.flatten().topk(int((x > 0).sum())),
+        lambda x: torch.equal(x, x + 1),
+        # These never reach the dispatcher.
+        lambda x: x.mean((0, 2, 3)).tolist(),
+        lambda x: x.numpy(),
+        lambda x: f"{x.mean():.3f}",
+        lambda x: x + torch.ones(4, 4),
+    ],
+)
+def test_what_reads_values_is_noticed_on_meta_and_counted_on_real_inputs(
+    read: Callable[[torch.Tensor], object],
+) -> None:
+    with pytest.raises(DataDependentError, match="count on real inputs"):
+        run_and_count(Reads(read), torch.empty(1, 3, 4, 4, device="meta"))
+    assert run_and_count(Reads(read), torch.rand(1, 3, 4, 4))[1].unknown == ()
+
+
+def test_an_operator_that_gives_one_number_is_counted_each_time_it_runs() -> None:
+    twice = Reads(lambda x: (x.sum(), x.sum(), x.sum()))
+    count = run_and_count(twice, torch.empty(7, 11, device="meta"))[1]
+    assert count.flops == 3 * 7 * 11
+
+
+def test_the_model_s_own_error_is_not_taken_for_one_about_values() -> None:
+    with pytest.raises(RuntimeError, match="broadcast") as caught:
+        run_and_count(Reads(lambda x: x + x[:, :2]), torch.empty(1, 3, 4, 4, device="meta"))
+    assert not isinstance(caught.value, DataDependentError)

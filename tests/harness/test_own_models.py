@@ -50,6 +50,11 @@ class Raises(Tiny):
         raise RuntimeError("two\\nlines")
 
 
+class NetRaises(nn.Module):
+    def forward(self, image):
+        raise KeyError("no such map")
+
+
 class Options(nn.Module):
     def __init__(self, **given):
         super().__init__()
@@ -159,6 +164,7 @@ def test_work_that_depends_on_the_image_is_counted_on_photos_with_its_spread(min
         ("TwoMaps", r"must return \(mask_features, \[stride 32, stride 16, stride 8\]\) with 256"),
         ("OneMap", r"must return \(mask_features, .*got Tensor"),
         ("Raises", "failed at 64x96: RuntimeError: two lines"),
+        ("NetRaises", "NetRaises failed on a 64x96 image: KeyError: 'no such map'"),
         ("SOURCE", "has no 'SOURCE'"),
     ],
 )
