@@ -191,7 +191,7 @@ def figure_title(name: str) -> str:
     if name in REPORT_PARETO:
         x, y, dataset = REPORT_PARETO[name]
         cost, quality = sections.FIGURE_TITLES[x], sections.FIGURE_TITLES[y]
-        return f"{cost} against {quality} on {DATASET_TITLES[dataset]}, with the front"
+        return f"{cost[0].upper()}{cost[1:]} against {quality} on {DATASET_TITLES[dataset]}, with the front"
     return TOKEN_FIGURES[name] if name in TOKEN_FIGURES else KINDS[name]
 
 
