@@ -143,3 +143,14 @@ def test_the_command_says_that_environments_differ(
     assert said("--from", str(tmp_path), "--markdown").count("| m2f@r50 | A |") == 1
     assert "need --from FOLDER" in said("--published", code=2)
     assert "is not a folder" in said("--from", str(tmp_path / "none"), code=2)
+
+
+def test_the_documents_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    # After new records: python benchmarks/profile_docs.py
+    root = Path(__file__).parents[2]
+    with pytest.raises(SystemExit):
+        main(["compare", "--from", str(root / "results" / "records"), "--published", "--markdown"])
+    text = (root / "docs" / "profile.md").read_text()
+    shown = text.partition("<!-- compare: begin -->\n")[2].partition("<!-- compare: end -->")[0]
+    assert shown == capsys.readouterr().out
+    assert "512x1024, batch 1, fp32, cpu" in shown
