@@ -89,7 +89,7 @@ def table(
     """
     numeric = [bool(rows) and any(isinstance(row[i], Number) for row in rows) for i in range(len(header))]
     head = [
-        tag("th", title, scope="col", class_="number" if is_number else "note" if title in LONG else None)
+        tag("th", title, scope="col", class_="number" if is_number else "long" if title in LONG else None)
         for title, is_number in zip(header, numeric, strict=True)
     ]
     body = []
