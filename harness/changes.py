@@ -97,7 +97,7 @@ def _renamed(renames: dict[str, str], after: dict[str, ModuleCost]) -> list[Chan
             names_new.pop()
         pairs.setdefault((".".join(names_old), ".".join(names_new)), set()).add(component)
     return [
-        Change("renamed", new, f"{old} renamed to {new}", 0, 0, tuple(sorted(components)))
+        Change("renamed", new, f"{old} was renamed to {new}", 0, 0, tuple(sorted(components)))
         for (old, new), components in pairs.items()
     ]
 
@@ -131,7 +131,7 @@ def _grouped(kind: str, modules: dict[str, ModuleCost], elsewhere: set[str], sig
             Change(
                 kind,
                 top,
-                f"{top or 'the model itself'} {kind}: {what}",
+                f"{top or 'the model itself'} was {kind}: {what}",
                 sign * sum(c.work for c in rows.values()),
                 sign * sum(c.params for c in rows.values()),
                 tuple(sorted({c.component for c in rows.values()})),

@@ -9,24 +9,24 @@ HEADINGS = ("figure", "baseline", "now", "change", "limit", "verdict")
 SIGNS = {"over": "OVER BUDGET", "within": "within", "uncounted": "NOT COUNTED"}
 
 
-def verdict_line(verdict: Mapping[str, Any]) -> str:
-    """One verdict in one sentence, with its first cause.
+def verdict_line(verdict: Mapping[str, Any], against: str = "the baseline") -> str:
+    """One verdict in one sentence, with its first cause; ``against`` is what the baseline is.
 
     >>> verdict_line({"what": "total", "status": "over", "now": 3 * 10**9, "before": 2 * 10**9,
     ...     "limit": 2 * 10**9, "unit": "MACs", "causes": [], "detail": ""})
-    'total +1.00 GMACs (+50.00 %) to 3.00 GMACs, limit 2.00 GMACs'
+    'total +1.00 GMACs (+50.00 %) since the baseline to 3.00 GMACs, limit 2.00 GMACs'
     """
     if verdict["status"] == "uncounted":
         return f"{verdict['what']} has no formula and is not counted: {verdict['detail']}"
     unit, now, before = verdict["unit"], verdict["now"], verdict["before"]
     text = f"{verdict['what']} "
     if before is not None and before != now:
-        text += f"{_signed(now - before, unit)}{_share(now, before)} to "
+        text += f"{_signed(now - before, unit)}{_share(now, before)} since {against} to "
     text += amount(now, unit)
     if verdict["limit"] is not None:
         text += f", limit {amount(verdict['limit'], unit)}"
     if verdict["causes"]:
-        text += f": {verdict['causes'][0]['text']}"
+        text += f", because {verdict['causes'][0]['text']}"
     return text
 
 

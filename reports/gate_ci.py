@@ -29,7 +29,7 @@ def github_annotations(record: Mapping[str, Any]) -> str:
     for model, verdict in _failures(record):
         place = f"file={_property(verdict['file'])},line={verdict['line']}," if verdict["file"] else ""
         title = _property(f"segmeter: {model['name']}")
-        lines.append(f"::error {place}title={title}::{_message(verdict_line(verdict))}")
+        lines.append(f"::error {place}title={title}::{_message(verdict_line(verdict, record['against']))}")
     return "\n".join([*lines, outcome(record)]) + "\n"
 
 
@@ -47,7 +47,7 @@ def junit_xml(record: Mapping[str, Any]) -> str:
                 suite, "testcase", classname=f"segmeter.{model['name']}", name=verdict["what"]
             )
             if verdict["status"] != "within":
-                line = verdict_line(verdict)
+                line = verdict_line(verdict, record["against"])
                 failure = ElementTree.SubElement(case, "failure", message=line, type=verdict["status"])
                 failure.text = "\n".join([line, *(c["text"] for c in verdict["causes"][1:])])
     ElementTree.indent(root)
@@ -61,7 +61,7 @@ def sarif(record: Mapping[str, Any]) -> str:
         result: dict[str, Any] = {
             "ruleId": verdict["status"],
             "level": "error",
-            "message": {"text": f"{model['name']}: {verdict_line(verdict)}"},
+            "message": {"text": f"{model['name']}: {verdict_line(verdict, record['against'])}"},
         }
         if verdict["file"]:
             result["locations"] = [

@@ -208,8 +208,8 @@ def test_a_rename_is_no_change_of_cost_and_is_recognised() -> None:
     verdicts, changes = judge(measured(Seed(ffn_name="expand")), measured(Seed()).snapshot)
     assert all(v.status == WITHIN and v.now == v.before for v in verdicts)
     assert [(c.kind, c.text) for c in changes] == [
-        ("renamed", "layers.0.linear1 renamed to layers.0.expand"),
-        ("renamed", "layers.1.linear1 renamed to layers.1.expand"),
+        ("renamed", "layers.0.linear1 was renamed to layers.0.expand"),
+        ("renamed", "layers.1.linear1 was renamed to layers.1.expand"),
     ]
 
 
