@@ -12,6 +12,7 @@ from commands.common import (
     ClassesOpt,
     JsonOpt,
     QueriesOpt,
+    VerboseOpt,
     chosen_classes,
     chosen_sizes,
     chosen_spec,
@@ -53,6 +54,7 @@ def profile(
     depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results/runs"),
     roofline: Annotated[Path | None, typer.Option(help="Draw the roofline: .pdf, .svg or .png.")] = None,
+    verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""

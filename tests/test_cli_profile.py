@@ -114,3 +114,63 @@ def test_a_sweep_measures_goes_on_and_says_what_is_done(tmp_path: Path) -> None:
     again = run("sweep", file, "--out", folder)
     assert "1 cells, 0 to run" in again.stdout
     assert path.read_bytes() == before
+
+
+MINE = """
+from torch import nn
+def build(width: int = 8):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU())
+class Reads(nn.Sequential):
+    def forward(self, x):
+        return x if x.sum().item() > 0 else -x
+class Bad(nn.Sequential):
+    def forward(self, x):
+        raise KeyError("no such thing")
+"""
+
+
+def profiled(folder: Path, *arguments: object, code: int = 0) -> list[dict]:
+    """Records of a profile in this process, of models so small that it takes a moment."""
+    (folder / "mine.py").write_text(MINE)
+    quick = ("--padded-size", "32x32", "--threads", 1, "--seconds", 0.1, "--out", folder / "runs")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in ("profile", *arguments, *quick)])
+    assert stopped.value.code == code
+    return records(folder / "runs")
+
+
+def test_whole_models_of_ones_own_are_measured(tmp_path: Path) -> None:
+    build, reads = profiled(tmp_path, f"{tmp_path}/mine.py:build:width=4", f"{tmp_path}/mine.py:Reads")[::-1]
+    if build["title"] != "build width=4":
+        build, reads = reads, build
+    # 30 x 30 outputs of 4 channels, 2 x 3 x 9 FLOPs and a bias each, and one comparison each in the ReLU.
+    assert build["figures"]["gflops"] * 1e9 == pytest.approx(30 * 30 * 4 * (2 * 27 + 1), rel=0.03)
+    assert build["figures"]["parameter_bytes"] == 4 * (4 * 27 + 4)
+    assert sum(c["parameter_bytes"] for c in build["components"].values()) == 4 * (4 * 27 + 4)
+    assert build["environment"]["during"]["readings"] >= 1
+    # This one cannot run without values: it has times, and a reason instead of FLOPs.
+    assert reads["figures"]["gflops"] is None
+    assert reads["statistics"]["latency_ms"]["median"] > 0
+    assert "does not run without values" in reads["notes"]["work"]
+
+
+def test_a_model_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert profiled(tmp_path, f"{tmp_path}/mine.py:Bad", code=2) == []
+    said = capsys.readouterr().err
+    assert "Bad does not run on cpu in fp32 at 32x32: KeyError: 'no such thing'" in said
+    assert said.count("\n") == 1
+
+
+def test_half_precision_photos_and_the_roofline(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.full((40, 50, 3), 128, np.uint8)).save(tmp_path / "photos" / "grey.png")
+    figure = tmp_path / "roofline.png"
+    model = f"{tmp_path}/mine.py:build"
+    options = ("--dtype", "bf16", "--images", tmp_path / "photos", "--roofline", figure, "--batch", 2)
+    (record,) = profiled(tmp_path, model, *options)
+    settings = record["settings"]
+    assert (settings["dtype"], settings["inputs"], settings["batch"]) == ("bf16", "photos", 2)
+    assert figure.read_bytes()[:4] == b"\x89PNG"
