@@ -267,7 +267,24 @@ def test_outside_a_repository_a_revision_is_misuse(project: Path, run: Run) -> N
     assert err.count("\n") == 1
 
 
-def test_segmeters_own_encoders_are_within_budget(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segmeters_own_encoders_are_within_budget_and_count_the_same_on_every_torch(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     code, out, _ = run("check", "results/budgets.toml")
     assert (code, out.splitlines()[-1][:13]) == (0, "within budget")
+    # The recorded file is the same to the byte on whatever Python and torch this runs.
+    again = tmp_path / "baseline.json"
+    run("baseline", "update", "results/budgets.toml", "--output", str(again))
+    assert again.read_bytes() == Path("results/baseline.json").read_bytes()
+
+
+def test_a_model_s_toml_file_lies_beside_the_budget(project: Path, run: Run) -> None:
+    (project / "models").mkdir()
+    (project / "models" / "net.py").write_text(MODEL)
+    (project / "models" / "tiny.toml").write_text('model = "net.py:Net"\n[components]\n"ffn.*" = "wide"\n')
+    budgets = project / "models" / "budgets.toml"
+    budgets.write_text('[models.tiny]\nmodel = "tiny.toml"\nsize = "32x64"\nlimits = { wide = "49_152" }\n')
+    code, out, err = run("check", "models/budgets.toml")
+    assert (code, err) == (0, "")
+    assert "wide" in out
