@@ -1,5 +1,6 @@
 """Token redundancy: which tokens an encoder could do without."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def _encoder(text: str, backbone: str | None) -> Any:
     return spec
 
 
-def _write(record: dict[str, Any], folder: Path) -> list[Path]:
+def _write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Record, CSV, text and figures; everything is made before the first file is touched."""
     from harness.record import to_json, write_bytes
     from reports.breakdown import FORMATS, figure_bytes
@@ -128,7 +129,7 @@ def _write(record: dict[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in content]
 
 
-def _cost_line(record: dict[str, Any]) -> str:
+def _cost_line(record: Mapping[str, Any]) -> str:
     """Where the time went, and the memory."""
     seconds, memory = record["seconds"], record["memory"]
     peak = memory["peak_rss_bytes"]

@@ -1,7 +1,7 @@
 """What an encoder would cost with fewer tokens: its own count, repeated with shorter maps.
 
 What is assumed: tokens leave a scale before the encoder, so everything that the encoder computes for them
-goes, its input projection included; putting them back is free; nothing else changes. Maps of fewer rows
+goes, its input projection included; putting them back is free; nothing else changes. Maps of fewer columns
 stand for maps of fewer tokens, so a convolution's cost falls with its tokens too, which on a real encoder
 takes a sparse one. An encoder whose maps must fit together (RT-M2F's fusion) can only lose tokens inside
 its attention layer.
@@ -77,14 +77,18 @@ def encoder_cost(spec: ModelSpec, channels: Mapping[str, int], padded: Size) -> 
     for scale, name in zip(SCALES, FEATURE_NAMES, strict=True):
         height, width = sizes[name]
         tokens = height * width
-        rows = sorted({max(1, round(height * (1 - share))) for share in SHARES}, reverse=True)
-        shares = tuple(1 - kept / height for kept in rows)
+        # Columns rather than rows: maps stay in the order of their heights, which own encoders are held to.
+        columns = sorted({max(1, round(width * (1 - share))) for share in SHARES}, reverse=True)
+        shares = tuple(1 - kept / width for kept in columns)
         try:
-            costs = [full, *(_gmacs(encoder, channels, {**sizes, name: (kept, width)}) for kept in rows[1:])]
+            costs = [
+                full,
+                *(_gmacs(encoder, channels, {**sizes, name: (height, kept)}) for kept in columns[1:]),
+            ]
         except (RuntimeError, ValueError):
             found.append(_attention_alone(encoder, scale, sizes, full))
             continue
-        if len(rows) < 2 or costs[-1] == full:
+        if len(columns) < 2 or costs[-1] == full:
             found.append(ScaleCost(scale, tokens, (), (), "the encoder does not use this scale's tokens"))
             continue
         found.append(ScaleCost(scale, tokens, shares, tuple(costs), ""))

@@ -98,7 +98,8 @@ def analysis_bytes(size: Size, channels: int, settings: Settings) -> int:
     """Upper bound of what :func:`analyse` holds at once, beyond the map itself, in bytes.
 
     Unit vectors and their padded copy in float32; one chunk in float64 three times over; the band of one
-    chunk in float32 and float64; one block of products; the Fourier planes of 16 channels.
+    chunk in float32 and float64; one block of products; the Fourier planes of 16 channels. Half as much again
+    for freed blocks that the allocator has not given back.
     """
     tokens = size[0] * size[1]
     chunk = min(tokens, CHUNK)
@@ -109,7 +110,7 @@ def analysis_bytes(size: Size, channels: int, settings: Settings) -> int:
     # Padding adds the radius, and the round size a quarter at most; 16 planes, three times over in float64.
     height, width = (1.25 * (side + settings.max_radius) for side in size)
     planes = 4 * tokens * channels + 16 * 3 * 8 * height * width
-    return int(vectors + max(rows, band, products, planes)) + 32 * channels * channels
+    return int(1.5 * (vectors + max(rows, band, products, planes) + 32 * channels * channels))
 
 
 class Tally:

@@ -7,7 +7,7 @@ is the sample standard deviation over images, ``std_pairs`` the standard deviati
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,10 +25,69 @@ RULES = {
 }
 
 
-def map_record(scale: str, tally: Tally, channels: int, settings: Settings) -> dict[str, Any]:
+class Value(TypedDict):
+    """Mean over images, and their sample standard deviation (None below two images)."""
+
+    mean: float | None
+    std_images: float | None
+
+
+class MapRecord(TypedDict):
+    """One scale at one place; counts are means over images, shares are at the settings' thresholds."""
+
+    scale: str
+    stride: int
+    channels: int
+    tokens: float
+    zero_tokens: float
+    sampled_tokens: float
+    sequence: dict[str, Any]
+    rings: dict[str, Any]
+    windows: list[dict[str, Any]]
+    nearest: dict[str, Any]
+    bipartite: dict[str, Any]
+    effective_rank: Value
+    clusters: dict[str, Any]
+    change: dict[str, Any] | None
+
+
+class PlaceRecord(TypedDict):
+    """The backbone, a layer, or the encoder's output; tokens are None but for layers."""
+
+    name: str
+    updated_tokens: float | None
+    seen_tokens: float | None
+    scales: dict[str, MapRecord]
+
+
+class TokensRecord(TypedDict):
+    """One run of ``segmeter tokens``."""
+
+    schema: str
+    backbone: str
+    encoder: str | None
+    encoder_title: str | None
+    weights: dict[str, dict[str, Any] | None]
+    images: list[dict[str, Any]]
+    skipped: list[str]
+    interrupted: bool
+    requested_images: int
+    resize_rule: dict[str, int]
+    padded_sizes: dict[str, int]
+    settings: dict[str, Any]
+    places: list[PlaceRecord]
+    ordering: list[dict[str, Any]]
+    what_if: dict[str, Any]
+    examples: list[dict[str, Any]]
+    seconds: dict[str, float]
+    memory: dict[str, int | None]
+    environment: dict[str, Any]
+
+
+def map_record(scale: str, tally: Tally, channels: int, settings: Settings) -> MapRecord:
     """One scale at one place."""
     pairs = tally.mean("sequence.square") - tally.mean("sequence") ** 2
-    record: dict[str, Any] = {
+    record: MapRecord = {
         "scale": scale,
         "stride": SCALE_STRIDES[scale],
         "channels": channels,
@@ -56,8 +115,14 @@ def map_record(scale: str, tally: Tally, channels: int, settings: Settings) -> d
     return record
 
 
-def ordering(scales: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Whether each scale's curve lies above the next smaller one's at equal distance, pair by pair."""
+def ordering(scales: Mapping[str, Mapping[str, Any]], width: int) -> list[dict[str, Any]]:
+    """Whether each scale's curve lies above the next smaller one's at equal distance, pair by pair.
+
+    Args:
+        scales: records by scale.
+        width: of the narrowest input in pixels. Along the sequence, the distances up to half a row of the
+            smaller scale are also counted apart (``near``): farther ones come near the row below.
+    """
     found = []
     for larger, smaller in pairwise(sorted(scales)):
         for kind in ("sequence", "rings"):
@@ -66,6 +131,7 @@ def ordering(scales: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 for a, b in zip(scales[larger][kind]["mean"], scales[smaller][kind]["mean"], strict=True)
                 if a is not None and b is not None
             ]
+            near = width // scales[smaller]["stride"] // 2 if kind == "sequence" else len(differences)
             if differences:
                 found.append(
                     {
@@ -74,6 +140,8 @@ def ordering(scales: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                         "curve": kind,
                         "distances": len(differences),
                         "above": sum(d > 0 for d in differences),
+                        "near": min(near, len(differences)),
+                        "above_near": sum(d > 0 for d in differences[:near]),
                         "mean_difference": sum(differences) / len(differences),
                         "at_1": differences[0],
                     }
@@ -151,7 +219,7 @@ def _curve(tally: Tally, name: str) -> dict[str, Any]:
     }
 
 
-def _value(tally: Tally, name: str) -> dict[str, float | None]:
+def _value(tally: Tally, name: str) -> Value:
     return {"mean": _number(tally.mean(name)), "std_images": _number(tally.std(name))}
 
 

@@ -25,7 +25,7 @@ from harness.environment import environment
 from harness.photos import Photo, read_photo
 from harness.redundancy import token_change
 from harness.redundancy_maps import Settings, Tally, analyse, analysis_bytes
-from harness.redundancy_record import SCHEMA, map_record, ordering, what_if
+from harness.redundancy_record import SCHEMA, TokensRecord, map_record, ordering, what_if
 from harness.sizes import COCO_RULE, ResizeRule, Size, format_size
 from harness.spec import ModelSpec, model_spec
 from harness.token_hooks import (
@@ -104,7 +104,7 @@ def run_tokens(
     rule: ResizeRule = COCO_RULE,
     skipped: Sequence[str] = (),
     step: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> TokensRecord:
     """Measure the redundancy of tokens over images.
 
     Args:
@@ -199,7 +199,7 @@ def run_tokens(
             for place in places.values()
             if place.tallies
         ],
-        "ordering": ordering(scales),
+        "ordering": ordering(scales, min(width for _, width in padded_sizes)),
         "what_if": what_if(specs, network.backbone.channels, commonest, scales, settings.thresholds),
         "examples": examples,
         "seconds": asdict(seconds),
@@ -208,7 +208,7 @@ def run_tokens(
     }
 
 
-def demo_record(photos: Sequence[Photo]) -> tuple[dict[str, Any] | None, str]:
+def demo_record(photos: Sequence[Photo]) -> tuple[TokensRecord | None, str]:
     """The report's own record: the offline weights on photos, at a moderate size, without an encoder.
 
     Returns:

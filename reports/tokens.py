@@ -125,10 +125,15 @@ def ordering_lines(record: Mapping[str, Any]) -> list[str]:
     """Whether each larger scale's curve is above the next smaller one's, with figures."""
     lines = []
     for pair in record["ordering"]:
+        near = (
+            f", and {pair['above_near']} of the {pair['near']} up to half a row of {pair['smaller']}"
+            if pair["near"] < pair["distances"]
+            else ""
+        )
         curve = "along the sequence" if pair["curve"] == "sequence" else "on the map"
         lines.append(
             f"{pair['larger']} above {pair['smaller']} {curve}: {_verdict(pair['above'], pair['distances'])} "
-            f"(at {pair['above']} of {pair['distances']} distances; "
+            f"(at {pair['above']} of {pair['distances']} distances{near}; "
             f"{pair['mean_difference']:+.3f} on average, {pair['at_1']:+.3f} at distance 1)."
         )
     last = record["places"][0]["scales"].get("s4")

@@ -13,13 +13,13 @@ from encoders.backbones import build_backbone
 from harness.memory import peak_memory
 from harness.merge_cost import encoder_cost, matching_gmacs
 from harness.model_count import count_model
-from harness.photos import Photo, choose_photos
+from harness.photos import Photo, choose_photos, package_photos
 from harness.record import to_json
 from harness.redundancy_maps import Settings, Tally, analyse, analysis_bytes
 from harness.redundancy_run import chosen_places, run_tokens
 from harness.sizes import ImageSize, ResizeRule
 from harness.spec import model_spec
-from harness.weights import Network, Weights, load_network
+from harness.weights import Network, Weights, load_network, package_file
 
 SMALL = ResizeRule(short=96, long=160)
 SETTINGS = Settings(max_distance=8, max_radius=4, sample=64)
@@ -111,6 +111,18 @@ def test_one_image_is_the_analysis_of_its_map(network: Network, photos: list[Pho
     np.testing.assert_allclose(s2["sequence"]["mean"], found["sequence"], atol=1e-6)
     assert s2["effective_rank"]["mean"] == pytest.approx(float(found["effective_rank"]), rel=1e-5)
     assert s2["sequence"]["std_images"] == [None] * 8
+
+
+@pytest.mark.skipif(package_file() is None, reason="the weights' package is not installed")
+def test_the_papers_ordering_shows_on_the_packaged_photos() -> None:
+    record = run_tokens(load_network(None, None, None), package_photos(), Settings())
+    assert not record["weights"]["backbone"]["random"]
+    for pair in record["ordering"]:
+        # s1 > s2 > s3 at every distance, along the sequence and on the map; s4 stands above s3.
+        assert pair["above"] == (0 if pair["smaller"] == "s4" else pair["distances"])
+    s4 = record["places"][0]["scales"]["s4"]["sequence"]["mean"]
+    # 640x427 becomes 1199x800, padded to 1216: rows of 38 tokens. A row's length away lies the token below.
+    assert s4[37] > 0.9 > 0.5 > s4[18]
 
 
 class Flat(nn.Module):
