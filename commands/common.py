@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODEL_SYNTAX = (
     "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
-    "mine.py:MyEncoder, package.module:attribute"
+    "mine.py:MyEncoder, package.module:attribute, mine.toml"
 )
 EXIT_FAILED = 1  # a check did not hold
 EXIT_MISUSE = 2
