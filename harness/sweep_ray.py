@@ -6,6 +6,7 @@ and are written there, each with the environment of the node that measured it.
 
 import importlib
 import platform
+import socket
 import sys
 import tempfile
 from collections import deque
@@ -16,6 +17,8 @@ from typing import Any
 
 from harness.runs import Run, now, run_from, save
 from harness.sweep import ROOT, WORKER, Cell, SweepPlan, finished, run_cell
+
+REACH_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -57,6 +60,7 @@ def run_on_ray(
             on_cell(cell, runs[cell.id])
     # Where the nodes share this folder its segmeter is used; elsewhere the one installed there.
     settings = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    _reach(address)
     try:
         ray.init(address=address, runtime_env=settings, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
@@ -72,6 +76,18 @@ def run_on_ray(
     finally:
         ray.shutdown()
     return [runs[cell.id] for cell in plan.cells]
+
+
+def _reach(address: str) -> None:
+    """Raise OSError at once if nothing answers at ``host:port``, where Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+        except OSError as error:
+            raise OSError(
+                f"no Ray cluster at {address!r} ({error}); start one with: ray start --head"
+            ) from None
 
 
 class _Work:

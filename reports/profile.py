@@ -222,7 +222,7 @@ def roofline_figure(runs: Sequence[Record]) -> "Figure":
         figure = Figure(figsize=(COLUMN_INCHES, 2.6 + 0.1 * max(0, 2 * len(runs) - 2)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        low, high = 0.1, max(1000.0, 4 * top / slope)
+        low, high = 0.02, max(1000.0, 4 * top / slope)
         axes.plot([low, top / slope, high], [low * slope, top, top], color="black", linewidth=0.8)
         for run, marker in zip(runs, "os^Dv<>Ph*" * len(runs), strict=False):
             points: dict[str, list[tuple[float, float]]] = {}
