@@ -50,11 +50,16 @@ def test_the_readmes_own_encoder_counts(tmp_path: Path) -> None:
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()
-        for block in re.findall(r"```(?:sh|console)?\n(.*?)```", README, re.S)
+        # Every fence is matched with its own end, whatever its language.
+        for _, block in re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
         for line in block.split("\n")
         if line.startswith("segmeter ")
     }
 )
+
+
+def test_commands_are_found() -> None:
+    assert {shlex.split(line)[1] for line in COMMANDS} >= {"plot", "tokens", "check", "profile", "evaluate"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
