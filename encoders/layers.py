@@ -8,6 +8,7 @@ Mask2Former state dict (facebookresearch/Mask2Former, modeling/pixel_decoder/msd
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +79,22 @@ class Levels:
 
     @classmethod
     def of(cls, maps: Sequence[Tensor]) -> "Levels":
-        """Geometry of feature maps (B, C, H, W)."""
-        device, dtype = maps[0].device, maps[0].dtype
+        """Geometry of feature maps (B, C, H, W).
+
+        On a GPU it is kept for the next forward pass of the same size: copying the sizes there would wait for
+        the GPU once a pass, and cannot be captured in a CUDA graph.
+        """
         sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        device, dtype = maps[0].device, maps[0].dtype
+        if device.type == "cuda" and type(maps[0]) is Tensor and not torch.compiler.is_compiling():
+            return _kept_levels(sizes, device, dtype)
+        return cls.of_sizes(sizes, device, dtype)
+
+    @classmethod
+    def of_sizes(
+        cls, sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype
+    ) -> "Levels":
+        """Geometry of levels of the given (H, W)."""
         counts = [height * width for height, width in sizes]
         starts = [sum(counts[:i]) for i in range(len(counts))]
         return cls(
@@ -94,6 +108,13 @@ class Levels:
         """The geometry of the first ``count`` levels alone."""
         tokens = sum(self.tokens_per_level[:count])
         return Levels(self.sizes[:count], self.shapes[:count], self.starts[:count], self.centres[:tokens])
+
+
+@lru_cache(maxsize=64)
+def _kept_levels(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
+    # Kept tensors must serve training too, whoever asked first.
+    with torch.inference_mode(False), torch.no_grad():
+        return Levels.of_sizes(sizes, device, dtype)
 
 
 def to_tokens(feature_map: Tensor) -> Tensor:

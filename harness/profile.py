@@ -66,7 +66,7 @@ def profile(
         runs = []
         for subject, times in zip(subjects, samples, strict=True):
             say(f"components of {subject.spec.title}")
-            run = _run(subject, times, settings, peaks, kind)
+            run = _run(subject, times, settings, peaks, kind, settings.plan.seconds / len(subjects))
             run.environment["during"] = during
             runs.append(run)
         for index, run in enumerate(runs[1:], start=1):
@@ -86,12 +86,19 @@ def profile(
     return runs
 
 
-def _run(subject: Subject, times: list[float], settings: Settings, peaks: Peaks, kind: str) -> Run:
+def _run(
+    subject: Subject,
+    times: list[float],
+    settings: Settings,
+    peaks: Peaks,
+    kind: str,
+    component_seconds: float,
+) -> Run:
     spec, device = subject.spec, settings.torch_device
     summary = summarise(times)
     notes: dict[str, str] = {}
     work = _work(spec, settings, notes)
-    components, sums = _components(subject, settings, work, peaks, notes)
+    components, sums = _components(subject, settings, work, peaks, notes, component_seconds)
     memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
     energy: dict[str, float | None] = {"joules_per_image": None, "watts": None}
     try:
@@ -145,12 +152,17 @@ def _work(spec: ModelSpec, settings: Settings, notes: dict[str, str]) -> dict[st
 
 
 def _components(
-    subject: Subject, settings: Settings, work: Mapping[str, Work], peaks: Peaks, notes: dict[str, str]
+    subject: Subject,
+    settings: Settings,
+    work: Mapping[str, Work],
+    peaks: Peaks,
+    notes: dict[str, str],
+    seconds: float,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, float | None]]:
     """Figures of each component, and how their sum stands to the whole."""
     device = settings.torch_device
     timer = ComponentTimer(subject.model, device, settings.depth)
-    times = component_times(timer, subject.eager, device, settings.plan.seconds / 2)
+    times = component_times(timer, subject.eager, device, seconds)
     weights = component_parameter_bytes(timer)
     held = ComponentMemory(subject.model, device, settings.depth).peaks(subject.eager)
     components: dict[str, dict[str, float | None]] = {}

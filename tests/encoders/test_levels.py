@@ -1,0 +1,37 @@
+"""The levels' geometry, and that what is kept of it serves every later pass."""
+
+import pytest
+import torch
+
+from encoders.layers import Levels, _kept_levels
+
+SIZES = ((2, 3), (4, 6), (8, 12))
+CPU = torch.device("cpu")
+
+
+def test_levels_follow_each_other_and_centres_are_cell_centres() -> None:
+    levels = Levels.of([torch.zeros(1, 4, *size) for size in SIZES])
+    assert levels.starts.tolist() == [0, 6, 30]
+    assert levels.shapes.tolist() == [list(size) for size in SIZES]
+    # Token 7 is row 0, column 1 of the second level.
+    assert levels.centres[7].tolist() == pytest.approx([1.5 / 6, 0.5 / 4])
+
+
+def test_geometry_kept_from_inference_can_be_trained_with() -> None:
+    _kept_levels.cache_clear()
+    with torch.inference_mode():
+        kept = _kept_levels(SIZES, CPU, torch.float32)
+    fresh = Levels.of_sizes(SIZES, CPU, torch.float32)
+    assert torch.equal(kept.centres, fresh.centres) and torch.equal(kept.shapes, fresh.shapes)
+    weight = torch.ones(2, requires_grad=True)
+    # An inference tensor cannot be saved for the backward pass.
+    (kept.centres * weight).sum().backward()
+    assert weight.grad is not None and weight.grad.tolist() == pytest.approx(fresh.centres.sum(0).tolist())
+    assert _kept_levels(SIZES, CPU, torch.float32) is kept
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_makes_its_geometry_once() -> None:
+    maps = [torch.zeros(1, 4, *size, device="cuda") for size in SIZES]
+    assert Levels.of(maps) is Levels.of(maps)
