@@ -1,8 +1,8 @@
 """Panoptic PNG files to segment ids and back, exactly; decoding is most of what scoring costs.
 
 zlib-ng inflates; a small C++ function (``png_ids.cpp``) undoes the row filters and packs the ids. It is
-compiled at first use and kept in segmeter's cache; where there is no compiler, Pillow decodes, at half the
-speed. Source: the PNG specification (W3C), sections 5, 9 and 10.
+compiled at first use and kept in segmeter's cache; where there is no compiler, Pillow decodes, at a
+quarter of the speed. Source: the PNG specification (W3C), sections 5, 9 and 10.
 """
 
 import ctypes
