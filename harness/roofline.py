@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -60,14 +61,22 @@ class Peaks:
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
-    """Best of some square matrix products, and of some copies larger than the caches."""
-    side, copied = (8192, 2**28) if device.type == "cuda" else (2048, 2**25)
+    """Best of some matrix products and 1x1 convolutions, and of some copies larger than the caches.
+
+    A 1x1 convolution is a matrix product too, but another library's: on some CPUs it is twice as fast, and on
+    a GPU it may use TF32 where float32 matrix products may not.
+    """
+    side, channels, copied = (8192, 4096, 2**28) if device.type == "cuda" else (2048, 1024, 2**25)
     a = torch.randn(side, side, device=device).to(dtype)
+    pixels = torch.randn(1, channels, 64, 64, device=device).to(dtype)
+    weight = torch.randn(channels, channels, 1, 1, device=device).to(dtype)
     source = torch.empty(copied, device=device, dtype=torch.float32).fill_(1)
     target = torch.empty_like(source)
     product = _best_seconds(lambda: a @ a, device)
+    convolution = _best_seconds(lambda: F.conv2d(pixels, weight), device)
     copy = _best_seconds(lambda: target.copy_(source), device)
-    return Peaks(2 * side**3 / product / 1e12, 2 * 4 * copied / copy / 1e9)
+    rate = max(2 * side**3 / product, 2 * channels**2 * 64 * 64 / convolution)
+    return Peaks(rate / 1e12, 2 * 4 * copied / copy / 1e9)
 
 
 def _best_seconds(call: Any, device: torch.device) -> float:
