@@ -3,6 +3,7 @@
 All models stay in memory and are timed in turn, so that a drifting machine is in every model's time alike.
 """
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -10,7 +11,7 @@ import torch
 
 from harness.energy import EnergyUnavailable, measure_energy
 from harness.environment import environment
-from harness.memory import is_out_of_memory, parameter_bytes, peak_memory
+from harness.memory import give_back, is_out_of_memory, parameter_bytes, peak_memory
 from harness.profile_components import (
     ComponentMemory,
     ComponentTimer,
@@ -21,7 +22,7 @@ from harness.roofline import Peaks, Work, component_work, measure_peaks
 from harness.runs import Run, new_id, now
 from harness.sizes import format_size
 from harness.spec import ModelSpec
-from harness.statistics import speedup, summarise
+from harness.statistics import COPY_ROUNDS, speedup, summarise
 from harness.subjects import DTYPES, Settings, Subject, build, make_inputs, make_subject
 from harness.timing import interleave
 from harness.watch import Watch
@@ -58,7 +59,10 @@ def profile(
             subjects.append(make_subject(spec, settings, inputs))
         say("timing in turn")
         watch = Watch(device)
-        samples = interleave([s.timed for s in subjects], device, settings.plan, lambda _: watch.read())
+        # Through the subject, whose call changes with its copy.
+        calls = [lambda subject=subject: subject.timed() for subject in subjects]
+        samples = interleave(calls, device, settings.plan, _between(subjects, watch))
+        watch.read()
         during = watch.report()
         say("measuring the machine's peaks")
         # Twice, since a busy machine may be at its worst just then; the better of the two counts.
@@ -86,6 +90,20 @@ def profile(
     return runs
 
 
+def _between(subjects: Sequence[Subject], watch: Watch) -> Callable[[int], None]:
+    """What happens between two rounds: clocks are read, and every few rounds the models are copied afresh."""
+    shuffle = random.Random(0)
+
+    def between(done: int) -> None:
+        if done % COPY_ROUNDS == 0:
+            for subject in shuffle.sample(subjects, len(subjects)):
+                subject.copy_afresh()
+            give_back()
+        watch.read()
+
+    return between
+
+
 def _run(
     subject: Subject,
     times: list[float],
@@ -109,6 +127,10 @@ def _run(
         notes["energy"] = f"not measured: {error}"
     if not subject.warm.stable:
         notes["warm_up"] = f"the median was not stable after {subject.warm.calls} calls"
+    if not subject.copies and len(times) > COPY_ROUNDS:
+        notes["copies"] = (
+            "the model stayed at one place in memory; two instances of one model can differ steadily by 1 %"
+        )
     flops = sum(w.flops for w in work.values())
     traffic = sum(w.traffic_bytes for w in work.values())
     return Run(
@@ -131,6 +153,7 @@ def _run(
             **sums,
             "first_call_ms": subject.warm.first_ms,
             "warm_up_calls": float(subject.warm.calls),
+            "fresh_copies": float(subject.copies),
         },
         statistics={"latency_ms": summary.record()},
         components=components,

@@ -24,7 +24,7 @@ from harness.timing import time_ms
 
 OUTSIDE = "other"
 # Fewest and most calls with hooks; between them, while the time lasts and the sum is not known to +-2.5 %.
-ROUNDS = (5, 25)
+ROUNDS = (3, 25)
 SUM_WIDTH = 0.05
 COST_MARKS, COST_TRIES = 100, 7
 _NO_FORWARD = nn.Module.forward

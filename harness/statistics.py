@@ -1,19 +1,23 @@
 """Statistics of timings on a machine that others use too: medians, block bootstrap, paired ratios.
 
 Neighbouring samples of a busy machine resemble each other, so samples are resampled in blocks (Künsch 1989,
-"The jackknife and the bootstrap for general stationary observations"), never one by one.
+"The jackknife and the bootstrap for general stationary observations"), never one by one. A spread that is
+known from a few blocks only is itself uncertain: Student's t takes the place of the normal distribution.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
 # Two runs of equal spread differ by sqrt(2) times the spread of one: an interval for a repeat's median
 # must be that much wider than the usual confidence interval of the median itself.
 REPEAT = 2.0**0.5
+# Rounds that share one copy of a model in memory. A block spans them, so that the copies' spread is seen.
+COPY_ROUNDS = 5
 # A tail quantile below this many samples is the largest sample under another name.
 P90_SAMPLES, P99_SAMPLES = 10, 100
 
@@ -49,7 +53,7 @@ class Summary(Interval):
 
 
 def interval(samples: Sequence[float], seed: int = 0) -> Interval:
-    """Median with its 95 % repeat interval, by block bootstrap.
+    """Median with its 95 % repeat interval: Student's t times the standard error by block bootstrap.
 
     The interval is pulled in to no less than zero for positive samples. With fewer than three samples it
     is their range.
@@ -63,18 +67,26 @@ def interval(samples: Sequence[float], seed: int = 0) -> Interval:
     median = float(np.median(values))
     if len(values) < 3:
         return Interval(median, float(values.min()), float(values.max()))
-    block = max(1, round(len(values) ** (1 / 3)))
+    block = block_length(len(values))
     generator = np.random.default_rng(seed)
-    blocks = -(-len(values) // block)
     # Blocks wrap around, so that every sample is drawn equally often.
-    starts = generator.integers(0, len(values), (RESAMPLES, blocks, 1))
+    starts = generator.integers(0, len(values), (RESAMPLES, -(-len(values) // block), 1))
     places = ((starts + np.arange(block)) % len(values)).reshape(RESAMPLES, -1)[:, : len(values)]
-    medians = np.median(values[places], axis=1)
-    low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low = median - REPEAT * (median - low)
-    if values.min() >= 0:
-        low = max(low, 0.0)
-    return Interval(median, float(low), float(median + REPEAT * (high - median)))
+    # Resampling k blocks spreads as if each were drawn from k values, not from all there could be.
+    blocks = len(values) / block
+    error = float(np.median(values[places], axis=1).std()) * (blocks / (blocks - 1)) ** 0.5
+    half = REPEAT * float(stdtrit(blocks - 1, (1 + LEVEL) / 2)) * error
+    low = max(median - half, 0.0) if values.min() >= 0 else median - half
+    return Interval(median, low, median + half)
+
+
+def block_length(samples: int) -> int:
+    """Samples that are resampled together: at least four blocks, and long enough to hold a copy's rounds.
+
+    >>> [block_length(n) for n in (3, 5, 8, 11, 20, 100, 1000)]
+    [1, 1, 2, 2, 5, 5, 9]
+    """
+    return max(1, int(samples ** (1 / 3)), min(COPY_ROUNDS, samples // 4))
 
 
 def summarise(samples: Sequence[float]) -> Summary:

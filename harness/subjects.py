@@ -1,5 +1,6 @@
 """The models of a measurement as calls: inputs in rotation, eager, compiled or as a CUDA graph."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ INPUTS = 4
 DEVICES = ("cpu", "cuda")
 METHOD = (
     "forward pass with post-processing, images already on the device; random weights; autocast for fp16 and "
-    "bf16; warm-up until the median is stable; models timed in turn, the order turning every round; four "
-    "inputs in rotation; intervals are 95 % repeat intervals by block bootstrap"
+    "bf16; warm-up until the median is stable; models timed in turn, in random order and back; four "
+    "inputs in rotation; eager models are copied afresh every five rounds; intervals are 95 % repeat "
+    "intervals, Student's t times the block bootstrap's standard error"
 )
 
 
@@ -96,6 +98,9 @@ class Subject:
     Attributes:
         timed: one forward pass as it was asked for.
         eager: the same as the model is written, which hooks can watch.
+        call_of: makes a forward pass of a model; None where the model must stay where it is, being compiled
+            or captured there.
+        copies: how often the model was copied afresh.
     """
 
     spec: ModelSpec
@@ -103,6 +108,31 @@ class Subject:
     timed: Callable[[], object]
     eager: Callable[[], object]
     warm: WarmUp
+    call_of: Callable[[nn.Module], Callable[[], object]] | None
+    copies: int = 0
+
+    def copy_afresh(self) -> None:
+        """Go on with a copy of the model, weights and Python objects elsewhere in memory, called once.
+
+        Two instances of one model differ steadily by up to about 1 %, by where in memory they happen to lie:
+        a ratio of two single instances would hold that as if it were the models'.
+
+        A model that cannot be copied, or for whose copy there is no memory, stays as it is.
+        """
+        if self.call_of is None:
+            return
+        try:
+            # Tensors of inference mode could not be copied within it as parameters are.
+            with torch.inference_mode(False):
+                model = copy.deepcopy(self.model)
+            timed = self.call_of(model)
+            timed()
+        except Exception:
+            # Whatever a model of the user's own raises. The record tells how many copies there were.
+            self.call_of = None
+            return
+        self.model, self.timed, self.eager = model, timed, timed
+        self.copies += 1
 
 
 def make_inputs(settings: Settings) -> list[Tensor]:
@@ -153,7 +183,10 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> S
             f"{spec.title} does not run on {settings.device} in {settings.dtype} at "
             f"{format_size(settings.padded_size)}{under}: {type(error).__name__}: {first}"
         ) from error
-    return Subject(spec, model, timed, eager, warm)
+    movable = timed is eager
+    return Subject(
+        spec, model, timed, eager, warm, (lambda moved: _caller(moved, inputs, settings)) if movable else None
+    )
 
 
 def build(spec: ModelSpec, device: str) -> nn.Module:

@@ -3,13 +3,14 @@
 Every sample is synchronised: CUDA events and a synchronisation on a GPU, a monotonic clock on a CPU.
 """
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from harness.statistics import interval, speedup
+from harness.statistics import COPY_ROUNDS, interval, speedup
 
 Call = Callable[[], object]
 WARM_UP_WINDOW = 3
@@ -89,25 +90,35 @@ def interleave(
     calls: Sequence[Call],
     device: torch.device,
     plan: Plan,
-    on_round: Callable[[int], None] | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> list[list[float]]:
-    """Time the calls in turn: A B, B A, A B, ...; one list of milliseconds for each call.
+    """Time the calls in turn, round by round; one list of milliseconds for each call.
 
-    The order turns round by round, so that no call always runs after the same other one.
+    Two rounds at a time go through the calls in a random order (seeded) and back, so that no call always runs
+    after the same other one.
+
+    Args:
+        calls: what is timed.
+        device: where it runs.
+        plan: when to stop.
+        between: called with the number of rounds done, if another follows; in nobody's time.
     """
     samples: list[list[float]] = [[] for _ in calls]
+    shuffle = random.Random(0)
+    order = list(range(len(calls)))
     end = time.monotonic() + plan.seconds
-    for round_ in range(plan.max_rounds):
-        order = range(len(calls)) if round_ % 2 == 0 else range(len(calls) - 1, -1, -1)
+    for done in range(1, plan.max_rounds + 1):
+        if done % 2:
+            shuffle.shuffle(order)
+        else:
+            order.reverse()
         for index in order:
             samples[index].append(time_ms(calls[index], device))
-        if on_round:
-            on_round(round_ + 1)
-        done = round_ + 1
-        if done >= plan.min_rounds and (
-            time.monotonic() >= end or (done % 5 == 0 and narrow(samples, plan.width))
-        ):
+        enough = time.monotonic() >= end or (done % COPY_ROUNDS == 0 and narrow(samples, plan.width))
+        if done == plan.max_rounds or (done >= plan.min_rounds and enough):
             break
+        if between:
+            between(done)
     return samples
 
 
