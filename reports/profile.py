@@ -130,7 +130,7 @@ def notes(run: Record) -> list[str]:
         *(f"{key:<11} {text}" for key, text in run["notes"].items()),
         f"machine     {env['device_name']}, load {load_text(env)}, torch {env['versions']['torch']}, "
         f"op {op['name']} ({op['reason']}), git {str(git['revision'])[:12]}{dirty}",
-        f"peaks       {number(figures['peak_tflops'])} TFLOP/s in a matrix product or 1x1 convolution, "
+        f"peaks       {number(figures['peak_tflops'])} TFLOP/s in a matrix product or convolution, "
         f"{number(figures['peak_gbytes_per_s'])} GB/s in a copy, both measured now",
         f"meanwhile   {'; '.join(meanwhile(env))}",
     ]
