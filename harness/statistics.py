@@ -81,12 +81,12 @@ def interval(samples: Sequence[float], seed: int = 0) -> Interval:
 
 
 def block_length(samples: int) -> int:
-    """Samples that are resampled together: at least four blocks, and long enough to hold a copy's rounds.
+    """Samples that are resampled together: six blocks if they can be had, long enough to hold a copy's rounds.
 
     >>> [block_length(n) for n in (3, 5, 8, 11, 20, 100, 1000)]
-    [1, 1, 2, 2, 5, 5, 9]
+    [1, 1, 2, 2, 3, 5, 9]
     """
-    return max(1, int(samples ** (1 / 3)), min(COPY_ROUNDS, samples // 4))
+    return max(1, int(samples ** (1 / 3)), min(COPY_ROUNDS, samples // 6))
 
 
 def summarise(samples: Sequence[float]) -> Summary:

@@ -37,8 +37,7 @@ taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
 sys.exit(worker.main(*sys.argv[1:]))
 """
-# Twenty kills take a minute; five of them are enough to see that nothing has broken.
-KILLS = 20 if os.environ.get("SEGMETER_LARGE_TESTS") else 5
+KILLS = 20
 
 
 def sweep_file(folder: Path, models: str, batches: str = "[1]") -> Path:
