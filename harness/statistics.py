@@ -81,7 +81,7 @@ def interval(samples: Sequence[float], seed: int = 0) -> Interval:
 
 
 def block_length(samples: int) -> int:
-    """Samples that are resampled together: six blocks if they can be had, long enough to hold a copy's rounds.
+    """Samples resampled together: six blocks if they can be had, long enough to hold a copy's rounds.
 
     >>> [block_length(n) for n in (3, 5, 8, 11, 20, 100, 1000)]
     [1, 1, 2, 2, 3, 5, 9]

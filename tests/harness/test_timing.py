@@ -102,7 +102,7 @@ def test_what_comes_between_rounds_is_not_called_after_the_last() -> None:
 
 @pytest.mark.parametrize("rounds", [10, 20, 30])
 def test_intervals_of_few_blocks_hold_what_a_repeat_finds(rounds: int) -> None:
-    # What was seen of two models of equal speed: copies of them differ by 0.3 %, one round from the next by 1 %.
+    # As was seen of two equal models: copies of them differ by 0.3 %, one round from the next by 1 %.
     generator = np.random.default_rng(4)
 
     def measured() -> list[float]:
