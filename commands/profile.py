@@ -92,11 +92,11 @@ def profile(
     if json:
         show_json({"runs": records})
     else:
-        from reports.profile import component_table, latency_table, notes, ratio_lines
+        from reports.profile import component_tables, latency_table, notes, ratio_lines
 
         show(*ratio_lines(records), latency_table(records))
         for record in records:
-            show(component_table(record), *notes(record))
+            show(*component_tables(record), *notes(record))
     # Printed before they are written: a full disk does not take the figures along.
     with user_input():
         paths = [save(run, out) for run in runs]

@@ -60,9 +60,9 @@ def show_record(record: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = Fals
     content = run.content()
     if json or run.status != "ok":
         return show_json(content)
-    from reports.profile import component_table, latency_table, notes, ratio_lines
+    from reports.profile import component_tables, latency_table, notes, ratio_lines
 
-    show(*ratio_lines([content]), latency_table([content]), component_table(content), *notes(content))
+    show(*ratio_lines([content]), latency_table([content]), *component_tables(content), *notes(content))
 
 
 def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:

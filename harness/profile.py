@@ -116,7 +116,7 @@ def _run(
     summary = summarise(times)
     notes: dict[str, str] = {}
     work = _work(spec, settings, notes)
-    components, sums = _components(subject, settings, work, peaks, notes, component_seconds)
+    components, sums, samples = _components(subject, settings, work, peaks, notes, component_seconds)
     memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
     energy: dict[str, float | None] = {"joules_per_image": None, "watts": None}
     try:
@@ -157,7 +157,7 @@ def _run(
         },
         statistics={"latency_ms": summary.record()},
         components=components,
-        samples={"latency_ms": times},
+        samples={"latency_ms": times, **samples},
         environment=environment(device, DTYPES[settings.dtype]),
         notes=notes,
     )
@@ -181,8 +181,8 @@ def _components(
     peaks: Peaks,
     notes: dict[str, str],
     seconds: float,
-) -> tuple[dict[str, dict[str, float | None]], dict[str, float | None]]:
-    """Figures of each component, and how their sum stands to the whole."""
+) -> tuple[dict[str, dict[str, float | None]], dict[str, float | None], dict[str, list[float]]]:
+    """Figures of each component, how their sum stands to the whole, and the raw samples."""
     device = settings.torch_device
     timer = ComponentTimer(subject.model, device, settings.depth)
     times = component_times(timer, subject.eager, device, seconds)
@@ -190,7 +190,16 @@ def _components(
     held = ComponentMemory(subject.model, device, settings.depth).peaks(subject.eager)
     components: dict[str, dict[str, float | None]] = {}
     for name, ms in times.ms.items():
-        figures: dict[str, float | None] = {"ms": ms, "share": times.share[name]}
+        taken, whole = summarise(times.samples[name]), ms / times.share[name] if times.share[name] else 0.0
+        low, high = times.share_interval[name]
+        figures: dict[str, float | None] = {
+            "ms": ms,
+            "ms_low": low * whole,
+            "ms_high": high * whole,
+            **{f"ms_{name}": getattr(taken, name) for name in ("q25", "q75", "p90", "p99")},
+            "images_per_s": 1e3 * settings.batch / ms if ms else None,
+            "share": times.share[name],
+        }
         if name in work:
             figures |= _achieved(work[name].flops, work[name].traffic_bytes, ms, peaks)
             figures["activation_bytes"] = work[name].activation_bytes
@@ -203,14 +212,18 @@ def _components(
         f"{100 * found.high:.1f} %); reading the clock at {times.crossings} borders costs "
         f"{100 * times.hook_share:.2f} %"
     )
-    return components, {
-        "component_sum_share": found.median,
-        "component_sum_share_low": found.low,
-        "component_sum_share_high": found.high,
-        "component_rounds": float(times.rounds),
-        "hook_crossings": float(times.crossings),
-        "hook_cost_share": times.hook_share,
-    }
+    return (
+        components,
+        {
+            "component_sum_share": found.median,
+            "component_sum_share_low": found.low,
+            "component_sum_share_high": found.high,
+            "component_rounds": float(times.rounds),
+            "hook_crossings": float(times.crossings),
+            "hook_cost_share": times.hook_share,
+        },
+        {f"component_ms.{name}": taken for name, taken in times.samples.items()},
+    )
 
 
 def _achieved(flops: float, traffic: float, ms: float | None, peaks: Peaks) -> dict[str, float | None]:

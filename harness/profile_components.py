@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from harness.components import component_finder
 from harness.memory import give_back, reset_peak, resident_bytes
-from harness.statistics import Interval, interval
+from harness.statistics import Interval, interval, mean_interval
 from harness.timing import time_ms
 
 OUTSIDE = "other"
@@ -134,7 +134,9 @@ class ComponentTimes:
 
     Attributes:
         ms: component -> milliseconds of a call, the median call's length parted by the mean shares.
-        share: component -> share of a call; they add up to 1.
+        share: component -> mean share of a call; they add up to 1.
+        share_interval: component -> the ends of the 95 % repeat interval of its share.
+        samples: component -> milliseconds in each call with hooks, in the order taken.
         sum_share: sum of the components' times over the same call timed from outside without hooks.
         rounds: calls with hooks, each beside one without.
         crossings: borders crossed in a call.
@@ -143,6 +145,8 @@ class ComponentTimes:
 
     ms: dict[str, float]
     share: dict[str, float]
+    share_interval: dict[str, tuple[float, float]]
+    samples: dict[str, list[float]]
     sum_share: Interval
     rounds: int
     crossings: int
@@ -173,13 +177,17 @@ def component_times(
     sums = [sum(each.values()) for each in rounds]
     whole = median(sums)
     # Shares within a call add up to 1; so do their means, while medians of them need not on a busy machine.
-    share = {
-        name: mean(each.get(name, 0.0) / total for each, total in zip(rounds, sums, strict=True))
-        for name in dict.fromkeys(name for each in rounds for name in each)
+    names = dict.fromkeys(name for each in rounds for name in each)
+    samples = {name: [each.get(name, 0.0) for each in rounds] for name in names}
+    shares = {
+        name: mean_interval([ms / total for ms, total in zip(taken, sums, strict=True)])
+        for name, taken in samples.items()
     }
     return ComponentTimes(
-        ms={name: part * whole for name, part in share.items()},
-        share=share,
+        ms={name: share * whole for name, (share, _, _) in shares.items()},
+        share={name: share for name, (share, _, _) in shares.items()},
+        share_interval={name: (low, high) for name, (_, low, high) in shares.items()},
+        samples=samples,
         sum_share=interval(ratios),
         rounds=len(rounds),
         crossings=crossings,

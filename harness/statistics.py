@@ -5,8 +5,9 @@ Neighbouring samples of a busy machine resemble each other, so samples are resam
 known from a few blocks only is itself uncertain: Student's t takes the place of the normal distribution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -61,12 +62,27 @@ def interval(samples: Sequence[float], seed: int = 0) -> Interval:
     Raises:
         ValueError: no samples.
     """
+    return Interval(*_repeat_interval(samples, np.median, seed))
+
+
+def mean_interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean and the two ends of its 95 % repeat interval, as :func:`interval` has them of the median.
+
+    Raises:
+        ValueError: no samples.
+    """
+    return _repeat_interval(samples, np.mean, seed)
+
+
+def _repeat_interval(
+    samples: Sequence[float], centre: Callable[..., Any], seed: int
+) -> tuple[float, float, float]:
     values = np.asarray(samples, dtype=np.float64)
     if not len(values):
         raise ValueError("statistics need at least one sample")
-    median = float(np.median(values))
+    middle = float(centre(values))
     if len(values) < 3:
-        return Interval(median, float(values.min()), float(values.max()))
+        return middle, float(values.min()), float(values.max())
     block = block_length(len(values))
     generator = np.random.default_rng(seed)
     # Blocks wrap around, so that every sample is drawn equally often.
@@ -74,10 +90,10 @@ def interval(samples: Sequence[float], seed: int = 0) -> Interval:
     places = ((starts + np.arange(block)) % len(values)).reshape(RESAMPLES, -1)[:, : len(values)]
     # Resampling k blocks spreads as if each were drawn from k values, not from all there could be.
     blocks = len(values) / block
-    error = float(np.median(values[places], axis=1).std()) * (blocks / (blocks - 1)) ** 0.5
+    error = float(centre(values[places], axis=1).std()) * (blocks / (blocks - 1)) ** 0.5
     half = REPEAT * float(stdtrit(blocks - 1, (1 + LEVEL) / 2)) * error
-    low = max(median - half, 0.0) if values.min() >= 0 else median - half
-    return Interval(median, low, median + half)
+    low = max(middle - half, 0.0) if values.min() >= 0 else middle - half
+    return middle, low, middle + half
 
 
 def block_length(samples: int) -> int:

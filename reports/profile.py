@@ -69,23 +69,35 @@ def latency_table(runs: Sequence[Record]) -> Table:
     return table
 
 
-def component_table(run: Record) -> Table:
-    """Where one model's time goes, and what bounds each component."""
-    table = Table(title=f"Components of {run['title']}", title_justify="left")
-    table.add_column("component")
-    for name in (
-        *("ms", "share", "GFLOPs", "TFLOP/s", "of peak", "FLOPs/byte", "bound by"),
-        *("parameters", "activations", "peak memory"),
-    ):
-        table.add_column(name, justify="right")
+def component_tables(run: Record) -> tuple[Table, Table]:
+    """Where one model's time goes, and what its components do in it."""
+    times = Table(title=f"Where the time of {run['title']} goes", title_justify="left")
+    work = Table(title=f"Work and memory of the components of {run['title']}", title_justify="left")
+    times.add_column("component")
+    for name in ("ms", "95 % interval", "IQR", "p90", "p99", "share", "images/s"):
+        times.add_column(name, justify="right")
+    work.add_column("component")
+    for name in ("GFLOPs", "TFLOP/s", "of peak", "FLOPs/byte", "bound by"):
+        work.add_column(name, justify="right")
+    for name in ("parameters", "activations", "peak memory"):
+        work.add_column(name, justify="right")
     for name in sorted(run["components"], key=_place):
         c = run["components"][name]
-        share, bound = c.get("peak_share"), c.get("compute_bound")
         head, _, rest = name.partition(".")
-        table.add_row(
-            f"{title(head)}: {title(rest)}" if rest else title(name),
+        label = f"{title(head)}: {title(rest)}" if rest else title(name)
+        times.add_row(
+            label,
             number(c["ms"]),
+            spread(c.get("ms_low"), c.get("ms_high")),
+            spread(c.get("ms_q25"), c.get("ms_q75")),
+            number(c.get("ms_p90")),
+            number(c.get("ms_p99")),
             percent(100 * c["share"]),
+            number(c.get("images_per_s")),
+        )
+        share, bound = c.get("peak_share"), c.get("compute_bound")
+        work.add_row(
+            label,
             number(c.get("gflops")),
             number(c.get("tflops_per_s")),
             "-" if share is None else percent(100 * share),
@@ -95,7 +107,16 @@ def component_table(run: Record) -> Table:
             size(c.get("activation_bytes")),
             peak_text(c),
         )
-    return table
+    return times, work
+
+
+def spread(low: float | None, high: float | None) -> str:
+    """Two ends, or ``-`` in records from before they were kept.
+
+    >>> spread(1.0, 2.5), spread(None, None)
+    ('1 to 2.5', '-')
+    """
+    return "-" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def size(bytes_: float | None) -> str:

@@ -54,6 +54,12 @@ def test_component_times_add_up_to_a_call(measured: Path) -> None:
         assert sum(c["share"] for c in parts.values()) == pytest.approx(1)
         # Every component that has work has a time of its own: nothing is hidden in another's.
         assert all(c["ms"] > 0 for c in parts.values() if c.get("gflops"))
+        rounds = int(record["figures"]["component_rounds"])
+        for name, c in parts.items():
+            assert len(record["samples"][f"component_ms.{name}"]) == rounds >= 3
+            assert c["ms_low"] <= c["ms"] <= c["ms_high"] and c["ms_q25"] <= c["ms_q75"]
+            # A tail needs ten samples.
+            assert (c["ms_p90"] is None) == (rounds < 10)
 
 
 def test_results_list_show_diff_export(measured: Path, tmp_path: Path) -> None:
