@@ -1,6 +1,7 @@
 """Claimed beside realised savings: FLOPs that fell, and the time that did or did not fall with them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.model_count import count_model
@@ -19,7 +20,8 @@ def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
         Dicts of {"model", "title", "baseline", "size", "machine", "record", "rows"}; a row is {"component",
         "claimed": the saving of MACs in the published convention, "realised": that of time, both shares of
         the baseline's, negative for a loss; "low", "high": 95 % repeat interval of the realised one, or
-        None}. The rows are "total", "encoder" and its components. Only the newest of equal settings is given.
+        None for the encoder as a whole and where the records have none}. The rows are "total", "encoder" and
+        its components. Only the newest of equal settings is given.
     """
     by_id = {run.id: run for run in runs}
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -61,8 +63,7 @@ def _pair(run: Run, baseline: Run, ratio: dict[str, Any]) -> dict[str, Any]:
                 "component": name,
                 "claimed": 1 - claimed.get(name, 0.0) / reference[name] if reference.get(name) else None,
                 "realised": 1 - times.get(name, 0.0) / before[name],
-                "low": None,
-                "high": None,
+                **_interval(run.components.get(name, {}), baseline.components.get(name, {})),
             }
         )
     return {
@@ -75,6 +76,19 @@ def _pair(run: Run, baseline: Run, ratio: dict[str, Any]) -> dict[str, Any]:
         "record": run.id,
         "rows": rows,
     }
+
+
+def _interval(now: Mapping[str, float | None], before: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Interval of a component's saving; the calls of the two are not paired, so both spreads count."""
+    relative = []
+    for figures in (now, before):
+        ms, low, high = (figures.get(name) for name in ("ms", "ms_low", "ms_high"))
+        if not ms or low is None or high is None:
+            return {"low": None, "high": None}
+        relative.append((high - low) / 2 / ms)
+    left = (now["ms"] or 0.0) / (before["ms"] or 1.0)
+    spread = math.hypot(*relative)
+    return {"low": 1 - left * (1 + spread), "high": 1 - left * (1 - spread)}
 
 
 def _times(run: Run) -> dict[str, float]:

@@ -286,12 +286,17 @@ def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
             "nothing matches: no timing records of a model beside a baseline; make some with "
             "`segmeter profile m2f pro-scale`"
         )
-    shown = list(pairs[:4])
+    # Side by side stands only what was measured alike: the newest pair, and others of its settings.
+    alike = [
+        pair for pair in pairs if all(pair[key] == pairs[0][key] for key in ("baseline", "size", "machine"))
+    ]
+    shown = alike[:4]
+    left_out = len(pairs) - len(shown)
     caption = (
         f"Savings against {shown[0]['baseline']}: open, the claim (MACs, convention 'published'); filled, "
         "what a clock saw "
-        f"({shown[0]['machine']}, {shown[0]['size']}). Bar: 95 % repeat interval of the whole model's. "
-        "Left of 0 is slower."
+        f"({shown[0]['machine']}, {shown[0]['size']}). Bar: 95 % repeat interval. Left of 0 is slower."
+        + (f" {left_out} more comparisons in these records are not shown." if left_out else "")
     )
     with style():
         rows = max(len(pair["rows"]) for pair in shown)

@@ -260,9 +260,13 @@ def test_a_high_level_layer_only_reads_the_fine_level() -> None:
 
 
 def test_realised_savings_stand_beside_the_claim() -> None:
-    parts = {"encoder.ffn": {"ms": 40.0}, "encoder.norms": {"ms": 0.1}, "backbone.trunk": {"ms": 60.0}}
+    parts = {
+        "encoder.ffn": {"ms": 40.0, "ms_low": 38.8, "ms_high": 41.2},
+        "encoder.norms": {"ms": 0.1},
+        "backbone.trunk": {"ms": 60.0},
+    }
     m2f = timing("m2f@swin-t", "M2F", 100.0, components=parts)
-    halved = {**parts, "encoder.ffn": {"ms": 30.0}}
+    halved = {**parts, "encoder.ffn": {"ms": 30.0, "ms_low": 28.8, "ms_high": 31.2}}
     ratio = {"baseline": m2f.id, "times_faster": 1.25, "low": 1.0, "high": 2.0}
     pro = timing("pro-scale@swin-t", "PRO-SCALE (3,3,3)", 80.0, components=halved, ratios=[ratio])
     (pair,) = realised_savings([m2f, pro])
@@ -272,6 +276,10 @@ def test_realised_savings_stand_beside_the_claim() -> None:
     assert rows["total"]["realised"] == pytest.approx(0.2)
     assert (rows["total"]["low"], rows["total"]["high"]) == (0.0, 0.5)
     assert rows["encoder.ffn"]["realised"] == pytest.approx(0.25)
+    # 3 % and 4 % of spread are 5 % together: 0.75 of the time is left, give or take 0.0375.
+    assert rows["encoder.ffn"]["low"] == pytest.approx(0.25 - 0.0375)
+    assert rows["encoder.ffn"]["high"] == pytest.approx(0.25 + 0.0375)
+    assert rows["encoder"]["low"] is None
     # The FFN runs on all K tokens six times in M2F; in PRO-SCALE three times each on s4, on s4 and s3, and on
     # all, with s4 : s3 : s2 = 1 : 4 : 16, so K = 21: 3 * (1 + 5 + 21) / (6 * 21) = 81 / 126.
     assert rows["encoder.ffn"]["claimed"] == pytest.approx(1 - 81 / 126)

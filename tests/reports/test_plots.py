@@ -204,6 +204,13 @@ def test_nothing_to_draw_is_told_in_one_line(data: dict[str, Any]) -> None:
         realised_figure([])
 
 
+def test_realised_savings_of_other_settings_are_not_drawn_beside_each_other() -> None:
+    (pair,) = REALISED
+    figure, caption = realised_figure([pair, {**pair, "machine": "a processor, bf16, batch 1"}])
+    assert len(figure.axes) == 1
+    assert "1 more comparisons in these records are not shown" in caption
+
+
 def test_what_cannot_be_drawn_is_left_out_of_a_report(data: dict[str, Any]) -> None:
     drawn = report_figures({**data, "realised": [], "points": [], "backbone": "r50"})
     assert "realised" not in drawn and "circles" not in drawn and "layers" in drawn
