@@ -26,6 +26,8 @@ GRID_KEYS = ("models", "encoders", "stages", "backbones", "padded_sizes", "dtype
 SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
 EXECUTORS = ("local", "ray")
 OUT_OF_MEMORY_EXIT = 77
+# Tells a cell's process whose child it is: once it is another's, the sweep has been killed.
+PARENT_VARIABLE = "SEGMETER_SWEEP_PROCESS"
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,11 @@ def run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) 
         OSError: a record cannot be written.
     """
     start = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
     process = subprocess.Popen(
         [*worker, json.dumps(asdict(cell)), str(folder.resolve())],
         stdin=subprocess.DEVNULL,

@@ -2,23 +2,32 @@
 
 import ctypes
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
-from harness.profile import OutOfMemory, Settings, is_out_of_memory, profile
-from harness.runs import save
-from harness.sizes import parse_padded_size
-from harness.spec import parse_model
-from harness.sweep import OUT_OF_MEMORY_EXIT, Cell
-from harness.timing import Plan
+from harness.sweep import OUT_OF_MEMORY_EXIT, PARENT_VARIABLE, Cell
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ORPHAN_EXIT = 78
 
 
 def main(cell_json: str, folder: str) -> int:
     """Measure the cell; the exit code says how it went."""
+    # Before torch is imported, which takes seconds: a sweep may be killed in them as well.
     _die_with_parent()
+    if _orphaned():
+        return ORPHAN_EXIT
+
+    from harness.memory import is_out_of_memory
+    from harness.profile import OutOfMemory, profile
+    from harness.runs import save
+    from harness.sizes import parse_padded_size
+    from harness.spec import parse_model
+    from harness.subjects import Settings
+    from harness.timing import Plan
+
     cell = Cell(**json.loads(cell_json))
     try:
         settings = Settings(
@@ -36,6 +45,9 @@ def main(cell_json: str, folder: str) -> int:
             raise
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         return OUT_OF_MEMORY_EXIT
+    if _orphaned():
+        # A sweep that was started since may have measured this cell: what is finished stays as it is.
+        return ORPHAN_EXIT
     run.id = cell.id
     save(run, Path(folder))
     return 0
@@ -45,6 +57,12 @@ def _die_with_parent() -> None:
     """Where the system can (Linux), end when the sweep is killed, so that no two cells ever overlap."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _orphaned() -> bool:
+    """Whether the sweep that started this process is gone."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    return parent is not None and os.getppid() != int(parent)
 
 
 if __name__ == "__main__":

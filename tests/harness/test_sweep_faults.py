@@ -1,17 +1,20 @@
 """Sweeps and records under faults: kills of the real worker, no memory, a full disk, Ctrl-C."""
 
+import json
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from harness.runs import Run, read_runs, save
-from harness.sweep import WORKER, read_plan, run_sweep
+from harness.sweep import PARENT_VARIABLE, WORKER, read_plan, run_sweep
+from harness.sweep_worker import ORPHAN_EXIT
 
 ROOT = Path(__file__).parents[2]
 # A whole model so small that nearly all of a cell's time goes into importing torch.
@@ -32,6 +35,7 @@ run_sweep(read_plan(Path(sys.argv[1])), Path(sys.argv[2]))
 # The worker's own code under a limit of one GiB more than it has once everything is imported.
 LIMITED = """
 import resource, sys
+import harness.profile
 import harness.sweep_worker as worker
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
@@ -75,6 +79,21 @@ def test_the_real_worker_killed_at_random_moments_loses_nothing_finished(tmp_pat
     assert [run.status for run in runs] == ["ok"] * 3
     assert [run.settings["batch"] for run in runs] == [1, 2, 3]
     assert all(run.content() == kept[run.id] for run in runs if run.id in kept)
+
+
+def test_a_cell_whose_sweep_was_killed_before_it_looked_writes_nothing(tmp_path: Path) -> None:
+    file, folder = sweep_file(tmp_path, f'["{tmp_path}/mine.py:small"]'), tmp_path / "runs"
+    folder.mkdir()
+    (cell,) = read_plan(file).cells
+    # Its parent is this process, not process 1, which it is told to be the child of.
+    done = subprocess.run(
+        [*WORKER, json.dumps(asdict(cell)), str(folder)],
+        env={**environment(), PARENT_VARIABLE: "1"},
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == ORPHAN_EXIT
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc and RLIMIT_AS")
