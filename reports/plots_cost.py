@@ -286,11 +286,9 @@ def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
             "nothing matches: no timing records of a model beside a baseline; make some with "
             "`segmeter profile m2f pro-scale`"
         )
-    # Side by side stands only what was measured alike: the newest pair, and others of its settings.
-    alike = [
-        pair for pair in pairs if all(pair[key] == pairs[0][key] for key in ("baseline", "size", "machine"))
-    ]
-    shown = alike[:4]
+    # Side by side stands only what was measured alike: the newest pair and those of its settings, in order.
+    same = ("baseline", "size", "machine")
+    shown = [pair for pair in pairs if all(pair[key] == pairs[0][key] for key in same)][:5][::-1]
     left_out = len(pairs) - len(shown)
     caption = (
         f"Savings against {shown[0]['baseline']}: open, the claim (MACs, convention 'published'); filled, "
@@ -324,7 +322,9 @@ def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
             axes.grid(True, axis="x")
         panels[0].set_yticks(range(len(names)), [_component(name) for name in names])
         panels[0].invert_yaxis()
+        ends = [end for axes in panels for end in axes.get_xlim()]
         for axes in panels:
+            axes.set_xlim(min(ends), max(ends))
             axes.tick_params(axis="y", length=0)
             axes.set_xlabel("saving, %")
         return finish(figure), caption
