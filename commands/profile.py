@@ -48,6 +48,13 @@ def profile(
     min_rounds: Annotated[int, typer.Option(help="Fewest rounds, whatever the time.")] = 5,
     compile: Annotated[bool, typer.Option("--compile", help="Time under torch.compile.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of a CUDA graph.")] = False,
+    keep_memory: Annotated[
+        bool,
+        typer.Option(
+            "--keep-memory",
+            help="On a CPU: keep freed memory, instead of new pages from the kernel each call.",
+        ),
+    ] = False,
     images: Annotated[
         list[Path] | None, typer.Option(help="Photo or folder to measure on, instead of noise.")
     ] = None,
@@ -74,6 +81,7 @@ def profile(
             threads=threads,
             compile=compile,
             cuda_graph=cuda_graph,
+            keep_memory=keep_memory,
             images=tuple(images or ()),
             depth=depth,
             plan=Plan(seconds, min_rounds, max(1000, min_rounds), width),

@@ -14,7 +14,12 @@ from harness.published_data import PRO_SCALE, published_rows
 from harness.runs import Damaged, Run, environment_differences, nearest, read_run
 
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
-CONDITIONS = ("padded_size", "batch", "dtype", "device", "compile", "cuda_graph", "inputs", "num_classes")
+CONDITIONS = (
+    *("padded_size", "batch", "dtype", "device", "compile", "cuda_graph", "keep_memory", "inputs"),
+    "num_classes",
+)
+# What records from before a setting was there were measured with.
+BEFORE = {"keep_memory": False}
 BASELINE = "m2f"
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
 DEFAULT_STAGES = "3,3,3"
@@ -75,13 +80,17 @@ def compare_runs(runs: Sequence[Run], models: Sequence[str] = ()) -> dict[str, A
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in timed:
         backbone = () if models else (_parts(run.model).get("backbone", ""),)
-        groups[(*(run.settings.get(key) for key in CONDITIONS), *backbone)].append(run)
+        groups[(*_conditions(run).values(), *backbone)].append(run)
     return {
         "groups": [_group(group, models, machines) for group in groups.values()],
         "environments": list(machines.values()),
         "same_environment": len(machines) == 1,
         "left_out": {run.id: run.status for run in runs if run.status != "ok"},
     }
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    return {key: run.settings.get(key, BEFORE.get(key)) for key in CONDITIONS}
 
 
 def _machines(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -132,7 +141,7 @@ def _group(runs: Sequence[Run], models: Sequence[str], machines: Mapping[str, An
         rows.append({**row, **_ratio(run, baseline, base or first_base, base is not None)})
     first = runs[0]
     return {
-        "settings": {key: first.settings.get(key) for key in (*CONDITIONS, "threads")},
+        "settings": {**_conditions(first), "threads": first.settings.get("threads")},
         "baseline": baseline,
         "rows": sorted(rows, key=lambda row: (row["environment"], row["model"] != baseline)),
     }

@@ -12,6 +12,16 @@ import torch
 from harness.watch import cpu_mhz, cpu_temperature
 
 ROOT = Path(__file__).parents[1]
+# What changes how memory is taken from the system, and with it a CPU's times.
+ALLOCATOR_VARIABLES = (
+    "LD_PRELOAD",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "GLIBC_TUNABLES",
+    "THP_MEM_ALLOC_ENABLE",
+)
 PACKAGES = ("segmeter", "torch", "torchvision", "timm", "numpy", "nvidia-ml-py", "triton")
 
 
@@ -35,6 +45,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
             "mkldnn": torch.backends.mkldnn.is_available(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         },
+        "allocator": {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ},
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "clocks": {"cpu_mhz": cpu_mhz(), "cpu_temperature_c": cpu_temperature()},
     }

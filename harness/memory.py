@@ -99,6 +99,24 @@ def give_back() -> None:
         return
 
 
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed instead of handing it back to the system, for the rest of this process.
+
+    By default every large tensor of a forward pass is memory new from the system, whose pages the kernel must
+    clear and map one by one, each call anew.
+
+    Returns:
+        False where the C library is not glibc.
+    """
+    # malloc.h's numbers; a threshold of -1 means never.
+    trim_threshold, mmap_max = -1, -4
+    try:
+        options = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(options(trim_threshold, -1)) and bool(options(mmap_max, 0))
+
+
 def reset_peak() -> bool:
     """Set the peak back to what is resident now; False where that is not allowed."""
     try:

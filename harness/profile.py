@@ -11,7 +11,13 @@ import torch
 
 from harness.energy import EnergyUnavailable, measure_energy
 from harness.environment import environment
-from harness.memory import give_back, is_out_of_memory, parameter_bytes, peak_memory
+from harness.memory import (
+    give_back,
+    is_out_of_memory,
+    keep_freed_memory,
+    parameter_bytes,
+    peak_memory,
+)
 from harness.profile_components import (
     ComponentMemory,
     ComponentTimer,
@@ -48,6 +54,8 @@ def profile(
         raise ValueError("profile needs a model")
     say = on_step or (lambda what: None)
     device, dtype = settings.torch_device, DTYPES[settings.dtype]
+    if settings.keep_memory and not keep_freed_memory():
+        raise ValueError("--keep-memory needs glibc's malloc, which this process has not")
     # Events and captures belong to the current GPU, which need not be the one asked for.
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with _memory_named(specs, settings), _threads(settings.threads), torch.inference_mode(), on_device:
@@ -96,9 +104,10 @@ def _between(subjects: Sequence[Subject], watch: Watch) -> Callable[[int], None]
 
     def between(done: int) -> None:
         if done % COPY_ROUNDS == 0:
+            # Before the copies: their first calls fault in what they need, and are not timed.
+            give_back()
             for subject in shuffle.sample(subjects, len(subjects)):
                 subject.copy_afresh()
-            give_back()
         watch.read()
 
     return between

@@ -46,6 +46,7 @@ class Settings:
     threads: int | None = None
     compile: bool = False
     cuda_graph: bool = False
+    keep_memory: bool = False
     images: tuple[Path, ...] = ()
     depth: int = 2
     plan: Plan = field(default_factory=Plan)
@@ -65,6 +66,8 @@ class Settings:
             raise ValueError(f"no CUDA GPU is usable here (torch's CUDA: {built}); use --device cpu")
         if self.cuda_graph and kind != "cuda":
             raise ValueError("--cuda-graph needs --device cuda")
+        if self.keep_memory and kind != "cpu":
+            raise ValueError("--keep-memory is for --device cpu; on CUDA torch keeps freed memory anyway")
 
     @property
     def torch_device(self) -> torch.device:
@@ -85,6 +88,7 @@ class Settings:
             "num_queries": spec.num_queries or None,
             "compile": self.compile,
             "cuda_graph": self.cuda_graph,
+            "keep_memory": self.keep_memory,
             "inputs": "photos" if self.images else "random",
             "threads": torch.get_num_threads(),
             "method": METHOD,

@@ -33,6 +33,7 @@ class Watch:
         self._machine, self._own = machine_seconds(), own_seconds()
         self._processes = process_seconds()
         self._cpu_throttles = cpu_throttles()
+        self._kernel, self._faults = os.times().system, page_faults()
 
     def read(self) -> None:
         """Take a reading, unless the last one is younger than half a second."""
@@ -60,7 +61,8 @@ class Watch:
             For each gauge its ``low``, ``median`` and ``high``; ``throttle_reasons`` with the readings that
             had them; ``other_busy_cores`` (mean number of cores that other processes kept busy),
             ``other_processes`` (how many used a twentieth of a core or more), ``stolen_cores`` (taken by
-            the hypervisor), ``other_gpu_processes``; ``readings``, ``seconds``.
+            the hypervisor), ``other_gpu_processes``; ``kernel_share`` (of this process's core seconds, those
+            that the kernel took) and ``page_faults_per_s``; ``readings``, ``seconds``.
         """
         seconds = max(time.monotonic() - self._begin, 1e-9)
         report: dict[str, Any] = {"readings": self._readings, "seconds": seconds}
@@ -80,6 +82,11 @@ class Watch:
         if self._processes:
             used = {pid: now - self._processes.get(pid, 0.0) for pid, now in process_seconds().items()}
             report["other_processes"] = sum(each / seconds >= BUSY_CORES for each in used.values())
+        own = own_seconds() - self._own
+        report["kernel_share"] = (os.times().system - self._kernel) / own if own else None
+        faults = page_faults()
+        if faults is not None and self._faults is not None:
+            report["page_faults_per_s"] = (faults - self._faults) / seconds
         if self.device.type == "cuda":
             report["other_gpu_processes"] = self._others_on_gpu
             if self._unavailable:
@@ -125,6 +132,12 @@ def machine_seconds() -> tuple[float, float] | None:
 def own_seconds() -> float:
     """Core seconds of this process and its threads."""
     return sum(os.times()[:2])
+
+
+def page_faults() -> int | None:
+    """Pages that the kernel has had to find for this process without reading a disk."""
+    fields = _text("/proc/self/stat").rpartition(")")[2].split()
+    return int(fields[7]) if len(fields) > 7 else None
 
 
 def process_seconds() -> dict[int, float]:

@@ -33,9 +33,8 @@ def conditions(settings: Mapping[str, Any]) -> str:
     ]
     if settings.get("threads"):
         words.append(f"{settings['threads']} threads")
-    words += [
-        name for key, name in (("compile", "compiled"), ("cuda_graph", "CUDA graph")) if settings.get(key)
-    ]
+    ways = {"compile": "compiled", "cuda_graph": "CUDA graph", "keep_memory": "freed memory kept"}
+    words += [name for key, name in ways.items() if settings.get(key)]
     if settings.get("inputs") == "photos":
         words.append("photos")
     return ", ".join(words)

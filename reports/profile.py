@@ -189,6 +189,11 @@ def meanwhile(env: Mapping[str, Any]) -> list[str]:
             f"other processes used {during['other_busy_cores']:.2f} cores"
             f" ({during.get('other_processes') or 0} of them a twentieth of a core or more)"
         )
+    kernel = during.get("kernel_share")
+    if kernel is not None:
+        faults = during.get("page_faults_per_s")
+        pages = "" if faults is None else f", with {faults:,.0f} page faults a second"
+        lines.append(f"the kernel took {percent(100 * kernel)} of this process's time{pages}")
     if during.get("other_gpu_processes") is not None:
         lines.append(f"{during['other_gpu_processes']} other processes on the GPU")
     if during.get("unavailable"):

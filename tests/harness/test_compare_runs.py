@@ -97,6 +97,18 @@ def test_only_equal_conditions_stand_in_one_table() -> None:
         compare_runs(runs, ["rt-m2f@r51"])
 
 
+def test_memory_kept_and_given_back_are_two_conditions_and_old_records_gave_it_back() -> None:
+    kept = {**SETTINGS, "keep_memory": True}
+    back = {**SETTINGS, "keep_memory": False}
+    runs = [
+        a_run("r1", "m2f@r50", 200),
+        a_run("r2", "rt-m2f@r50", 90, settings=back),
+        a_run("r3", "rt-m2f@r50", 80, settings=kept),
+    ]
+    groups = compare_runs(runs)["groups"]
+    assert [[row["id"] for row in group["rows"]] for group in groups] == [["r1", "r2"], ["r3"]]
+
+
 def test_the_papers_ratios_stand_beside_the_measured_ones() -> None:
     models = {"m2f@r50": 200.0, "pro-scale@r50": 160.0, "pro-scale@r50:stages=1,1,3": 100.0}
     compared = compare_runs([a_run(f"r{n}", m, ms) for n, (m, ms) in enumerate(models.items())])

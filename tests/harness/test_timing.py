@@ -1,9 +1,11 @@
 """Statistics, timing in turn, components that add up."""
 
 import itertools
+import platform
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from harness.timing import Plan, WarmUp, interleave, warm_up
 from harness.watch import Watch
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def drifting(generator: np.random.Generator, rounds: int, base: float) -> tuple[list[float], list[float]]:
@@ -209,6 +212,32 @@ def test_peak_memory_sees_what_a_call_takes_for_a_while() -> None:
     assert parameter_bytes(Pair()) == 2 * 64 * 64 * 4
 
 
+# Sixteen tensors of 64 MiB, one after the other, twice: the heap has found its size by the second time.
+FAULTS = """
+import sys, torch
+from harness.memory import keep_freed_memory
+from harness.watch import page_faults
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(2):
+    before = page_faults()
+    for _ in range(16):
+        torch.ones(2**24)
+print(page_faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has the setting")
+def test_memory_that_is_kept_is_not_asked_of_the_kernel_again() -> None:
+    def faults(how: str) -> int:
+        ran = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(ran, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+
+    # A new tensor is 64 MiB of new pages, of 4 KiB or of 2 MiB (transparent huge pages); a kept one is none.
+    assert faults("give back") >= 16 * 32
+    assert faults("keep") < 32
+
+
 def test_energy_is_refused_with_a_reason_never_zero() -> None:
     with pytest.raises(EnergyUnavailable, match="NVIDIA GPU; the device is cpu"):
         measure_energy(lambda: None, CPU)
@@ -224,6 +253,7 @@ def test_energy_is_refused_with_a_reason_never_zero() -> None:
         ({"batch": 0}, "batch must be at least 1"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"cuda_graph": True}, "needs --device cuda"),
+        ({"keep_memory": True, "device": "cuda"}, "for --device cpu|no CUDA GPU"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object], says: str) -> None:
@@ -278,5 +308,6 @@ def test_a_busy_neighbour_is_seen() -> None:
     if seen["other_busy_cores"] is None:
         pytest.skip("no /proc/stat here")
     assert seen["readings"] == 1
+    assert 0 <= seen["kernel_share"] <= 1 and seen["page_faults_per_s"] >= 0
     # The kernel counts in hundredths of a second, on each of the cores.
     assert seen["other_busy_cores"] * seen["seconds"] >= 0.4
