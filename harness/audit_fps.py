@@ -4,9 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.compare_runs import collect
 from harness.published import CLASSES, FAMILY, PublishedCell, spec_of
 from harness.published_data import PRO_SCALE, PublishedRow, published_rows
-from harness.runs import DEFAULT_FOLDER, Run, read_runs
+from harness.runs import DEFAULT_FOLDER, WAYS, Run, how_measured
 from harness.spec import parse_model
 
 RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[1] / "results" / "records")
@@ -23,7 +24,7 @@ class Speed:
         measured_ratio: how many times as fast as M2F the model ran in a record; None without one.
         interval: the record's 95 % interval of that ratio.
         record: the record's id.
-        where: device, dtype and size of the record.
+        where: machine, dtype, batch and size of the record.
         note: what a reader must know.
     """
 
@@ -47,11 +48,23 @@ def fps_rows() -> list[PublishedRow]:
 
 
 def profile_runs(folders: Sequence[Path] = RECORD_FOLDERS) -> list[Run]:
-    """Profile records of these folders that hold a ratio to another model: GPUs first, then the newest."""
-    runs = [run for folder in folders if folder.is_dir() for run in read_runs(folder)[0]]
-    timed = [run for run in runs if run.kind == "profile" and run.status == "ok" and run.ratios]
-    return sorted(
-        timed, key=lambda run: (run.settings.get("device", "").startswith("cuda"), run.time), reverse=True
+    """Profile records of these folders, and of those in them, that hold a ratio to another model.
+
+    First what is nearest to how papers time: a GPU, a plain call, one image, fp32; of equal ones the newest.
+    """
+    runs = {run.id: run for folder in folders if folder.is_dir() for run in collect(folder)[0]}
+    timed = [run for run in runs.values() if run.kind == "profile" and run.status == "ok" and run.ratios]
+    return sorted(timed, key=_nearness, reverse=True)
+
+
+def _nearness(run: Run) -> tuple[bool, bool, bool, bool, str]:
+    settings = run.settings
+    return (
+        str(settings.get("device", "")).startswith("cuda"),
+        not any(settings.get(way) for way in WAYS),
+        settings.get("batch") == 1,
+        settings.get("dtype") == "fp32",
+        run.time,
     )
 
 
@@ -86,7 +99,7 @@ def _speed(row: PublishedRow, rows: Sequence[PublishedRow], runs: Sequence[Run])
         for ratio in run.ratios:
             if (run.model, ratio.get("baseline_model")) == (text, f"m2f@{row.backbone}"):
                 settings = run.settings
-                where = f"{settings.get('device')}, {settings.get('dtype')}, {settings.get('padded_size')}"
+                where = f"{how_measured(run)}, {settings.get('padded_size')}"
                 interval = (float(ratio["low"]), float(ratio["high"]))
                 factor = float(ratio["times_faster"])
                 return Speed(row, reference, factor, interval, run.id, where, "; ".join(notes))

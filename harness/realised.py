@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.model_count import count_model
-from harness.runs import Run
+from harness.runs import Run, how_measured
 from harness.sizes import ImageSize, parse_size
 from harness.spec import parse_model
 
@@ -34,7 +34,8 @@ def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
             key = (
                 run.model,
                 baseline.model,
-                *(settings.get(k) for k in ("padded_size", "device", "dtype", "batch")),
+                *(settings.get(k) for k in ("padded_size", "device", "threads")),
+                how_measured(run),
             )
             if key not in found:
                 found[key] = _pair(run, baseline, ratio)
@@ -71,8 +72,7 @@ def _pair(run: Run, baseline: Run, ratio: dict[str, Any]) -> dict[str, Any]:
         "title": run.title,
         "baseline": baseline.title,
         "size": settings.get("padded_size", ""),
-        "machine": f"{run.environment.get('device_name', settings.get('device'))}, {settings.get('dtype')}, "
-        f"batch {settings.get('batch')}",
+        "machine": how_measured(run),
         "record": run.id,
         "rows": rows,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from harness.points import FIGURES, OWN, QUALITIES, UNIT, Point, point
-from harness.runs import SCHEMA_NAME, Damaged, Run, run_from
+from harness.runs import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
 
 QUALITY_SCHEMA = "segmeter.quality/1"
 DATASET_OF_CLASSES = {133: "coco", 19: "cityscapes"}
@@ -128,8 +128,8 @@ def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
     scored = next(
         (p for p in known if p["model"] == run.model and p["dataset"] == dataset and _has_quality(p)), None
     )
-    machine = str(run.environment.get("device_name") or settings.get("device", "unknown machine"))
-    how = f"{machine}, {settings.get('dtype')}, batch {batch}, {size}"
+    how = f"{how_measured(run)}, {size}"
+    flags = "".join(f" --{key.replace('_', '-')}" for key in WAYS if settings.get(key))
     figures: dict[str, Any] = {"latency_ms": latency.get("median"), "fps": run.figures.get("fps")}
     if scored is not None:
         figures |= {key: scored[key] for key in QUALITIES}
@@ -142,7 +142,7 @@ def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
         source="measured",
         reference=str(path),
         command=f"segmeter profile {run.model} --padded-size {size} --device {settings.get('device')} "
-        f"--dtype {settings.get('dtype')} --batch {batch}",
+        f"--dtype {settings.get('dtype')} --batch {batch}{flags}",
         size=size,
         speed_basis=how,
         convention=UNIT,

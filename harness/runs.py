@@ -26,6 +26,8 @@ SCHEMA_PATH = Path(__file__).parents[1] / "results" / "run.schema.json"
 DEFAULT_FOLDER = Path("results") / "runs"
 STATUSES = ("ok", "out of memory", "crashed", "timed out")
 FORMATS = ("csv", "parquet", "json")
+# Settings that change what is timed, as they are said.
+WAYS = {"compile": "compiled", "cuda_graph": "CUDA graph", "keep_memory": "freed memory kept"}
 
 
 @dataclass
@@ -264,6 +266,14 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], above: str 
 
 # What changes from one run to the next on one and the same machine.
 PASSING = ("clocks", "during", "load", "memory_free_bytes")
+
+
+def how_measured(run: Run) -> str:
+    """Machine, dtype, batch and whatever was asked for beyond a plain call, in one line."""
+    settings = run.settings
+    machine = run.environment.get("device_name") or settings.get("device", "unknown machine")
+    words = [str(machine), str(settings.get("dtype")), f"batch {settings.get('batch') or 1}"]
+    return ", ".join(words + [name for key, name in WAYS.items() if settings.get(key)])
 
 
 def environment_differences(first: Run, second: Run) -> dict[str, list[Any]]:

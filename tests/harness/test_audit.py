@@ -213,6 +213,35 @@ def test_speeds_are_compared_as_ratios_where_a_record_exists(audit: dict[str, An
     assert record["cells"] == [] and record["counts"]["family_share"] is None
 
 
+def test_of_many_records_the_one_nearest_to_how_papers_time_is_taken(tmp_path: Path) -> None:
+    def made(name: str, times: float, **changes: object) -> None:
+        ratio = {"baseline_model": "m2f@r50", "times_faster": times, "low": 1.0, "high": 2.0}
+        settings = {"device": "cpu", "dtype": "fp32", "batch": 1, "padded_size": "800x1216", **changes}
+        run = Run(
+            name, f"2026-01-0{name}", "profile", "ok", "pro-scale@r50", settings=settings, ratios=[ratio]
+        )
+        save(run, tmp_path / "below")
+
+    (tmp_path / "below").mkdir()
+    made("1", 1.1)
+    made("2", 1.2)
+    made("3", 1.3, keep_memory=True)
+    made("4", 1.4, batch=8)
+    made("5", 1.5, dtype="bf16")
+    speeds = {s["row"]: s for s in run_audit((9,), records=(tmp_path,))["fps"]}
+    assert speeds[3]["measured_ratio"] == 1.2
+    assert speeds[3]["where"] == "cpu, fp32, batch 1, 800x1216"
+    made("6", 1.6, device="cuda", dtype="fp16", batch=8)
+    speeds = {s["row"]: s for s in run_audit((9,), records=(tmp_path,))["fps"]}
+    assert speeds[3]["measured_ratio"] == 1.6
+
+
+def test_the_records_that_come_along_are_in_the_audit(audit: dict[str, Any]) -> None:
+    measured = {(s["table"], s["row"]) for s in audit["fps"] if s["measured_ratio"] is not None}
+    # Every configuration of Table 15: all four encoders on Swin-T.
+    assert {(15, row) for row in range(1, 6)} <= measured
+
+
 def test_one_table_has_the_verdicts_it_has_among_all(audit: dict[str, Any]) -> None:
     one = run_audit((5,))
     assert one["cells"] == [c for c in audit["cells"] if c["table"] == 5]
