@@ -61,8 +61,8 @@ class Watch:
             For each gauge its ``low``, ``median`` and ``high``; ``throttle_reasons`` with the readings that
             had them; ``other_busy_cores`` (mean number of cores that other processes kept busy),
             ``other_processes`` (how many used a twentieth of a core or more), ``stolen_cores`` (taken by
-            the hypervisor), ``other_gpu_processes``; ``kernel_share`` (of this process's core seconds, those
-            that the kernel took) and ``page_faults_per_s``; ``readings``, ``seconds``.
+            the hypervisor), ``other_gpu_processes``; ``kernel_share`` (the kernel's part of this process's
+            core seconds; None if there were none), ``page_faults_per_s``; ``readings``, ``seconds``.
         """
         seconds = max(time.monotonic() - self._begin, 1e-9)
         report: dict[str, Any] = {"readings": self._readings, "seconds": seconds}
