@@ -3,12 +3,15 @@
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+T = TypeVar("T")
 SAMPLE_SECONDS = 0.002
 
 
@@ -99,6 +102,10 @@ def give_back() -> None:
         return
 
 
+# The setting is the process's, and glibc cannot be asked for it.
+_keeping = False
+
+
 def keep_freed_memory() -> bool:
     """Let glibc keep what is freed instead of handing it back to the system, for the rest of this process.
 
@@ -114,7 +121,22 @@ def keep_freed_memory() -> bool:
         options = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(options(trim_threshold, -1)) and bool(options(mmap_max, 0))
+    global _keeping
+    _keeping = bool(options(trim_threshold, -1)) and bool(options(mmap_max, 0))
+    return _keeping
+
+
+def lasting(make: Callable[[], T]) -> T:
+    """What ``make`` returns; where freed memory is kept, allocated apart from what calls take for a while.
+
+    Weights and Python objects that stay would part the memory that is kept, so that the next calls' largest
+    tensors fit in no hole and the process grows with every copy of a model. glibc gives each thread memory
+    of its own, so they are made in another one.
+    """
+    if not _keeping:
+        return make()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(make).result()
 
 
 def reset_peak() -> bool:

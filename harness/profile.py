@@ -15,6 +15,7 @@ from harness.memory import (
     give_back,
     is_out_of_memory,
     keep_freed_memory,
+    lasting,
     parameter_bytes,
     peak_memory,
 )
@@ -59,7 +60,7 @@ def profile(
     # Events and captures belong to the current GPU, which need not be the one asked for.
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with _memory_named(specs, settings), _threads(settings.threads), torch.inference_mode(), on_device:
-        inputs = make_inputs(settings)
+        inputs = lasting(lambda: make_inputs(settings))
         peaks = measure_peaks(device, dtype)
         subjects = []
         for spec in specs:

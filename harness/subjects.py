@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from encoders.interface import nearest
 from encoders.segmenter import build_segmenter, normalise
-from harness.memory import is_out_of_memory
+from harness.memory import is_out_of_memory, lasting
 from harness.model_count import meta_model
 from harness.own_models import build_whole
 from harness.photos import find_photos, read_photo
@@ -126,9 +126,7 @@ class Subject:
         if self.call_of is None:
             return
         try:
-            # Tensors of inference mode could not be copied within it as parameters are.
-            with torch.inference_mode(False):
-                model = copy.deepcopy(self.model)
+            model = lasting(self._copy)
             timed = self.call_of(model)
             timed()
         except Exception:
@@ -137,6 +135,11 @@ class Subject:
             return
         self.model, self.timed, self.eager = model, timed, timed
         self.copies += 1
+
+    def _copy(self) -> nn.Module:
+        # Tensors of inference mode could not be copied within it as parameters are.
+        with torch.inference_mode(False):
+            return copy.deepcopy(self.model)
 
 
 def make_inputs(settings: Settings) -> list[Tensor]:
@@ -166,7 +169,7 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> S
         ValueError: it cannot be built or does not run so; told with the model's name.
     """
     device = settings.torch_device
-    model = build(spec, "cpu").to(device)
+    model = lasting(lambda: build(spec, "cpu").to(device))
     eager = timed = _caller(model, inputs, settings)
     try:
         chosen = torch.compile(model) if settings.compile else model

@@ -239,6 +239,27 @@ def test_memory_that_is_kept_is_not_asked_of_the_kernel_again() -> None:
     assert faults("keep") < 32
 
 
+# Two tensors of 4 MiB, and whether they lie in the heap, which is what is kept.
+PLACES = """
+import torch
+from harness.memory import keep_freed_memory, lasting
+assert keep_freed_memory()
+weight = lasting(lambda: torch.ones(2**20))
+passing = torch.ones(2**20)
+lines = [line.split()[0] for line in open("/proc/self/maps") if line.rstrip().endswith("[heap]")]
+low, high = int(lines[0].partition("-")[0], 16), int(lines[-1].partition("-")[2], 16)
+print(low <= weight.data_ptr() < high, low <= passing.data_ptr() < high)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has the setting")
+def test_what_lasts_lies_apart_from_the_memory_that_is_kept() -> None:
+    # Weights strewn over the heap leave no hole for the largest tensors, and it grows with each copy.
+    ran = [sys.executable, "-c", PLACES]
+    said = subprocess.run(ran, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert said.split() == ["False", "True"]
+
+
 def test_energy_is_refused_with_a_reason_never_zero() -> None:
     with pytest.raises(EnergyUnavailable, match="NVIDIA GPU; the device is cpu"):
         measure_energy(lambda: None, CPU)
