@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.published_data import PRO_SCALE, published_rows
@@ -143,8 +144,17 @@ def _group(runs: Sequence[Run], models: Sequence[str], machines: Mapping[str, An
     return {
         "settings": {**_conditions(first), "threads": first.settings.get("threads")},
         "baseline": baseline,
+        "component_sums": _component_sums(newest.values()),
         "rows": sorted(rows, key=lambda row: (row["environment"], row["model"] != baseline)),
     }
+
+
+def _component_sums(runs: Iterable[Run]) -> dict[str, float] | None:
+    """How far the components' times are from the whole calls', as shares of them, over the records."""
+    sums = [share for run in runs if (share := run.figures.get("component_sum_share"))]
+    if not sums:
+        return None
+    return {"mean": fmean(sums), "lowest": min(sums), "highest": max(sums), "records": len(sums)}
 
 
 def _ratio(run: Run, baseline: str, base: Run | None, same_machine: bool) -> dict[str, Any]:

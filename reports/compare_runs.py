@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from reports.markdown import markdown_table
-from reports.profile import number
+from reports.profile import conditions, number
 
 Header = Sequence[str]
 Rows = list[list[str]]
@@ -17,27 +17,23 @@ def comparison_tables(compared: Mapping[str, Any]) -> list[Table]:
     tables = []
     for group in compared["groups"]:
         table = Table(title=conditions(group["settings"]), title_justify="left")
+        table.caption, table.caption_justify = component_sums(group), "left"
         header, rows = _group_cells(group)
         _fill(table, header, rows)
         tables.append(table)
     return tables
 
 
-def conditions(settings: Mapping[str, Any]) -> str:
-    """What was held equal, in one line."""
-    words = [
-        f"{settings['padded_size']}",
-        f"batch {settings['batch']}",
-        f"{settings['dtype']}",
-        f"{settings['device']}",
-    ]
-    if settings.get("threads"):
-        words.append(f"{settings['threads']} threads")
-    ways = {"compile": "compiled", "cuda_graph": "CUDA graph", "keep_memory": "freed memory kept"}
-    words += [name for key, name in ways.items() if settings.get(key)]
-    if settings.get("inputs") == "photos":
-        words.append("photos")
-    return ", ".join(words)
+def component_sums(group: Mapping[str, Any]) -> str:
+    """How far the components' times add up to the whole, in one line; empty where that was not measured."""
+    sums = group.get("component_sums")
+    if not sums:
+        return ""
+    mean = f"components add up to {100 * sums['mean']:.1f} % of the whole"
+    if sums["records"] == 1:
+        return mean
+    lowest, highest = 100 * sums["lowest"], 100 * sums["highest"]
+    return f"{mean} on average over {sums['records']} records, {lowest:.1f} to {highest:.1f} %"
 
 
 def _group_cells(group: Mapping[str, Any]) -> tuple[Header, Rows]:
@@ -137,6 +133,7 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
     sections = []
     for group in compared["groups"]:
         sections += [f"**{conditions(group['settings'])}**", markdown_table(*_group_cells(group))]
+        sections += [said] if (said := component_sums(group)) else []
     if "published" in compared:
         sections.append("**FPS as ratios to M2F: the paper's A6000 beside these records**")
         sections.append(markdown_table(PUBLISHED_HEADER, published_cells(compared["published"])))

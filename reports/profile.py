@@ -37,11 +37,26 @@ def ratio_lines(runs: Sequence[Record]) -> list[str]:
     return lines
 
 
+def conditions(settings: Mapping[str, Any]) -> str:
+    """What was held equal, in one line."""
+    words = [
+        f"{settings['padded_size']}",
+        f"batch {settings['batch']}",
+        f"{settings['dtype']}",
+        f"{settings['device']}",
+    ]
+    if settings.get("threads"):
+        words.append("1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads")
+    ways = {"compile": "compiled", "cuda_graph": "CUDA graph", "keep_memory": "freed memory kept"}
+    words += [name for key, name in ways.items() if settings.get(key)]
+    if settings.get("inputs") == "photos":
+        words.append("photos")
+    return ", ".join(words)
+
+
 def latency_table(runs: Sequence[Record]) -> Table:
     """Latency, FPS, memory and energy of each model."""
-    s = runs[0]["settings"]
-    where = f"{s['padded_size']}, batch {s['batch']}, {s['dtype']}, {s['device']}, {s['threads']} threads"
-    table = Table(title=f"Measured at {where}", title_justify="left")
+    table = Table(title=f"Measured at {conditions(runs[0]['settings'])}", title_justify="left")
     table.add_column("model")
     names = ("median ms", "95 % interval", "IQR", "p90", "p99", "images/s")
     memory = ("peak memory", "parameters")

@@ -1,6 +1,7 @@
 """``profile``, ``results`` and ``sweep`` as a user runs them: one process, its output, its exit code."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "PRO-SCALE (1,1,1), R50 against M2F, R50" in done.stdout
     assert "95 % interval" in done.stdout and "not measured: energy is read by NVML" in done.stdout
     return folder
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has the setting")
+def test_kept_memory_is_said_beside_the_time(tmp_path: Path) -> None:
+    few = ("--padded-size", "32x32", "--threads", 1, "--seconds", 0.1, "--out", tmp_path)
+    done = run("profile", "rt-m2f@r50", "lite-m2f@r50", "--keep-memory", *few)
+    assert done.returncode == 0, done.stderr
+    assert "Measured at 32x32, batch 1, fp32, cpu, 1 thread, freed memory kept" in done.stdout
+    beside = run("compare", "--from", tmp_path)
+    assert "32x32, batch 1, fp32, cpu, 1 thread, freed memory kept" in beside.stdout
+    assert "components add up to" in beside.stdout
+    assert all(record["settings"]["keep_memory"] for record in records(tmp_path))
 
 
 def records(folder: Path) -> list[dict]:

@@ -9,6 +9,7 @@ import pytest
 from cli import main
 from harness.compare_runs import beside_published, collect, compare_runs
 from harness.runs import Run, save
+from reports.compare_runs import comparison_markdown, component_sums
 
 SETTINGS = {
     **{"padded_size": "512x1024", "batch": 1, "dtype": "fp32", "device": "cpu", "compile": False},
@@ -58,6 +59,24 @@ def test_ratios_taken_in_turn_are_kept_and_separate_ones_are_widened() -> None:
     # 180 to 220 ms over 144 to 176 ms: 180/176 = 1.02, 220/144 = 1.53.
     assert (alone["low"], alone["high"]) == pytest.approx((180 / 176, 220 / 144))
     assert alone["how"] == "medians of separate runs"
+
+
+def test_the_sums_of_components_are_told_over_the_records() -> None:
+    compared = compare_runs(
+        [
+            a_run("r1", "m2f@r50", 200, figures={"fps": 5.0, "component_sum_share": 0.98}),
+            a_run("r2", "rt-m2f@r50", 100, figures={"fps": 10.0, "component_sum_share": 1.01}),
+            a_run("r3", "lite-m2f@r50", 160),
+        ]
+    )
+    group = compared["groups"][0]
+    assert group["component_sums"] == pytest.approx(
+        {"mean": 0.995, "lowest": 0.98, "highest": 1.01, "records": 2}
+    )
+    said = "components add up to 99.5 % of the whole on average over 2 records, 98.0 to 101.0 %"
+    assert component_sums(group) == said
+    assert said in comparison_markdown(compared)
+    assert component_sums(compare_runs([a_run("r1", "m2f@r50", 200)])["groups"][0]) == ""
 
 
 def test_another_machine_is_said_and_what_differs() -> None:
@@ -160,8 +179,9 @@ def test_the_command_says_that_environments_differ(
 def test_the_documents_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     # After new records: python benchmarks/profile_docs.py
     root = Path(__file__).parents[2]
+    records = root / "results" / "records" / "cpu-512x1024-kept"
     with pytest.raises(SystemExit):
-        main(["compare", "--from", str(root / "results" / "records"), "--published", "--markdown"])
+        main(["compare", "--from", str(records), "--published", "--markdown"])
     text = (root / "docs" / "profile.md").read_text()
     shown = text.partition("<!-- compare: begin -->\n")[2].partition("<!-- compare: end -->")[0]
     assert shown == capsys.readouterr().out
