@@ -15,6 +15,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from harness.record import write_text
 
 if TYPE_CHECKING:
@@ -148,8 +150,8 @@ def read_run(path: Path) -> Run:
         OSError: the file cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     return run_from(content)
 
