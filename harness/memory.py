@@ -126,6 +126,11 @@ def keep_freed_memory() -> bool:
     return _keeping
 
 
+def keeps_freed_memory() -> bool:
+    """Whether :func:`keep_freed_memory` was called in this process, for whatever measurement."""
+    return _keeping
+
+
 def lasting(make: Callable[[], T]) -> T:
     """What ``make`` returns; where freed memory is kept, allocated apart from what calls take for a while.
 

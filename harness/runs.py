@@ -279,8 +279,14 @@ def how_measured(run: Run) -> str:
 
 
 def environment_differences(first: Run, second: Run) -> dict[str, list[Any]]:
-    """Where two runs' machines and software differ, without what changes from minute to minute."""
-    a, b = ({k: v for k, v in run.environment.items() if k not in PASSING} for run in (first, second))
+    """Where two runs' machines and software differ, without what changes from minute to minute.
+
+    A part without content is none: older records lack parts that newer ones have empty.
+    """
+    a, b = (
+        {key: part for key, part in run.environment.items() if key not in PASSING and part != {}}
+        for run in (first, second)
+    )
     return differences(a, b)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from encoders.interface import nearest
 from encoders.segmenter import build_segmenter, normalise
-from harness.memory import is_out_of_memory, lasting
+from harness.memory import is_out_of_memory, keeps_freed_memory, lasting
 from harness.model_count import meta_model
 from harness.own_models import build_whole
 from harness.photos import find_photos, read_photo
@@ -88,7 +88,8 @@ class Settings:
             "num_queries": spec.num_queries or None,
             "compile": self.compile,
             "cuda_graph": self.cuda_graph,
-            "keep_memory": self.keep_memory,
+            # Once memory is kept it is for the rest of the process, later measurements included.
+            "keep_memory": self.keep_memory or keeps_freed_memory(),
             "inputs": "photos" if self.images else "random",
             "threads": torch.get_num_threads(),
             "method": METHOD,

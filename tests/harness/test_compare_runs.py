@@ -8,7 +8,7 @@ import pytest
 
 from cli import main
 from harness.compare_runs import beside_published, collect, compare_runs
-from harness.runs import Run, save
+from harness.runs import Run, environment_differences, save
 from reports.compare_runs import comparison_markdown, component_sums
 
 SETTINGS = {
@@ -77,6 +77,14 @@ def test_the_sums_of_components_are_told_over_the_records() -> None:
     assert component_sums(group) == said
     assert said in comparison_markdown(compared)
     assert component_sums(compare_runs([a_run("r1", "m2f@r50", 200)])["groups"][0]) == ""
+
+
+def test_a_part_that_older_records_lack_is_no_difference_where_it_is_empty() -> None:
+    older, newer, other = (a_run(f"r{n}", "m2f@r50", 200) for n in (1, 2, 3))
+    newer.environment["allocator"] = {}
+    other.environment["allocator"] = {"LD_PRELOAD": "libjemalloc.so"}
+    assert environment_differences(older, newer) == {}
+    assert environment_differences(newer, other) != {} != environment_differences(older, other)
 
 
 def test_another_machine_is_said_and_what_differs() -> None:
