@@ -217,8 +217,8 @@ def _components(
         components[name] = {**figures, **held.get(name, {})}
     found = times.sum_share
     notes["components"] = (
-        f"{times.rounds} calls with hooks at component borders, each beside one without; component times are "
-        f"{100 * found.median:.1f} % of the whole (95 % interval {100 * found.low:.1f} to "
+        f"{times.rounds} calls with hooks at component borders, each between two without; component times "
+        f"are {100 * found.median:.1f} % of the whole (95 % interval {100 * found.low:.1f} to "
         f"{100 * found.high:.1f} %); reading the clock at {times.crossings} borders costs "
         f"{100 * times.hook_share:.2f} %"
     )
@@ -232,7 +232,10 @@ def _components(
             "hook_crossings": float(times.crossings),
             "hook_cost_share": times.hook_share,
         },
-        {f"component_ms.{name}": taken for name, taken in times.samples.items()},
+        {
+            "without_hooks_ms": times.plain,
+            **{f"component_ms.{name}": taken for name, taken in times.samples.items()},
+        },
     )
 
 

@@ -3,7 +3,7 @@
 The clock is read (an event is recorded, on CUDA) whenever the running component changes; each stretch goes
 to the component that was running. So every moment belongs to exactly one component and the times add up to
 the call's. Only modules at which the component changes get hooks; what they cost is measured by timing calls
-with and without them in the same rounds.
+with and without them in turn.
 """
 
 import time
@@ -137,8 +137,9 @@ class ComponentTimes:
         share: component -> mean share of a call; they add up to 1.
         share_interval: component -> the ends of the 95 % repeat interval of its share.
         samples: component -> milliseconds in each call with hooks, in the order taken.
+        plain: milliseconds of the calls without hooks around them, one more than those.
         sum_share: sum of the components' times over the same call timed from outside without hooks.
-        rounds: calls with hooks, each beside one without.
+        rounds: calls with hooks, each between two without.
         crossings: borders crossed in a call.
         hook_share: what reading the clock at them costs, as a share of a call.
     """
@@ -147,6 +148,7 @@ class ComponentTimes:
     share: dict[str, float]
     share_interval: dict[str, tuple[float, float]]
     samples: dict[str, list[float]]
+    plain: list[float]
     sum_share: Interval
     rounds: int
     crossings: int
@@ -156,10 +158,15 @@ class ComponentTimes:
 def component_times(
     timer: ComponentTimer, call: Callable[[], object], device: torch.device, seconds: float
 ) -> ComponentTimes:
-    """Time a model's components in pairs of calls, one with hooks beside one without, in turning order."""
+    """Time a model's components: calls with hooks and calls without in turn, each first and last without.
+
+    A call with hooks is set against the mean of the two around it, which takes a steady drift of the machine
+    out of their ratio.
+    """
     rounds: list[dict[str, float]] = []
     ratios: list[float] = []
     call()
+    plain = [time_ms(call, device)]
     fewest, most = ROUNDS
     end = time.monotonic() + seconds
     while len(rounds) < most:
@@ -167,13 +174,11 @@ def component_times(
             time.monotonic() >= end or interval(ratios).relative_width <= SUM_WIDTH
         ):
             break
-        first = len(rounds) % 2 == 0
-        plain = time_ms(call, device) if first else 0.0
         with timer.hooked():
             rounds.append(timer.run(call))
         crossings = timer.crossings
-        plain = plain or time_ms(call, device)
-        ratios.append(sum(rounds[-1].values()) / plain)
+        plain.append(time_ms(call, device))
+        ratios.append(2 * sum(rounds[-1].values()) / (plain[-2] + plain[-1]))
     sums = [sum(each.values()) for each in rounds]
     whole = median(sums)
     # Shares within a call add up to 1; so do their means, while medians of them need not on a busy machine.
@@ -188,6 +193,7 @@ def component_times(
         share={name: share for name, (share, _, _) in shares.items()},
         share_interval={name: (low, high) for name, (_, low, high) in shares.items()},
         samples=samples,
+        plain=plain,
         sum_share=interval(ratios),
         rounds=len(rounds),
         crossings=crossings,

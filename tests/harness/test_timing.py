@@ -3,6 +3,7 @@
 import itertools
 import platform
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -185,6 +186,20 @@ def test_every_moment_belongs_to_one_component() -> None:
     # The marks are one chain: first to last is the sum of all stretches.
     assert sum(times.values()) == pytest.approx((timer._marks[-1][0] - timer._marks[0][0]) / 1e6)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_components_are_set_against_the_calls_around_them() -> None:
+    model, x = Pair(), torch.ones(8, 64)
+    with torch.inference_mode():
+        times = component_times(ComponentTimer(model, CPU, depth=1), lambda: model(x), CPU, seconds=0.0)
+    assert times.rounds == 3 and len(times.plain) == 4
+    with_hooks = [sum(each) for each in zip(*times.samples.values(), strict=True)]
+    around = [(before + after) / 2 for before, after in itertools.pairwise(times.plain)]
+    # The record's raw samples are enough to find its figure again.
+    assert times.sum_share.median == pytest.approx(
+        statistics.median(hooked / plain for hooked, plain in zip(with_hooks, around, strict=True))
+    )
+    assert sum(times.share.values()) == pytest.approx(1)
 
 
 def test_traffic_and_work_of_a_linear_layer() -> None:
