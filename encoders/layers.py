@@ -86,9 +86,7 @@ class Levels:
         """
         sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         device, dtype = maps[0].device, maps[0].dtype
-        if device.type == "cuda" and type(maps[0]) is Tensor and not torch.compiler.is_compiling():
-            return _kept_levels(sizes, device, dtype)
-        return cls.of_sizes(sizes, device, dtype)
+        return _kept_levels(sizes, device, dtype) if _keeps(maps[0]) else cls.of_sizes(sizes, device, dtype)
 
     @classmethod
     def of_sizes(
@@ -105,9 +103,16 @@ class Levels:
         )
 
     def first(self, count: int) -> "Levels":
-        """The geometry of the first ``count`` levels alone."""
+        """The geometry of the first ``count`` levels alone; on a GPU kept, as :meth:`of` keeps it."""
+        sizes = self.sizes[:count]
+        if _keeps(self.centres):
+            return _kept_levels(sizes, self.centres.device, self.centres.dtype)
         tokens = sum(self.tokens_per_level[:count])
-        return Levels(self.sizes[:count], self.shapes[:count], self.starts[:count], self.centres[:tokens])
+        return Levels(sizes, self.shapes[:count], self.starts[:count], self.centres[:tokens])
+
+
+def _keeps(tensor: Tensor) -> bool:
+    return tensor.is_cuda and type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
 @lru_cache(maxsize=64)

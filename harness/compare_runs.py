@@ -16,7 +16,7 @@ from harness.runs import Damaged, Run, environment_differences, nearest, read_ru
 
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
 CONDITIONS = (
-    *("padded_size", "batch", "dtype", "device", "compile", "cuda_graph", "keep_memory", "inputs"),
+    *("padded_size", "batch", "dtype", "tf32", "device", "compile", "cuda_graph", "keep_memory", "inputs"),
     "num_classes",
 )
 # What records from before a setting was there were measured with.

@@ -152,8 +152,10 @@ def gpu_state(device: torch.device) -> dict[str, Any]:
         "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
         "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
         "throttle_reasons": lambda: throttle_names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
-        "other_processes": lambda: sum(
-            p.pid != os.getpid() for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        "other_processes": lambda: other_processes(
+            [p.pid for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)],
+            os.getpid(),
+            computing=torch.cuda.is_initialized(),
         ),
     }
     state: dict[str, Any] = {}
@@ -163,6 +165,20 @@ def gpu_state(device: torch.device) -> dict[str, Any]:
         except nvml.NVMLError:
             continue
     return state
+
+
+def other_processes(pids: list[int], own: int, *, computing: bool) -> int:
+    """How many of NVML's processes are not this one.
+
+    Inside a container NVML may give the numbers of the system outside, among which one's own is unknown: a
+    process that computes on the GPU is one of those listed all the same.
+
+    >>> other_processes([7, 8], own=7, computing=True), other_processes([4101], own=7, computing=True)
+    (1, 0)
+    """
+    others = [pid for pid in pids if pid != own]
+    unknown = computing and len(others) == len(pids) > 0
+    return len(others) - unknown
 
 
 def throttle_names(bits: int) -> list[str]:

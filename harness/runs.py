@@ -274,7 +274,8 @@ def how_measured(run: Run) -> str:
     """Machine, dtype, batch and whatever was asked for beyond a plain call, in one line."""
     settings = run.settings
     machine = run.environment.get("device_name") or settings.get("device", "unknown machine")
-    words = [str(machine), str(settings.get("dtype")), f"batch {settings.get('batch') or 1}"]
+    tf32 = f" with {settings['tf32']} in TF32" if settings.get("tf32") else ""
+    words = [str(machine), f"{settings.get('dtype')}{tf32}", f"batch {settings.get('batch') or 1}"]
     return ", ".join(words + [name for key, name in WAYS.items() if settings.get(key)])
 
 

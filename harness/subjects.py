@@ -77,11 +77,28 @@ class Settings:
             return torch.device("cuda", torch.cuda.current_device())
         return device
 
+    @property
+    def tf32(self) -> str | None:
+        """What a GPU works out in TF32 (10 bits of mantissa) though fp32 is asked for; None for nothing.
+
+        By torch's defaults it is the convolutions.
+        """
+        if self.torch_device.type != "cuda" or self.dtype != "fp32":
+            return None
+        # These attributes come with the module that torch puts in the place of its own at import.
+        cudnn: Any = torch.backends.cudnn
+        parts = {
+            "convolutions": cudnn.conv.fp32_precision,
+            "matrix products": torch.backends.cuda.matmul.fp32_precision,
+        }
+        return " and ".join(name for name, precision in parts.items() if precision == "tf32") or None
+
     def record(self, spec: ModelSpec) -> dict[str, Any]:
         """As plain data, with the model's own sizes."""
         return {
             "device": self.device,
             "dtype": self.dtype,
+            "tf32": self.tf32,
             "batch": self.batch,
             "padded_size": format_size(self.padded_size),
             "num_classes": spec.num_classes or None,

@@ -42,7 +42,7 @@ def conditions(settings: Mapping[str, Any]) -> str:
     words = [
         f"{settings['padded_size']}",
         f"batch {settings['batch']}",
-        f"{settings['dtype']}",
+        f"{settings['dtype']}" + (f" with {settings['tf32']} in TF32" if settings.get("tf32") else ""),
         f"{settings['device']}",
     ]
     if settings.get("threads"):

@@ -17,6 +17,16 @@ def test_levels_follow_each_other_and_centres_are_cell_centres() -> None:
     assert levels.centres[7].tolist() == pytest.approx([1.5 / 6, 0.5 / 4])
 
 
+def test_the_first_levels_are_the_levels_of_the_first_maps() -> None:
+    # On a GPU they are made anew and kept; here they are cut from the others. Both must be the same.
+    for count in (1, 2, 3):
+        cut = Levels.of_sizes(SIZES, CPU, torch.float32).first(count)
+        made = Levels.of_sizes(SIZES[:count], CPU, torch.float32)
+        assert cut.sizes == made.sizes
+        for name in ("shapes", "starts", "centres"):
+            assert torch.equal(getattr(cut, name), getattr(made, name))
+
+
 def test_geometry_kept_from_inference_can_be_trained_with() -> None:
     _kept_levels.cache_clear()
     with torch.inference_mode():
@@ -35,3 +45,4 @@ def test_geometry_kept_from_inference_can_be_trained_with() -> None:
 def test_a_gpu_makes_its_geometry_once() -> None:
     maps = [torch.zeros(1, 4, *size, device="cuda") for size in SIZES]
     assert Levels.of(maps) is Levels.of(maps)
+    assert Levels.of(maps).first(2) is Levels.of(maps[:2])

@@ -8,8 +8,10 @@ import pytest
 
 from cli import main
 from harness.compare_runs import beside_published, collect, compare_runs
-from harness.runs import Run, environment_differences, save
+from harness.runs import Run, environment_differences, how_measured, save
+from harness.subjects import Settings
 from reports.compare_runs import comparison_markdown, component_sums
+from reports.profile import conditions
 
 SETTINGS = {
     **{"padded_size": "512x1024", "batch": 1, "dtype": "fp32", "device": "cpu", "compile": False},
@@ -134,6 +136,16 @@ def test_memory_kept_and_given_back_are_two_conditions_and_old_records_gave_it_b
     ]
     groups = compare_runs(runs)["groups"]
     assert [[row["id"] for row in group["rows"]] for group in groups] == [["r1", "r2"], ["r3"]]
+
+
+def test_float32_with_tf32_is_another_condition_and_says_so() -> None:
+    settings = {**SETTINGS, "device": "cuda", "tf32": "convolutions"}
+    runs = [a_run("r1", "m2f@r50", 20, settings=settings), a_run("r2", "rt-m2f@r50", 9)]
+    assert len(compare_runs(runs)["groups"]) == 2
+    assert "fp32 with convolutions in TF32, batch 1" in how_measured(runs[0])
+    assert "fp32 with convolutions in TF32, cuda" in conditions(settings)
+    # A processor's float32 is float32.
+    assert Settings((64, 64)).tf32 is None
 
 
 def test_the_papers_ratios_stand_beside_the_measured_ones() -> None:
