@@ -155,6 +155,24 @@ struct Tensor {
     }
 };
 
+static void run(bool forward, long long blocks, const Problem& problem) {
+    if (warp_barriers.empty()) {
+        for (int i = 0; i < kWarps; ++i) warp_barriers.push_back(std::make_unique<Barrier>(32));
+    }
+    for (long long block = 0; block < blocks; ++block) {
+        std::vector<std::thread> threads;
+        for (unsigned i = 0; i < THREADS; ++i) {
+            threads.emplace_back([&problem, forward, block, i] {
+                threadIdx.x = i;
+                blockIdx.x = unsigned(block);
+                forward ? segmeter_forward(problem) : segmeter_backward(problem);
+            });
+        }
+        for (auto& thread : threads) thread.join();
+    }
+}
+
+#ifndef DRIVER_STAND_IN
 int main(int count, char** words) {
     if (count != 9) return 2;
     const std::string folder = words[1], pass = words[2];
@@ -181,19 +199,9 @@ int main(int count, char** words) {
     problem.reference_batches = std::atoi(words[7]);
     problem.reference_levels = std::atoi(words[8]);
 
-    for (int i = 0; i < kWarps; ++i) warp_barriers.push_back(std::make_unique<Barrier>(32));
-    for (long long block = 0; block < blocks; ++block) {
-        std::vector<std::thread> threads;
-        for (unsigned i = 0; i < THREADS; ++i) {
-            threads.emplace_back([&problem, &pass, block, i] {
-                threadIdx.x = i;
-                blockIdx.x = unsigned(block);
-                pass == "forward" ? segmeter_forward(problem) : segmeter_backward(problem);
-            });
-        }
-        for (auto& thread : threads) thread.join();
-    }
+    run(pass == "forward", blocks, problem);
     for (const Tensor* tensor : {&output, &grad_value, &grad_places, &grad_weights}) tensor->write();
     std::printf("%zu\n", sizeof(Problem));  // to be compared with the structure that Python fills
     return 0;
 }
+#endif
