@@ -1,8 +1,11 @@
 """Energy of a GPU: what NVML gives, what it denies, and that nothing is ever 0 J.
 
-Where these run there is no GPU. A stand-in has NVML's functions and errors, so that each way is taken.
+Where these run there is no GPU: the real pynvml calls a stand-in for NVML's library (nvml_stand_in.cpp),
+whose GPU is told at each call what to deny.
 """
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,90 +14,110 @@ from typing import Any
 import pytest
 import torch
 
-from harness import energy
-from harness.energy import EnergyUnavailable, gpu_state, measure_energy, nvml_handle
+from cuda_ops.cache import KernelUnavailableError
+from cuda_ops.cpu_kernel import find_compiler
+from harness.energy import EnergyUnavailable, gpu_state, nvml_handle
 
 GPU = torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
 
+# Every case in one process, as torch takes its time to be imported. Torch alone is told that there is a GPU.
+READ = """
+import json, os, types
+import torch
+from harness.energy import EnergyUnavailable, gpu_state, measure_energy
 
-class DeniedError(Exception):
-    """NVML's error class in the stand-in."""
+uuid = "01234567-89ab-cdef-0123-456789abcdef"
+torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(uuid=uuid)
+torch.cuda.synchronize = lambda device=None: None
+torch.cuda.is_initialized = lambda: True
+gpu, own = torch.device("cuda", 0), os.getpid()
 
+def read(seconds=0, denied="", step="1000", pids=""):
+    os.environ.update(NVML_DENIED=denied, NVML_STEP=step, NVML_PIDS=pids)
+    try:
+        energy = vars(measure_energy(lambda: None, gpu, seconds=seconds))
+    except EnergyUnavailable as error:
+        energy = str(error)
+    return {"energy": energy, "state": gpu_state(gpu)}
 
-class StandIn:
-    """A GPU at 100 W whose counter moves by a joule a reading; ``denied`` readings are refused."""
-
-    NVMLError = DeniedError
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    def __init__(self, denied: tuple[str, ...] = (), step: int = 1000) -> None:
-        self.denied, self.step, self.millijoules = denied, step, 5000
-
-    def __getattr__(self, name: str) -> Any:
-        def read(*arguments: Any) -> Any:
-            if name in self.denied:
-                raise DeniedError("Insufficient Permissions")
-            if name == "nvmlDeviceGetTotalEnergyConsumption":
-                self.millijoules += self.step
-                return self.millijoules
-            return {
-                "nvmlDeviceGetPowerUsage": 100_000,
-                "nvmlSystemGetDriverVersion": b"580.1",
-                "nvmlDeviceGetClockInfo": 1980,
-                "nvmlDeviceGetMaxClockInfo": 1980,
-                "nvmlDeviceGetTemperature": 61,
-                "nvmlDeviceGetCurrentClocksThrottleReasons": 0x1 | 0x4,
-                "nvmlDeviceGetComputeRunningProcesses": [],
-            }[name]
-
-        return read
-
-
-def use(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(energy, "nvml_handle", lambda device: (stand_in, "handle"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+counter, power = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"
+print(json.dumps({
+    "all": read(),
+    "no counter": read(0.1, denied=counter),
+    "still counter": read(step="0"),
+    "no energy": read(denied=f"{counter} {power}"),
+    "no temperature": read(denied="nvmlDeviceGetTemperature"),
+    "no processes": read(denied="nvmlDeviceGetComputeRunningProcesses_v3"),
+    "nothing": read(denied="nvmlInitWithFlags"),
+    "two others": read(pids=f"1 {own} 2"),
+    "container": read(pids="400001 400002"),
+}))
+"""
 
 
-def test_the_counter_is_read_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(StandIn(), monkeypatch)
-    found = measure_energy(lambda: None, GPU, seconds=0)
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if sys.platform != "linux":
+        pytest.skip("NVML's library has another name there")
+    try:
+        compiler = find_compiler()
+    except KernelUnavailableError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("nvml")
+    source = Path(__file__).with_name("nvml_stand_in.cpp")
+    built = [
+        compiler.path,
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(folder / "libnvidia-ml.so.1"),
+        str(source),
+    ]
+    subprocess.run(built, check=True, capture_output=True)
+    library_path = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
+    ran = [sys.executable, "-c", READ]
+    done = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_counter_is_read_where_it_is_there(readings: dict[str, Any]) -> None:
+    found = readings["all"]["energy"]
     # One call, and one reading of 1000 mJ between the two ends.
-    assert (found.method, found.calls, found.joules_per_call) == ("total-energy counter", 1, 1.0)
-    assert found.watts == pytest.approx(1.0 / found.seconds)
+    assert (found["method"], found["calls"], found["joules_per_call"]) == ("total-energy counter", 1, 1.0)
+    assert found["watts"] == pytest.approx(1.0 / found["seconds"])
 
 
-def test_without_a_counter_power_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(StandIn(denied=("nvmlDeviceGetTotalEnergyConsumption",)), monkeypatch)
-    found = measure_energy(lambda: None, GPU, seconds=0.1)
-    assert (found.method, found.watts) == ("sampled power", 100.0)
-    assert found.joules_per_call * found.calls == pytest.approx(100.0 * found.seconds)
+def test_without_a_counter_power_is_sampled(readings: dict[str, Any]) -> None:
+    found = readings["no counter"]["energy"]
+    assert (found["method"], found["watts"]) == ("sampled power", 100.0)
+    assert found["joules_per_call"] * found["calls"] == pytest.approx(100.0 * found["seconds"])
 
 
-@pytest.mark.parametrize(
-    ("stand_in", "says"),
-    [
-        (StandIn(step=0), "the energy counter did not move"),
-        (
-            StandIn(denied=("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")),
-            "neither total energy nor power",
-        ),
-    ],
-)
-def test_nothing_to_read_is_a_reason_never_zero(
-    stand_in: StandIn, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(stand_in, monkeypatch)
-    with pytest.raises(EnergyUnavailable, match=says):
-        measure_energy(lambda: None, GPU, seconds=0)
+def test_nothing_to_read_is_a_reason_never_zero(readings: dict[str, Any]) -> None:
+    assert readings["still counter"]["energy"].startswith("the energy counter did not move")
+    assert readings["nothing"]["energy"] == "NVML refuses: Insufficient Permissions"
+    assert readings["nothing"]["state"] == {"unavailable": "NVML refuses: Insufficient Permissions"}
+    assert readings["no energy"]["energy"] == "this GPU reports neither total energy nor power"
 
 
-def test_a_denied_reading_is_left_out_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(StandIn(denied=("nvmlDeviceGetTemperature",)), monkeypatch)
-    state = gpu_state(GPU)
-    assert "temperature_c" not in state
-    assert (state["driver"], state["sm_mhz"], state["power_w"]) == ("580.1", 1980, 100.0)
-    assert state["throttle_reasons"] == ["power cap"]
+def test_a_denied_reading_is_left_out_and_the_others_stay(readings: dict[str, Any]) -> None:
+    whole = readings["all"]["state"]
+    assert whole == {
+        **{"driver": "580.1", "sm_mhz": 1980, "memory_mhz": 3201, "sm_max_mhz": 1980, "temperature_c": 61},
+        **{"power_w": 100.0, "throttle_reasons": ["power cap"], "other_processes": 0},
+    }
+    for case, name in (("no temperature", "temperature_c"), ("no processes", "other_processes")):
+        assert readings[case]["state"] == {key: value for key, value in whole.items() if key != name}
+
+
+def test_one_of_nvmls_processes_is_this_one_whatever_its_number_there(readings: dict[str, Any]) -> None:
+    assert readings["two others"]["state"]["other_processes"] == 2
+    assert readings["container"]["state"]["other_processes"] == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver here")
