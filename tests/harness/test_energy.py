@@ -5,7 +5,6 @@ whose GPU is told at each call what to deny.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_stand_in import build_nvml
 
-from cuda_ops.cache import KernelUnavailableError
-from cuda_ops.cpu_kernel import find_compiler
 from harness.energy import EnergyUnavailable, gpu_state, nvml_handle
 
 GPU = torch.device("cuda", 0)
@@ -58,26 +56,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if sys.platform != "linux":
-        pytest.skip("NVML's library has another name there")
-    try:
-        compiler = find_compiler()
-    except KernelUnavailableError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("nvml")
-    source = Path(__file__).with_name("nvml_stand_in.cpp")
-    built = [
-        compiler.path,
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-o",
-        str(folder / "libnvidia-ml.so.1"),
-        str(source),
-    ]
-    subprocess.run(built, check=True, capture_output=True)
-    library_path = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-    environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
+    environment = build_nvml(tmp_path_factory.mktemp("nvml"))
     ran = [sys.executable, "-c", READ]
     done = subprocess.run(ran, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
