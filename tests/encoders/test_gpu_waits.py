@@ -1,5 +1,6 @@
 """Nothing in a forward pass makes the host wait for a GPU, so that launches run ahead and can be captured."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +49,8 @@ def weights(model: torch.nn.Module) -> Iterator[tuple[dict[str, Tensor | None], 
 @pytest.mark.parametrize("text", MODELS)
 def test_a_forward_pass_crosses_to_the_gpu_with_its_levels_only(text: str) -> None:
     spec = parse_model(text)
-    model = meta_model(spec)
+    # A copy: the model itself is kept for whoever counts it next.
+    model = copy.deepcopy(meta_model(spec))
     # Fake tensors say that they lie on a GPU, and follow its rules where there is none.
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         for own, name, tensor in list(weights(model)):
