@@ -323,8 +323,10 @@ def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
         panels[0].set_yticks(range(len(names)), [_component(name) for name in names])
         panels[0].invert_yaxis()
         ends = [end for axes in panels for end in axes.get_xlim()]
+        # A marker at the outermost value is seen whole.
+        room = 0.04 * (max(ends) - min(ends))
         for axes in panels:
-            axes.set_xlim(min(ends), max(ends))
+            axes.set_xlim(min(ends) - room, max(ends) + room)
             axes.tick_params(axis="y", length=0)
             axes.set_xlabel("saving, %")
         return finish(figure), caption
