@@ -158,7 +158,7 @@ class ComponentTimes:
 def component_times(
     timer: ComponentTimer, call: Callable[[], object], device: torch.device, seconds: float
 ) -> ComponentTimes:
-    """Time a model's components: calls with hooks and calls without in turn, each first and last without.
+    """Time a model's components: calls with hooks and calls without in turn, the first and the last without.
 
     A call with hooks is set against the mean of the two around it, which takes a steady drift of the machine
     out of their ratio.

@@ -81,9 +81,11 @@ class Settings:
     def tf32(self) -> str | None:
         """What a GPU works out in TF32 (10 bits of mantissa) though fp32 is asked for; None for nothing.
 
-        By torch's defaults it is the convolutions.
+        By torch's defaults it is the convolutions. GPUs before Ampere (capability 8.0) have no TF32.
         """
         if self.torch_device.type != "cuda" or self.dtype != "fp32":
+            return None
+        if torch.cuda.get_device_capability(self.torch_device) < (8, 0):
             return None
         # These attributes come with the module that torch puts in the place of its own at import.
         cudnn: Any = torch.backends.cudnn

@@ -17,12 +17,14 @@ import pytest
 import torch
 
 MEBIBYTE = 2**20
+# What CAPABILITY in the environment says, e.g. 7.5; a Hopper otherwise.
+MAJOR, MINOR = (int(number) for number in os.environ.get("CAPABILITY", "9.0").split("."))
 GPU = types.SimpleNamespace(
     name="Stand-in GPU",
     total_memory=2**37,
     multi_processor_count=132,
-    major=9,
-    minor=0,
+    major=MAJOR,
+    minor=MINOR,
     uuid="01234567-89ab-cdef-0123-456789abcdef",
 )
 

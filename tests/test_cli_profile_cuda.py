@@ -83,3 +83,10 @@ def test_nvml_that_denies_all_leaves_a_record_with_the_reason(
     assert record["figures"]["joules_per_image"] is None
     assert "energy not measured: NVML refuses: Insufficient Permissions" in printed
     assert record["environment"]["during"]["unavailable"] == "NVML refuses: Insufficient Permissions"
+
+
+def test_a_gpu_without_tf32_is_not_said_to_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Turing: torch would allow TF32, the GPU has none.
+    monkeypatch.setitem(os.environ, "CAPABILITY", "7.5")
+    printed, record = profile(tmp_path)
+    assert record["settings"]["tf32"] is None and "batch 1, fp32, cuda" in printed
