@@ -3,8 +3,6 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +16,13 @@ from commands.common import (
     BackboneOpt,
     EncoderOpt,
     JsonOpt,
-    one_line,
     progress_bar,
     show,
     show_json,
     user_input,
     warn,
 )
-from commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load
+from commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
 
 if TYPE_CHECKING:
     from harness.datasets import Entry, PanopticSet
@@ -80,7 +77,7 @@ def evaluate(
     from harness.evaluate import model_cost, process_group, quality_record, score_folder, wait_for_all
 
     rank, world = process_group()
-    with user_input(), _named_failures():
+    with user_input(), named_failures():
         from harness.datasets import open_dataset
 
         if (weights is None) == (predictions is None):
@@ -113,7 +110,7 @@ def evaluate(
     faults = wait_for_all(faults)
     if rank:
         return
-    with user_input(), _named_failures():
+    with user_input(), named_failures():
         asked_for = len(entries)
         if weights is not None:
             from harness.inference import gather
@@ -151,25 +148,6 @@ def evaluate(
     from reports.quality import quality_table
 
     show(*quality_table(result), f"record {path}")
-
-
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    """What a machine runs out of, told in one line; what is finished is kept."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        from torch import OutOfMemoryError
-
-        from harness.panoptic_quality import WorkerKilledError
-
-        if isinstance(error, MemoryError | OutOfMemoryError):
-            warn(f"out of memory; a smaller --batch may do ({one_line(error)[:200]})")
-        elif isinstance(error, WorkerKilledError):
-            warn(str(error))
-        else:
-            raise
-        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _list_faults(faults: list[str]) -> None:

@@ -252,8 +252,8 @@ def _check_out(out: Path) -> None:
 
 def _write(figure: Any, out: Path, name: str) -> list[Path]:
     """Write the file asked for, or all three formats into a folder."""
+    from harness.files import prepare_folder
     from harness.record import write_bytes
-    from harness.report_files import prepare_folder
     from reports.breakdown import figure_bytes
 
     to_file = bool(out.suffix) and not out.is_dir()
@@ -295,8 +295,8 @@ def table(
     if out is None:
         sys.stdout.write(text)
         return
+    from harness.files import prepare_folder
     from harness.record import write_text
-    from harness.report_files import prepare_folder
 
     with user_input():
         prepare_folder(out.parent)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.common import JsonOpt, progress_bar, show, show_json, user_input
-from commands.weights import DeviceOpt, DtypeOpt, load
+from commands.weights import DeviceOpt, DtypeOpt, load, named_failures
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def predict(
     dtype: DtypeOpt = "float32",
 ) -> None:
     """Draw panoptic, instance and semantic results over photos, with a legend."""
-    with user_input():
+    with user_input(), named_failures():
         from harness.inference import Settings
         from harness.photos import find_photos
         from harness.predict import class_names, predict_photo

@@ -44,8 +44,8 @@ def report(
 ) -> None:
     """Measure all four models, audit the papers' tables, draw every figure; write it all as one report."""
     with user_input():
+        from harness.files import prepare_folder
         from harness.photos import find_photos
-        from harness.report_files import prepare_folder
 
         photos = find_photos(images or [])
         chosen = chosen_spec(None, "m2f", backbone, 133, None).backbone

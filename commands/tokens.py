@@ -56,10 +56,10 @@ def tokens(
 ) -> None:
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
     with user_input():
+        from harness.files import prepare_folder
         from harness.photos import choose_photos
         from harness.redundancy_maps import Settings
         from harness.redundancy_run import chosen_places, run_tokens
-        from harness.report_files import prepare_folder
         from harness.sizes import MAX_SIDE, ResizeRule
         from harness.weights import load_network
 

@@ -1,11 +1,22 @@
 """Checkpoints on the command line: convert, and what evaluate and predict share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.common import BackboneOpt, EncoderOpt, chosen_spec, show, user_input, warn
+from commands.common import (
+    EXIT_FAILED,
+    BackboneOpt,
+    EncoderOpt,
+    chosen_spec,
+    one_line,
+    show,
+    user_input,
+    warn,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,3 +81,22 @@ def load(path: Path, spec: "ModelSpec | None", settings: Any) -> "tuple[nn.Modul
             warn(line)
         raise
     return model.to(settings.device, DTYPES[settings.dtype]), found
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """What a machine runs out of, told in one line; what is finished is kept."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from torch import OutOfMemoryError
+
+        from harness.panoptic_quality import WorkerKilledError
+
+        if isinstance(error, MemoryError | OutOfMemoryError):
+            warn(f"out of memory; smaller images or a smaller --batch may do ({one_line(error)[:200]})")
+        elif isinstance(error, WorkerKilledError):
+            warn(str(error))
+        else:
+            raise
+        raise typer.Exit(EXIT_FAILED) from None

@@ -166,7 +166,7 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, got {depth!r}")
-    module: nn.Module = build(parse_model(model), "cpu") if isinstance(model, str) else model
+    module: nn.Module = build(parse_model(model, own=True), "cpu") if isinstance(model, str) else model
     watched: nn.Module = getattr(module, "_orig_mod", module)
     weights = next((p for p in watched.parameters()), None)
     device = weights.device if weights is not None else torch.device("cpu")

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 # Where a file that segmeter wrote says what it is.
 MODEL_KEY = "segmeter.model"
-_LAYER = r"encoder\.transformer\.encoder\.layers\.(\d+)\.self_attn\.(sampling_offsets|attention_weights)\..*"
+_LAYER = (
+    r"encoder\.transformer\.encoder\.layers\.(\d{1,6})\.self_attn\.(sampling_offsets|attention_weights)\..*"
+)
+_ANY_LAYER = r"encoder\.(?:.*\.)?layers\.(\d{1,6})\..*"
+# Layers that a small model may lack and still be told by name what it lacks.
+FEW_LAYERS = 6
 # Rows per level of the two layers that have rows for each: 8 heads, 4 points, and (x, y) of a place.
 _ROWS_PER_LEVEL = {"sampling_offsets": 64, "attention_weights": 32}
 # Width -> blocks of the third stage -> name.
@@ -37,7 +42,14 @@ def recognise_model(checkpoint: "Checkpoint") -> ModelSpec:
     classes, queries = classes_and_queries(checkpoint)
     written = checkpoint.metadata.get(MODEL_KEY)
     if written is not None:
-        return parse_model(written, num_classes=classes, num_queries=queries)
+        try:
+            spec = parse_model(written, num_classes=classes, num_queries=queries)
+        except ValueError as error:
+            raise ValueError(
+                f"{checkpoint.path} names its model: {error}; if it is yours, name it with --encoder"
+            ) from None
+        _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for _, value in spec.options))
+        return spec
     encoder, options = _recognise_encoder(checkpoint)
     backbone = recognise_backbone(checkpoint.weights)
     return model_spec(encoder, backbone, num_classes=classes, num_queries=queries, **options)
@@ -67,12 +79,12 @@ def recognise_backbone(weights: Mapping[str, Tensor]) -> str:
     Raises:
         ValueError: none of them.
     """
-    depth = _count(weights, r"backbone\.trunk\.layer3\.(\d+)\..*")
+    depth = _count(weights, r"backbone\.trunk\.layer3\.(\d{1,6})\..*")
     if depth:
         return "r50" if depth <= 6 else "r101"
-    if _count(weights, r"backbone\.trunk\.blocks\.(\d+)\.attn\.pool_q\..*"):
+    if _count(weights, r"backbone\.trunk\.blocks\.(\d{1,6})\.attn\.pool_q\..*"):
         return "mvit-t"
-    blocks = _count(weights, r"backbone\.trunk\.layers_2\.blocks\.(\d+)\..*")
+    blocks = _count(weights, r"backbone\.trunk\.layers_2\.blocks\.(\d{1,6})\..*")
     width = next(
         (
             tensor.shape[0]
@@ -104,6 +116,7 @@ def _recognise_encoder(checkpoint: "Checkpoint") -> tuple[str, dict[str, Any]]:
         layer = re.fullmatch(_LAYER, name)
         if layer and tensor.ndim:
             found[int(layer[1])] = tensor.shape[0] // _ROWS_PER_LEVEL[layer[2]]
+    _refuse_phantoms(checkpoint, max(found, default=0) + 1)
     levels = [found[layer] for layer in sorted(found)]
     if not levels or any(level not in (1, 2, 3) for level in levels) or levels != sorted(levels):
         raise ValueError(f"{checkpoint.path} holds no encoder of M2F's or PRO-SCALE's kind; give --encoder")
@@ -117,6 +130,21 @@ def _recognise_encoder(checkpoint: "Checkpoint") -> tuple[str, dict[str, Any]]:
         "pixel_embedding": embedding,
         "recalibration": recalibration,
     }
+
+
+def _refuse_phantoms(checkpoint: "Checkpoint", layers: int) -> None:
+    """A name with the number 999 in it is one entry; a thousand layers take a minute to build and to miss."""
+    names = (re.fullmatch(_ANY_LAYER, name) for name in checkpoint.weights)
+    present = len({name[1] for name in names if name})
+    if layers > 2 * present + FEW_LAYERS:
+        raise ValueError(
+            f"{checkpoint.path} speaks of {layers} encoder layers and holds entries of {present} of them"
+        )
+
+
+def _whole_numbers(value: Any) -> int:
+    values = value if isinstance(value, tuple) else (value,)
+    return sum(one for one in values if isinstance(one, int) and not isinstance(one, bool))
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from encoders.interface import nearest
+from harness.files import inside, plain_id, read_bytes
 from harness.miou import VOID_CLASS
 from harness.panoptic_quality import GroundSegment
 from harness.sizes import CITYSCAPES_RULE, COCO_RULE, ResizeRule
@@ -301,12 +302,10 @@ def read_json(path: Path) -> Any:
     """A JSON file's content.
 
     Raises:
-        ValueError: missing, truncated or not JSON.
+        ValueError: missing, no regular file, beyond reason in size, truncated or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        return json.loads(read_bytes(path))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
@@ -328,7 +327,7 @@ def _categories(listed: list[Any], source: Path) -> tuple[Category, ...]:
 
 
 def _entries(
-    name: str, content: Mapping[str, Any], found: Mapping[str, Path], known: set[int]
+    dataset: str, content: Mapping[str, Any], found: Mapping[str, Path], known: set[int]
 ) -> tuple[list[Entry], list[str]]:
     listed = {
         image["id"]: image
@@ -339,13 +338,15 @@ def _entries(
     for index, annotation in enumerate(content["annotations"]):
         try:
             image_id = annotation["image_id"]
-            png = found["panoptic pictures"] / annotation["file_name"]
+            name = annotation["file_name"]
             segments = tuple(_segment(info) for info in annotation["segments_info"])
         except (KeyError, TypeError, ValueError) as error:
             faults.append(f"annotation {index} lacks {error}")
             continue
-        if not isinstance(image_id, int | str):
-            faults.append(f"annotation {index} has the image id {image_id!r}; expected a number or a text")
+        try:
+            image_id, png = plain_id(image_id), inside(found["panoptic pictures"], name)
+        except ValueError as error:
+            faults.append(f"annotation {index}: {error}")
             continue
         wrong = sorted({s.category_id for s in segments} - known)
         if image_id not in listed:
@@ -356,7 +357,11 @@ def _entries(
             faults.append(f"annotation {index} (image {image_id!r}) has the unknown category {wrong[0]}")
         else:
             seen.add(image_id)
-            image = _image_path(name, found["images"], image_id, str(listed[image_id].get("file_name")))
+            try:
+                image = _image_path(dataset, found["images"], image_id, listed[image_id].get("file_name"))
+            except ValueError as error:
+                faults.append(f"image {image_id!r}: {error}")
+                continue
             entries.append(Entry(image_id, image, png, segments, _size(listed[image_id])))
     return entries, faults
 
@@ -374,8 +379,8 @@ def _segment(info: Mapping[str, Any]) -> GroundSegment:
     )
 
 
-def _image_path(name: str, folder: Path, image_id: int | str, file_name: str) -> Path:
-    if name == "cityscapes":
+def _image_path(dataset: str, folder: Path, image_id: int | str, file_name: object) -> Path:
+    if dataset == "cityscapes":
         # The file's own name says "gtFine"; the image lies in its city's folder.
-        return folder / str(image_id).partition("_")[0] / f"{image_id}_leftImg8bit.png"
-    return folder / file_name
+        return inside(folder, f"{str(image_id).partition('_')[0]}/{image_id}_leftImg8bit.png")
+    return inside(folder, file_name)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from harness.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
+from harness.files import check_regular, inside, plain_id
 from harness.instance_ap import NAMES, InstanceAP, instance_ap
 from harness.miou import MeanIoU, confusion, mean_iou
 from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, score_pairs
@@ -193,21 +194,24 @@ def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], 
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
         raise ValueError(f"{path} is not in COCO's panoptic format: no list named 'annotations'")
-    predicted: dict[Any, tuple[str, dict[int, int]]] = {}
+    predicted: dict[Any, tuple[Path, dict[int, int]]] = {}
     faults = []
     for index, annotation in enumerate(annotations):
         try:
             segments = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
-            image_id, name = annotation["image_id"], str(annotation["file_name"])
+            image_id, name = annotation["image_id"], annotation["file_name"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: annotation {index} lacks {error}") from None
-        if not isinstance(image_id, int | str):
-            raise ValueError(f"{path}: annotation {index} has the image id {image_id!r}")
+        try:
+            image_id = plain_id(image_id)
+            png = inside(folder / "panoptic", name, strict=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: annotation {index}: {error}") from None
         if len(segments) != len(annotation["segments_info"]):
             faults.append(f"image {image_id}: predicted segment ids are given twice")
         elif image_id in predicted:
             faults.append(f"image {image_id}: predicted twice")
-        predicted[image_id] = (name, segments)
+        predicted[image_id] = (png, segments)
     wanted = {entry.image_id for entry in entries}
     # More predictions than images to score is usual with a limit; an id of no image of the set is not.
     pairs = []
@@ -215,12 +219,8 @@ def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], 
         if entry.image_id not in predicted:
             faults.append(f"image {entry.image_id}: no panoptic prediction")
             continue
-        name, segments = predicted[entry.image_id]
-        pairs.append(
-            PanopticPair(
-                entry.image_id, entry.truth_png, folder / "panoptic" / name, entry.segments, segments
-            )
-        )
+        png, segments = predicted[entry.image_id]
+        pairs.append(PanopticPair(entry.image_id, entry.truth_png, png, entry.segments, segments, entry.size))
     if not wanted & set(predicted):
         some = ", ".join(repr(image_id) for image_id in list(predicted)[:3]) or "none"
         raise ValueError(f"{path} predicts none of the data set's images (its ids: {some})")
@@ -233,24 +233,27 @@ def _score_semantic(
     size = len(dataset.categories)
     matrix = np.zeros((size, size + 1), dtype=np.int64)
     for entry in entries:
-        path = folder / "semantic" / f"{entry.image_id}.png"
         try:
-            truth = semantic_truth(read_segment_png(entry.truth_png), entry, dataset.class_of)
-            matrix += confusion(truth, _read_classes(path), size)
+            path = inside(folder / "semantic", f"{entry.image_id}.png", strict=True)
+            truth = semantic_truth(read_segment_png(entry.truth_png, entry.size), entry, dataset.class_of)
+            matrix += confusion(truth, _read_classes(path, truth.shape), size)
         except ValueError as error:
             faults.append(f"image {entry.image_id}, semantic: {error}")
     return mean_iou(matrix)
 
 
-def _read_classes(path: Path) -> np.ndarray:
+def _read_classes(path: Path, size: tuple[int, ...]) -> np.ndarray:
+    check_regular(path)
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=["PNG"]) as opened:
             if opened.mode not in ("L", "P"):
                 raise ValueError(f"{path} has mode {opened.mode}; a semantic PNG has one channel of 8 bits")
+            if opened.size != (size[1], size[0]):
+                raise ValueError(
+                    f"the prediction is {opened.height}x{opened.width}, the ground truth {size[0]}x{size[1]}"
+                )
             return np.asarray(opened)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
@@ -281,7 +284,7 @@ def _instances_of_panoptic(
     images, annotations = [], []
     for entry in entries:
         try:
-            ids = read_segment_png(entry.truth_png)
+            ids = read_segment_png(entry.truth_png, entry.size)
         except ValueError as error:
             faults.append(f"image {entry.image_id}, instances: {error}")
             continue

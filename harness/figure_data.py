@@ -64,7 +64,7 @@ def figure_data(
         "layers": layers_data(backbone),
         "lpe": lpe_data(backbone),
         "not_counted": not_counted_data(backbone, models),
-        "realised": realised_data(records_dir),
+        "realised": realised_data(records_dir, models),
     }
 
 
@@ -105,7 +105,7 @@ def resolution_data(backbone: str, models: Sequence[str] = ()) -> dict[str, Any]
     """Encoder cost at several sizes: ``series`` of {"label", "model", "gmacs", "own", "what"}."""
     series = []
     for name in (*RESOLUTION_MODELS, *models):
-        spec = parse_model(_on(name, backbone), num_classes=19)
+        spec = parse_model(_on(name, backbone), num_classes=19, own=name in models)
         # A whole model of the user's own has no encoder to tell apart.
         part = "encoder" if spec.backbone else "total"
         gmacs = [_part(spec, size, part) for size in RESOLUTIONS]
@@ -167,14 +167,14 @@ def not_counted_data(backbone: str, models: Sequence[str] = ()) -> list[dict[str
     ]
 
 
-def realised_data(records_dir: Path | None) -> list[dict[str, Any]]:
+def realised_data(records_dir: Path | None, models: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Claimed beside realised savings from timing records; see :func:`harness.realised.realised_savings`."""
     if records_dir is None:
         return []
     from harness.realised import realised_savings
     from harness.record_points import read_records
 
-    return realised_savings([run for _, run in read_records(records_dir).runs])
+    return realised_savings([run for _, run in read_records(records_dir).runs], models)
 
 
 def _on(model: str, backbone: str) -> str:
@@ -195,7 +195,7 @@ def _on(model: str, backbone: str) -> str:
 
 @lru_cache(maxsize=64)
 def _record(model: str, dataset: str) -> FlopsRecord:
-    spec = parse_model(model, num_classes=CLASSES[dataset])
+    spec = parse_model(model, num_classes=CLASSES[dataset], own=True)
     return flops_record(count_model(spec, COMMON_SIZES[dataset], CONVENTION))
 
 

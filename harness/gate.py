@@ -87,7 +87,7 @@ def _spec(budget: ModelBudget, folder: Path, size: ImageSize) -> ModelSpec:
     text = relative_source(budget.model, folder)
     classes = budget.num_classes or default_classes(SizeSet("", {size: 1}, ""))
     return parse_model(
-        text, num_classes=classes, num_queries=budget.num_queries, options=dict(budget.options)
+        text, num_classes=classes, num_queries=budget.num_queries, options=dict(budget.options), own=True
     )
 
 

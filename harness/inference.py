@@ -23,7 +23,9 @@ from torch import nn
 from encoders.postprocess import SegmentationOutput, instances, panoptic
 from encoders.segmenter import normalise, pad_to_multiple
 from harness.datasets import Entry, PanopticSet, read_json
+from harness.files import check_regular
 from harness.instance_ap import encode_mask
+from harness.photos import open_photo
 from harness.png_ids import segment_png
 from harness.record import write_bytes, write_json, write_parts
 from harness.sizes import ResizeRule
@@ -58,14 +60,13 @@ def read_image(path: Path) -> np.ndarray:
     """An image file as RGB, upright: (H, W, 3) uint8.
 
     Raises:
-        ValueError: missing or truncated.
+        ValueError: missing, no regular file, no photo, truncated, or of too many pixels.
     """
+    check_regular(path)
     try:
-        with Image.open(path) as opened:
+        with open_photo(path) as opened:
             return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.png_ids import build_decoder, read_segment_png, use_decoder
+from harness.png_ids import WrongSizeError, build_decoder, read_segment_png, use_decoder
 
 VOID = 0
 CHUNK = 16
@@ -50,6 +50,7 @@ class PanopticPair:
         predicted_png: prediction, likewise.
         truth: the ground truth's segments.
         predicted: predicted segment id -> category id.
+        size: (H, W) of the image as the annotations have it; None where they do not tell.
     """
 
     image_id: int | str
@@ -57,6 +58,7 @@ class PanopticPair:
     predicted_png: Path
     truth: tuple[GroundSegment, ...]
     predicted: Mapping[int, int]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -282,11 +284,20 @@ def _score_chunk(pairs: Sequence[PanopticPair], categories: Mapping[int, bool]) 
     total = PanopticScore(categories)
     for pair in pairs:
         try:
-            truth, predicted = read_segment_png(pair.truth_png), read_segment_png(pair.predicted_png)
+            truth = read_segment_png(pair.truth_png, pair.size)
+            predicted = _read_prediction(pair.predicted_png, truth)
             total.add(score_maps(truth, predicted, pair.truth, pair.predicted, categories))
         except ValueError as error:
             total.faults.append(f"image {pair.image_id}: {error}")
     return total
+
+
+def _read_prediction(path: Path, truth: np.ndarray) -> np.ndarray:
+    try:
+        return read_segment_png(path, (truth.shape[0], truth.shape[1]))
+    except WrongSizeError as error:
+        height, width = error.found
+        raise ValueError(f"the prediction is {height}x{width}, the ground truth {_size(truth)}") from None
 
 
 def _chunks(pairs: Iterable[PanopticPair]) -> Iterator[list[PanopticPair]]:

@@ -1,16 +1,23 @@
 """Photos to measure on: the user's files, or the two that scikit-learn ships."""
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from harness.files import check_regular
 from harness.sizes import MAX_SIDE, Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Pillow knows others too, some of which start programs.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+# 402 MB of pixels. Every network here resizes a photo to a hundredth of that.
+MAX_PIXELS = 1 << 27
 PACKAGE_PHOTOS = ("china.jpg", "flower.jpg")
 
 
@@ -87,11 +94,34 @@ def read_photo(photo: Photo, size: Size) -> np.ndarray:
         ValueError: the file cannot be decoded.
     """
     try:
-        with Image.open(photo.path) as opened:
+        with open_photo(photo.path) as opened:
             upright = _to_rgb(ImageOps.exif_transpose(opened))
             return np.asarray(upright.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read photo {photo.path}: {error}") from None
+
+
+@contextmanager
+def open_photo(path: Path) -> Iterator[Image.Image]:
+    """A photo's file, opened and not yet decoded.
+
+    Raises:
+        ValueError: missing, no regular file, no photo, or one of more than :data:`MAX_PIXELS` pixels.
+        OSError: the file cannot be read.
+    """
+    check_regular(path)
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures, at two thirds of the bound here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from None
+    with opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{height}x{width} pixels, beyond {MAX_PIXELS:,}: make it smaller first")
+        yield opened
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -116,12 +146,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _upright_size(path: Path) -> Size:
     try:
-        with Image.open(path) as opened:
+        with open_photo(path) as opened:
             opened.load()
             width, height = ImageOps.exif_transpose(opened).size
     except UnidentifiedImageError:
         raise ValueError(f"not an image: {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read photo {path}: {error}") from None
     if max(height, width) > MAX_SIDE:
         raise ValueError(f"photo {path} is {height}x{width}, beyond {MAX_SIDE} pixels a side")

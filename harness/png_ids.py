@@ -17,10 +17,14 @@ import numpy as np
 from PIL import Image
 from zlib_ng import zlib_ng
 
+from harness.files import check_regular
+
 MAX_ID = 256**3 - 1
 # A picture beyond this is a bomb or damaged; Cityscapes' have 2 million pixels.
 MAX_PIXELS = 1 << 27
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Signature, and the header chunk with its length, name and checksum.
+HEADER_BYTES = 33
 COLOURS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with alpha", 6: "RGBA"}
 CHANNELS = {2: 3, 6: 4}
 SOURCE = Path(__file__).with_name("png_ids.cpp")
@@ -29,31 +33,50 @@ _InflateError: type[Exception] = zlib_ng.error  # type: ignore[assignment]
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
 
 
-def read_segment_png(path: Path) -> np.ndarray:
+class WrongSizeError(ValueError):
+    """A picture of another size than it must have; ``found`` is its own, (H, W)."""
+
+    def __init__(self, found: tuple[int, int], expected: tuple[int, int]) -> None:
+        self.found = found
+        super().__init__(f"it has {found[0]}x{found[1]} pixels, not {expected[0]}x{expected[1]}")
+
+
+def read_segment_png(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """A panoptic PNG's segment ids: (H, W) uint32.
 
+    Args:
+        path: the file.
+        size: (H, W) that it must have, where that is known: told by its header, before anything is unpacked.
+
     Raises:
-        ValueError: the file is missing, truncated, damaged, or no PNG of RGB or RGBA with 8 bits.
+        ValueError: the file is missing, no regular file, truncated, damaged, of another size, or no PNG of
+            RGB or RGBA with 8 bits.
     """
+    stored = check_regular(path)
     try:
-        return decode_segment_png(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+            width, height, *_ = _header(head)
+            if size is not None and (height, width) != size:
+                raise WrongSizeError((height, width), size)
+            # Uncompressed, with a text or two beside the pixels: what is longer is no picture of this size.
+            most = 4 * height * width + height + (1 << 20)
+            if stored > most:
+                raise ValueError(f"it is longer than {height}x{width} pixels can be")
+            rest = file.read(stored)
+        return decode_segment_png(head + rest)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except WrongSizeError:
+        raise
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def decode_segment_png(content: bytes) -> np.ndarray:
     """As :func:`read_segment_png`, from the file's bytes."""
-    header, compressed = _chunks(content)
-    width, height, bits, colour, method, filters, interlace = struct.unpack(">IIBBBBB", header)
-    if colour not in CHANNELS or bits != 8:
-        found = f"{COLOURS.get(colour, f'colour type {colour}')} of {bits} bits"
-        raise ValueError(f"it is {found}; a panoptic PNG is RGB of 8 bits, ids as R + 256 G + 65536 B")
-    if not 0 < width * height <= MAX_PIXELS or method or filters or interlace > 1:
-        raise ValueError(f"its header is damaged (it says {height}x{width} pixels)")
+    width, height, colour, interlace = _header(content)
+    compressed = _chunks(content)
     library = _library(_decoder_path())
     if library is None or interlace:
         return _by_pillow(content)
@@ -135,11 +158,27 @@ def _library(place: Path | None) -> ctypes.CDLL | None:
     return library
 
 
-def _chunks(content: bytes) -> tuple[bytes, bytes]:
-    """The header's 13 bytes and the joined image data, their checksums verified."""
+def _header(content: bytes) -> tuple[int, int, int, int]:
+    """Width, height, colour type and interlacing, from a file's first bytes."""
     if not content.startswith(SIGNATURE):
         raise ValueError("it is no PNG")
-    header, data, position = b"", [], len(SIGNATURE)
+    if len(content) < HEADER_BYTES:
+        raise ValueError(f"it is truncated at byte {len(content):,}")
+    length, kind = struct.unpack_from(">I4s", content, len(SIGNATURE))
+    if kind != b"IHDR" or length != 13:
+        raise ValueError("it has no header or no pixels")
+    width, height, bits, colour, method, filters, interlace = struct.unpack_from(">IIBBBBB", content, 16)
+    if colour not in CHANNELS or bits != 8:
+        found = f"{COLOURS.get(colour, f'colour type {colour}')} of {bits} bits"
+        raise ValueError(f"it is {found}; a panoptic PNG is RGB of 8 bits, ids as R + 256 G + 65536 B")
+    if not 0 < width * height <= MAX_PIXELS or method or filters or interlace > 1:
+        raise ValueError(f"its header is damaged (it says {height}x{width} pixels)")
+    return width, height, colour, interlace
+
+
+def _chunks(content: bytes) -> bytes:
+    """The joined image data; every chunk's checksum is verified."""
+    data, position = [], len(SIGNATURE)
     while True:
         if position + 12 <= len(content):
             length, kind = struct.unpack_from(">I4s", content, position)
@@ -150,16 +189,14 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
             raise ValueError(f"it is truncated at byte {len(content):,}")
         if zlib_ng.crc32(content[position + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
             raise ValueError(f"it is damaged: the checksum of its {kind!r} does not hold")
-        if kind == b"IHDR" and length == 13:
-            header = content[position + 8 : end]
-        elif kind == b"IDAT":
+        if kind == b"IDAT":
             data.append(content[position + 8 : end])
         elif kind == b"IEND":
             break
         position = end + 4
-    if not header or not data:
+    if not data:
         raise ValueError("it has no header or no pixels")
-    return header, b"".join(data)
+    return b"".join(data)
 
 
 def _by_pillow(content: bytes) -> np.ndarray:

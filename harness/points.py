@@ -285,7 +285,8 @@ def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
 
     if dataset not in COMMON_SIZES:
         raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")
-    spec = parse_model(model, num_classes=CLASSES[dataset])
+    # Only a model that the user named may be the user's own; others come from tables and records.
+    spec = parse_model(model, num_classes=CLASSES[dataset], own=source == "own")
     size = COMMON_SIZES[dataset]
     padded, original = format_size(size.padded), format_size(size.original)
     return point(

@@ -7,14 +7,17 @@ from typing import Any
 from harness.model_count import count_model
 from harness.runs import Run, how_measured
 from harness.sizes import ImageSize, parse_size
-from harness.spec import parse_model
+from harness.spec import BUILT_IN, parse_model
 
 # A component below this share of the baseline's time is noise.
 LEAST_SHARE = 0.01
 
 
-def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[str, Any]]:
     """For each model that was timed in the same rounds as a baseline: its savings, the newest first.
+
+    A record may name a model of somebody's own code, which is only imported and counted if ``own`` names it
+    too, as the user wrote it; otherwise its record is passed over.
 
     Returns:
         Dicts of {"model", "title", "baseline", "size", "machine", "record", "rows"}; a row is {"component",
@@ -30,6 +33,8 @@ def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
             baseline = by_id.get(ratio["baseline"])
             if run.status != "ok" or baseline is None or not baseline.components or not run.components:
                 continue
+            if not all(_may_be_counted(one.model, own) for one in (run, baseline)):
+                continue
             settings = run.settings
             key = (
                 run.model,
@@ -38,13 +43,17 @@ def realised_savings(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 how_measured(run),
             )
             if key not in found:
-                found[key] = _pair(run, baseline, ratio)
+                found[key] = _pair(run, baseline, ratio, own)
     return list(found.values())
 
 
-def _pair(run: Run, baseline: Run, ratio: dict[str, Any]) -> dict[str, Any]:
+def _may_be_counted(model: str, own: Sequence[str]) -> bool:
+    return model in own or model.partition("@")[0].partition(":")[0] in BUILT_IN
+
+
+def _pair(run: Run, baseline: Run, ratio: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
     settings = run.settings
-    claimed, reference = _work(run), _work(baseline)
+    claimed, reference = _work(run, own), _work(baseline, own)
     times, before = _times(run), _times(baseline)
     rows = [
         {
@@ -98,11 +107,14 @@ def _times(run: Run) -> dict[str, float]:
     return times | {"encoder": sum(inside)}
 
 
-def _work(run: Run) -> dict[str, float]:
+def _work(run: Run, own: Sequence[str]) -> dict[str, float]:
     """MACs of each component to a depth of two, of the encoder and in all, in the published convention."""
     settings = run.settings
     spec = parse_model(
-        run.model, num_classes=settings.get("num_classes", 133), num_queries=settings.get("num_queries")
+        run.model,
+        num_classes=settings.get("num_classes", 133),
+        num_queries=settings.get("num_queries"),
+        own=run.model in own,
     )
     padded = parse_size(str(settings["padded_size"]))
     figures = count_model(spec, ImageSize(padded, padded), "published").figures

@@ -179,7 +179,7 @@ def reconcile(
     if what not in WHATS:
         raise ValueError(f"what must be encoder or total, got {what!r}")
     specs = {
-        cityscapes: model_spec(encoder, backbone, num_classes=classes, **(options or {}))
+        cityscapes: model_spec(encoder, backbone, num_classes=classes, own=True, **(options or {}))
         for cityscapes, classes in CLASSES.items()
     }
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from harness.files import MAX_SHOWN, plain_id
 from harness.record import write_text
 
 if TYPE_CHECKING:
@@ -181,6 +182,10 @@ def run_from(content: Any) -> Run:
             raise ValueError(f"{key} must be a {kind.__name__}, got {type(content[key]).__name__}")
     if content["status"] not in STATUSES:
         raise ValueError(f"status {content['status']!r} is unknown{nearest(content['status'], STATUSES)}")
+    try:
+        plain_id(content["id"])
+    except ValueError:
+        raise ValueError(f"id {content['id'][:MAX_SHOWN]!r} is no plain name") from None
     known = {key: value for key, value in content.items() if key in _KNOWN}
     more = {key: value for key, value in content.items() if key not in _KNOWN and key != "schema"}
     return Run(**known, more=more)

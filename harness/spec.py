@@ -12,6 +12,7 @@ from typing import Any
 
 from encoders.backbones import BACKBONES, check_backbone, default_num_queries
 from encoders.build import ENCODERS, check_options, encoder_options
+from encoders.interface import nearest
 from harness.own_models import (
     COMPONENTS,
     OwnModel,
@@ -26,6 +27,10 @@ from harness.own_models import (
 DEFAULT_BACKBONE = "swin-t"
 MAX_CLASSES = 100_000
 MAX_QUERIES = 100_000
+# Letters of a name out of a file that a message repeats.
+MAX_SHOWN = 80
+# What data may name; the table itself grows by the encoders that the user names.
+BUILT_IN = tuple(ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ def model_spec(
     *,
     num_classes: int = 133,
     num_queries: int | None = None,
+    own: bool = False,
     **options: Any,
 ) -> ModelSpec:
     """Check and complete a model.
@@ -132,15 +138,25 @@ def model_spec(
         backbone: backbone name.
         num_classes: classes without "no object".
         num_queries: defaults to the papers' choice: 200 for swin-l, otherwise 100.
+        own: whether the name may be of code of the user's own, which is then imported and run. Only for what
+            the user typed, or wrote into their own TOML file: never for a name out of a checkpoint, a record
+            or any other data.
         options: encoder options; the rest take their defaults.
 
     Raises:
         ValueError: an unknown name, option or value; one line with the nearest valid choice.
     """
+    if not own and encoder not in BUILT_IN:
+        if is_source(encoder) or encoder.endswith(".toml"):
+            raise ValueError(
+                f"{encoder[:MAX_SHOWN]!r} is code, and only segmeter's encoders are taken from a file: "
+                f"{', '.join(BUILT_IN)}"
+            )
+        raise ValueError(f"unknown encoder {encoder[:MAX_SHOWN]!r}{nearest(encoder, BUILT_IN)}")
     if encoder not in ENCODERS:
-        own = load_own(encoder)
-        if not own.is_encoder:
-            return whole_model_spec(own, options)
+        found = load_own(encoder)
+        if not found.is_encoder:
+            return whole_model_spec(found, options)
         add_encoder(encoder)
     checked = {**encoder_options(encoder), **check_options(encoder, options)}
     check_backbone(backbone)
@@ -162,8 +178,11 @@ def parse_model(
     num_classes: int = 133,
     num_queries: int | None = None,
     options: Mapping[str, Any] | None = None,
+    own: bool = False,
 ) -> ModelSpec:
     """Read ``ENCODER[@BACKBONE][:OPTION=VALUE]...``; ``options`` are more of them, as values.
+
+    ``own`` is as for :func:`model_spec`: without it, no code of anybody's is imported, whatever the text is.
 
     Raises:
         ValueError: what is wrong with it, in one line.
@@ -175,6 +194,7 @@ def parse_model(
         backbone or DEFAULT_BACKBONE,
         num_classes=num_classes,
         num_queries=num_queries,
+        own=own,
         **written,
         **(options or {}),
     )
@@ -190,7 +210,7 @@ def model_from_parts(
     num_queries: int | None,
     options: dict[str, Any],
 ) -> ModelSpec:
-    """A model from its written form, from single settings, or from both where they do not clash.
+    """A model from what the user typed: its written form, single settings, or both where they do not clash.
 
     Raises:
         ValueError: no encoder at all, or the same thing said twice.
@@ -214,6 +234,7 @@ def model_from_parts(
         written_backbone or backbone or DEFAULT_BACKBONE,
         num_classes=num_classes,
         num_queries=num_queries,
+        own=True,
         **written,
         **settings,
     )

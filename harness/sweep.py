@@ -143,7 +143,7 @@ def check_cells(plan: SweepPlan) -> None:
     from harness.subjects import DEVICES, DTYPES
 
     for cell in plan.cells:
-        parse_model(cell.model, num_classes=cell.num_classes)
+        parse_model(cell.model, num_classes=cell.num_classes, own=True)
         parse_padded_size(cell.padded_size)
         kind = cell.device.partition(":")[0]
         if kind not in DEVICES:

@@ -38,7 +38,7 @@ def main(cell_json: str, folder: str) -> int:
             threads=cell.threads,
             plan=Plan(cell.seconds, cell.min_rounds, max(1000, cell.min_rounds), cell.width),
         )
-        spec = parse_model(cell.model, num_classes=cell.num_classes)
+        spec = parse_model(cell.model, num_classes=cell.num_classes, own=True)
         (run,) = profile([spec], settings, kind="sweep")
     except (OutOfMemory, MemoryError, RuntimeError) as error:
         if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):

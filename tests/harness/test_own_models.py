@@ -13,7 +13,14 @@ from harness.flops_record import flops_record
 from harness.model_count import count_model
 from harness.own_models import OwnModelError, build_whole, entry_point_names, load_own
 from harness.sizes import ImageSize
-from harness.spec import WholeModelSpec, parse_model
+from harness.spec import WholeModelSpec
+from harness.spec import parse_model as parse_text
+
+
+def parse_model(text: str):
+    """As the command line reads what the user typed: code may be named."""
+    return parse_text(text, own=True)
+
 
 SOURCE = '''
 import torch
