@@ -1,6 +1,8 @@
 # `make report` and `make test` do everything from a bare clone; a second run only does the last step.
 PYTHON ?= python3
 BIN := .venv/bin
+# The package as mypy wants to see it; see pyproject.toml.
+TYPES := build/types/segmeter
 INSTALLED := .venv/.installed
 
 .PHONY: report test lint check bench clean
@@ -14,6 +16,9 @@ test: $(INSTALLED) lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf $(TYPES) && mkdir -p $(TYPES)
+	ln -s $(foreach room,commands cuda_ops encoders harness reports results,$(CURDIR)/$(room)) $(TYPES)
+	ln -s $(CURDIR)/segmeter/*.py $(TYPES)
 	$(BIN)/mypy
 
 # segmeter's own gate: its encoders against results/budgets.toml.

@@ -1,60 +1,6 @@
-"""The command line of segmeter: ``segmeter COMMAND``, also ``python cli.py COMMAND``."""
+"""``python cli.py COMMAND``: the command line of a checkout; see :mod:`commands.main`."""
 
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
-
-import typer
-
-from commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
-from commands.common import EXIT_MISUSE, InputError, one_line, warn
-
-EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
-
-app = typer.Typer(
-    name="segmeter",
-    help="What a segmentation model costs, where the cost sits, and whether the printed figure is true.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-for group in (audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens):
-    group.register(app)
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 fine, 1 a check failed, 2 misuse."""
-    command = typer.main.get_command(app)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = command.main(given, prog_name="segmeter", standalone_mode=False)
-        if code == EXIT_STOPPED:
-            # Newer versions of typer turn Ctrl-C into this code without a word.
-            warn("stopped")
-    except InputError as error:
-        warn(str(error))
-        code = EXIT_MISUSE
-    except (typer.Abort, KeyboardInterrupt):
-        warn("stopped")
-        code = EXIT_STOPPED
-    except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`.
-        sys.stderr.close()
-        code = 0
-    except Exception as error:
-        # The parser's own errors carry this method under every version of typer.
-        message = getattr(error, "format_message", None)
-        if message is None:
-            raise
-        if not given:
-            sys.stdout.write(message() + "\n")
-            code = 0
-        else:
-            warn(one_line(Exception(message())))
-            code = EXIT_MISUSE
-    sys.exit(code if isinstance(code, int) else 0)
-
+from segmeter.commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,14 +16,14 @@ import timm
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from cuda_ops.formulas import fvcore_handles
-from encoders.segmenter import Segmenter, build_segmenter
-from harness import meta_ops
-from harness.model_count import count_dataset, count_model, work_of
-from harness.published import family_cells
-from harness.reproduce import reproduce
-from harness.sizes import ImageSize, dataset_sizes
-from harness.spec import ModelSpec, parse_model
+from segmeter.cuda_ops.formulas import fvcore_handles
+from segmeter.encoders.segmenter.model import Segmenter, build_segmenter
+from segmeter.harness.audit.reproduce import reproduce
+from segmeter.harness.counting import meta_ops
+from segmeter.harness.counting.count import count_dataset, count_model, work_of
+from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes
+from segmeter.harness.models.spec import ModelSpec, parse_model
+from segmeter.harness.published.cells import family_cells
 
 # Small enough for fvcore to hold M2F's activations in a few GiB, large enough to be a real input.
 REAL_SIZE = (512, 1024)

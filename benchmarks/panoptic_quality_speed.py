@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.panoptic_quality import GroundSegment, PanopticPair, score_pairs
-from harness.png_ids import segment_png
+from segmeter.harness.quality.panoptic import GroundSegment, PanopticPair, score_pairs
+from segmeter.harness.quality.png_ids import segment_png
 
 CATEGORIES = {category: category <= 80 for category in range(1, 134)}
 HEIGHT, WIDTH = 480, 640

@@ -7,9 +7,9 @@ if A against A is anything but "no difference" more than once in ten.
 import itertools
 import sys
 
-from harness.profile import Settings, profile
-from harness.spec import parse_model
-from harness.timing import Plan
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.profiling.clock import Plan
+from segmeter.harness.profiling.run import Settings, profile
 
 REPEATS = 10
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.common import (
+from segmeter.commands.console import (
     BackboneOpt,
     EncoderOpt,
     JsonOpt,
@@ -40,8 +40,8 @@ def audit(
 ) -> None:
     """Audit every published GFLOPs, percentage and FPS figure, and say what does not hold."""
     with user_input():
-        from harness.runs import nearest
-        from reports.audit import FORMATS
+        from segmeter.harness.records.runs import nearest
+        from segmeter.reports.text.audit import FORMATS
 
         if format is not None and format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
@@ -49,15 +49,15 @@ def audit(
             raise ValueError("give --format or --json, not both")
         if records is not None and not records.is_dir():
             raise ValueError(f"no records: {records} is not a folder")
-        from harness.audit import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
-        from harness.audit_fps import RECORD_FOLDERS
+        from segmeter.harness.audit.run import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
+        from segmeter.harness.audit.speeds import RECORD_FOLDERS
 
         tables = [find_table(table)] if table else list(GFLOPS_TABLES)
         check_tables(tables, paper)
         folders = RECORD_FOLDERS if records is None else (records,)
         with progress_bar("auditing", count_steps()) as advance:
             record = run_audit(tables, advance, annotations=annotations, records=folders)
-    from reports.audit import audit_notes, audit_tables, audit_text
+    from segmeter.reports.text.audit import audit_notes, audit_tables, audit_text
 
     if json:
         return show_json(record)
@@ -79,8 +79,8 @@ def reconcile(
 ) -> None:
     """Find which unit, counting path, component boundary and image size gives a printed figure."""
     with user_input():
-        from harness.reconcile import WHATS, count_steps, read_figure
-        from harness.runs import nearest
+        from segmeter.harness.audit.reconcile import WHATS, count_steps, read_figure
+        from segmeter.harness.records.runs import nearest
 
         if published is None:
             raise ValueError("no figure given; add --published, e.g. --published 117.0")
@@ -92,7 +92,7 @@ def reconcile(
         )
         if not spec.backbone:
             raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
-        from harness.reconcile import reconcile as find
+        from segmeter.harness.audit.reconcile import reconcile as find
 
         with progress_bar("trying sizes", count_steps()) as advance:
             record = find(
@@ -100,7 +100,7 @@ def reconcile(
             )
     if json:
         return show_json(record)
-    from reports.reconcile import reconcile_notes, reconcile_table
+    from segmeter.reports.text.reconcile import reconcile_notes, reconcile_table
 
     table = reconcile_table(record)
     show(*([table] if record["matches"] else []), *reconcile_notes(record))

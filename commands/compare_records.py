@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.common import show, show_json, user_input, warn
+from segmeter.commands.console import show, show_json, user_input, warn
 
 
 def compare_records(folder: Path, models: Sequence[str], published: bool, markdown: bool, json: bool) -> None:
     """Print the records of a folder, ratios to the first model, and where environments differ."""
-    from harness.compare_runs import beside_published, collect, compare_runs
+    from segmeter.harness.records.compare import beside_published, collect, compare_runs
 
     with user_input():
         runs, damaged = collect(folder)
@@ -20,7 +20,7 @@ def compare_records(folder: Path, models: Sequence[str], published: bool, markdo
             compared["published"] = beside_published(compared)
     if json:
         return show_json(compared)
-    from reports.compare_runs import (
+    from segmeter.reports.text.compare import (
         comparison_markdown,
         comparison_tables,
         environment_lines,

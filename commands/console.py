@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.sizes import SizeSet
-    from harness.spec import ModelSpec
+    from segmeter.harness.inputs.sizes import SizeSet
+    from segmeter.harness.models.spec import ModelSpec
 
 MODEL_SYNTAX = (
     "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
@@ -92,8 +92,8 @@ def chosen_spec(
     **options: Any,
 ) -> "ModelSpec":
     """A model from its written form, from single options, or from both."""
-    from harness.published import resolve_preset
-    from harness.spec import model_from_parts
+    from segmeter.harness.models.spec import model_from_parts
+    from segmeter.harness.published.cells import resolve_preset
 
     model = resolve_preset(model)
     if stages is not None:
@@ -111,7 +111,7 @@ def chosen_sizes(
     original_size: str | None,
 ) -> "SizeSet":
     """The sizes to count at, from the options given."""
-    from harness.sizes import choose_sizes
+    from segmeter.harness.inputs.sizes import choose_sizes
 
     return choose_sizes(
         padded_size=padded_size,
@@ -125,15 +125,15 @@ def chosen_sizes(
 
 def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
     """The number of classes given, or the data set's."""
-    from harness.sizes import default_classes
+    from segmeter.harness.inputs.sizes import default_classes
 
     return default_classes(sizes) if num_classes is None else num_classes
 
 
 def check_convention(convention: str) -> None:
     """Raise ValueError unless it is one of the three conventions."""
-    from encoders.interface import nearest
-    from harness.conventions import CONVENTIONS
+    from segmeter.encoders.interface import nearest
+    from segmeter.harness.counting.conventions import CONVENTIONS
 
     if convention not in CONVENTIONS:
         raise ValueError(f"unknown convention {convention!r}{nearest(convention, list(CONVENTIONS))}")
@@ -144,9 +144,9 @@ def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Seque
 
     ``photos`` are for a model of the user's own whose work depends on its input.
     """
-    from harness.flops_record import flops_record
-    from harness.model_count import count_dataset, count_model
-    from harness.photos import find_photos
+    from segmeter.harness.counting.count import count_dataset, count_model
+    from segmeter.harness.counting.record import flops_record
+    from segmeter.harness.inputs.photos import find_photos
 
     with user_input():
         if len(sizes.images) == 1:
@@ -194,7 +194,7 @@ def show(*things: Any) -> None:
 
 def show_json(content: Any) -> None:
     """Print one JSON document."""
-    from harness.record import to_json
+    from segmeter.harness.records.flops import to_json
 
     sys.stdout.write(to_json(content))
 

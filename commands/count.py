@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.common import (
+from segmeter.commands.console import (
     EXIT_FAILED,
     MODEL_SYNTAX,
     AnnotationsOpt,
@@ -54,8 +54,8 @@ def register(app: typer.Typer) -> None:
 
 def models(json: JsonOpt = False) -> None:
     """List encoders with their options, backbones, data sets and the papers' rows."""
-    from harness.catalogue import catalogue
-    from reports.terminal import catalogue_tables
+    from segmeter.harness.catalogue import catalogue
+    from segmeter.reports.text.flops import catalogue_tables
 
     with user_input():
         listed = catalogue()
@@ -110,7 +110,7 @@ def flops(
             high_level_layers=high_level_layers,
             full_layers=full_layers,
         )
-    from reports.terminal import flops_notes, flops_tree
+    from segmeter.reports.text.flops import flops_notes, flops_tree
 
     record = count_at(spec, sizes, convention, photo or [])
     if json:
@@ -149,7 +149,7 @@ def compare(
     """Count several models at one size, with each change against the first; or compare measurements."""
     model = model or []
     if records is not None:
-        from commands.compare_records import compare_records
+        from segmeter.commands.compare_records import compare_records
 
         return compare_records(records, model, published, markdown, json)
     with user_input():
@@ -161,8 +161,8 @@ def compare(
         specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
         if len(specs) < 2:
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
-    from reports.comparison import comparison_summary
-    from reports.terminal import comparison, flops_notes
+    from segmeter.reports.comparison import comparison_summary
+    from segmeter.reports.text.flops import comparison, flops_notes
 
     counted = [count_at(spec, sizes, convention, photo or []) for spec in specs]
     if json:
@@ -206,8 +206,14 @@ def crosscheck(
             high_level_layers=high_level_layers,
             full_layers=full_layers,
         )
-    from harness.crosscheck import COUNTERS, REASONS, cross_check, cross_check_record, crosscheck_subject
-    from reports.terminal import crosscheck_notes, crosscheck_table
+    from segmeter.harness.crosscheck.run import (
+        COUNTERS,
+        REASONS,
+        cross_check,
+        cross_check_record,
+        crosscheck_subject,
+    )
+    from segmeter.reports.text.flops import crosscheck_notes, crosscheck_table
 
     size = next(iter(sizes.images))
     with user_input():
@@ -226,13 +232,13 @@ def reproduce(
 ) -> None:
     """Measure every published GFLOPs cell of the M2F family beside the printed figure."""
     with user_input():
-        from harness.published import family_cells
+        from segmeter.harness.published.cells import family_cells
 
         cells = family_cells(table)
-    from harness.report_run import reproduction_row
-    from harness.reproduce import CONVENTION, VERDICTS
-    from harness.reproduce import reproduce as measure
-    from reports.terminal import reproduction_notes, reproduction_tables
+    from segmeter.harness.audit.reproduce import CONVENTION, VERDICTS
+    from segmeter.harness.audit.reproduce import reproduce as measure
+    from segmeter.harness.report import reproduction_row
+    from segmeter.reports.text.flops import reproduction_notes, reproduction_tables
 
     with progress_bar("measuring published cells", len(cells)) as advance:
         rows = [reproduction_row(r) for r in measure(cells, lambda done: advance())]

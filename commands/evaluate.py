@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands import predict as predict_commands
-from commands import weights as weights_commands
-from commands.common import (
+from segmeter.commands import predict as predict_commands
+from segmeter.commands import weights as weights_commands
+from segmeter.commands.console import (
     EXIT_FAILED,
     BackboneOpt,
     EncoderOpt,
@@ -22,11 +22,11 @@ from commands.common import (
     user_input,
     warn,
 )
-from commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
+from segmeter.commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
 
 if TYPE_CHECKING:
-    from harness.datasets import Entry, PanopticSet
-    from harness.spec import ModelSpec
+    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.quality.datasets import Entry, PanopticSet
 
 LISTED_FAULTS = 20
 
@@ -74,11 +74,17 @@ def evaluate(
     Predictions and a line for each finished image are kept, so that a stopped run goes on when the same
     command is given again. The record has the GFLOPs over the same images, for `segmeter plot pareto`.
     """
-    from harness.evaluate import model_cost, process_group, quality_record, score_folder, wait_for_all
+    from segmeter.harness.quality.evaluate import (
+        model_cost,
+        process_group,
+        quality_record,
+        score_folder,
+        wait_for_all,
+    )
 
     rank, world = process_group()
     with user_input(), named_failures():
-        from harness.datasets import open_dataset
+        from segmeter.harness.quality.datasets import open_dataset
 
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
@@ -113,7 +119,7 @@ def evaluate(
     with user_input(), named_failures():
         asked_for = len(entries)
         if weights is not None:
-            from harness.inference import gather
+            from segmeter.harness.quality.inference import gather
 
             seconds = gather(folder, entries)
             about["seconds_per_image"] = _spread(list(seconds.values()))
@@ -145,7 +151,7 @@ def evaluate(
         path = _write_record(result, record)
     if json:
         return show_json(result)
-    from reports.quality import quality_table
+    from segmeter.reports.text.quality import quality_table
 
     show(*quality_table(result), f"record {path}")
 
@@ -158,8 +164,8 @@ def _list_faults(faults: list[str]) -> None:
 
 
 def _write_record(result: dict[str, Any], path: Path | None) -> Path:
-    from harness.record import write_json
-    from harness.runs import DEFAULT_FOLDER, new_id
+    from segmeter.harness.records.flops import write_json
+    from segmeter.harness.records.runs import DEFAULT_FOLDER, new_id
 
     path = path or DEFAULT_FOLDER / "quality" / f"{new_id()}.json"
     try:
@@ -194,7 +200,7 @@ def _predict_all(
     share: tuple[int, int],
 ) -> "tuple[ModelSpec, dict[str, Any], list[str]]":
     """Predict this process's share of the images: the model, what it is, and the images that failed."""
-    from harness.inference import Settings, predict_dataset
+    from segmeter.harness.quality.inference import Settings, predict_dataset
 
     settings = Settings(*how)
     settings.check()

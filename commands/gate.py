@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.common import EXIT_FAILED, VerboseOpt, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, VerboseOpt, user_input, warn
 
 if TYPE_CHECKING:
-    from harness.budgets import Budgets
-    from harness.snapshot import Snapshot
+    from segmeter.harness.gate.budgets import Budgets
+    from segmeter.harness.gate.snapshot import Snapshot
 
 DEFAULT_BUDGETS = Path("budgets.toml")
 BudgetsArg = Annotated[Path, typer.Argument(help="Budget file (TOML): models, sizes and limits.")]
@@ -43,23 +43,23 @@ def check(
 ) -> None:
     """Fail if a model costs more than its budget: exit 0 within, 1 over, 2 misuse."""
     with user_input():
-        from encoders.interface import nearest
-        from reports.gate_ci import FORMATS, rendered
+        from segmeter.encoders.interface import nearest
+        from segmeter.reports.text.gate_ci import FORMATS, rendered
 
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
-        from harness.budgets import read_budgets
+        from segmeter.harness.gate.budgets import read_budgets
 
         read = read_budgets(budgets)
         known, against = _baseline(read, baseline)
-        from harness.gate import check_record, measure
+        from segmeter.harness.gate.judge import check_record, measure
 
         record = check_record(measure(read), known, against, Path.cwd())
         text = rendered(record, format)
         if output is None:
             sys.stdout.write(text)
         else:
-            from harness.record import write_text
+            from segmeter.harness.records.flops import write_text
 
             write_text(output, text)
         if summary is not None:
@@ -81,9 +81,9 @@ def update(
 ) -> None:
     """Count the models of a budget file and write them down as the new baseline."""
     with user_input():
-        from harness.budgets import read_budgets
-        from harness.gate import measure_one
-        from harness.snapshot import write_baseline
+        from segmeter.harness.gate.budgets import read_budgets
+        from segmeter.harness.gate.judge import measure_one
+        from segmeter.harness.gate.snapshot import write_baseline
 
         read = read_budgets(budgets)
         target = output or read.baseline
@@ -103,8 +103,8 @@ def update(
 
 def _baseline(read: "Budgets", given: str | None) -> tuple["dict[str, Snapshot] | None", str]:
     """The snapshots to compare with, and what they are in words."""
-    from harness.git_baseline import PREFIX, revision_baseline
-    from harness.snapshot import read_baseline
+    from segmeter.harness.gate.git_baseline import PREFIX, revision_baseline
+    from segmeter.harness.gate.snapshot import read_baseline
 
     if given is not None and given.startswith(PREFIX):
         return revision_baseline(given.removeprefix(PREFIX), read.path), given

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.common import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input
+from segmeter.commands.console import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input
 
 op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
 
@@ -18,8 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor(json: JsonOpt = False) -> None:
     """Show which implementation of the op runs for each device and dtype, and why."""
-    from harness.doctor import diagnose
-    from reports.op import doctor_notes, implementations_table
+    from segmeter.harness.op.doctor import diagnose
+    from segmeter.reports.text.op import doctor_notes, implementations_table
 
     with user_input():
         record = diagnose()
@@ -38,8 +38,8 @@ def build(
     json: JsonOpt = False,
 ) -> None:
     """Build the op's kernels now, so that the first use does not."""
-    from harness.doctor import build_ahead
-    from reports.op import build_lines
+    from segmeter.harness.op.doctor import build_ahead
+    from segmeter.reports.text.op import build_lines
 
     with user_input():
         rows = build_ahead(arch or [])
@@ -69,9 +69,9 @@ def bench(
     json: JsonOpt = False,
 ) -> None:
     """Time the op at the encoders' shapes against the reference and the peers installed."""
-    from harness.op_bench import Options, run_benchmark, write_record
-    from harness.op_problems import DTYPES, PASSES, PLACES, SHAPES
-    from reports.op import bench_notes, bench_table
+    from segmeter.harness.op.bench import Options, run_benchmark, write_record
+    from segmeter.harness.op.problems import DTYPES, PASSES, PLACES, SHAPES
+    from segmeter.reports.text.op import bench_notes, bench_table
 
     names = shapes.split(",") if shapes else list(SHAPES)
     kinds = list(DTYPES) if dtypes == "all" else dtypes.split(",")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.common import JsonOpt, VerboseOpt, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import JsonOpt, VerboseOpt, progress_bar, show, show_json, user_input, warn
 
 PICTURES = (".pdf", ".svg", ".png")
 # Option -> the kinds it goes with; the others would pass over it in silence.
@@ -133,7 +133,7 @@ class _Choice:
         Raises:
             ValueError: several, or one that is not known.
         """
-        from encoders.backbones import check_backbone
+        from segmeter.encoders.backbones.table import check_backbone
 
         if len(self.backbones) > 1:
             raise ValueError(f"{self.kind} takes one --backbone, got {' and '.join(self.backbones)}")
@@ -143,8 +143,8 @@ class _Choice:
 
 
 def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
-    from harness.runs import nearest
-    from reports.figures import KINDS
+    from segmeter.harness.records.runs import nearest
+    from segmeter.reports.plots.named import KINDS
 
     if kind is None:
         raise ValueError(f"no kind of figure given; choose from {', '.join(KINDS)}")
@@ -157,7 +157,7 @@ def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
 
 
 def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
-    from harness.runs import nearest
+    from segmeter.harness.records.runs import nearest
 
     if value not in choices:
         raise ValueError(f"unknown {option} {value!r}{nearest(value, choices)}")
@@ -166,8 +166,8 @@ def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
 
 def _draw(choice: _Choice) -> tuple[Any, str, Any]:
     """Figure, caption, and the data that were drawn."""
-    from harness import figure_data as data
-    from reports import figures
+    from segmeter.harness.tradeoff import figure_data as data
+    from segmeter.reports.plots import named as figures
 
     kind = choice.kind
     if kind == "pareto":
@@ -210,8 +210,8 @@ def _draw(choice: _Choice) -> tuple[Any, str, Any]:
 
 
 def _draw_pareto(choice: _Choice) -> tuple[Any, str, Any]:
-    from harness.figure_data import points_data
-    from reports.plots_tradeoff import fronts, pareto_figure, select
+    from segmeter.harness.tradeoff.figure_data import points_data
+    from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
 
     x, y = X[choice.x], choice.y
     backbone = choice.backbones[0] if len(choice.backbones) == 1 else "swin-t"
@@ -237,7 +237,7 @@ def _draw_pareto(choice: _Choice) -> tuple[Any, str, Any]:
 
 def _records(folder: Path | None) -> Path | None:
     """The folder of records, its damaged files named."""
-    from harness.record_points import read_records
+    from segmeter.harness.tradeoff.records import read_records
 
     if folder is not None:
         for damaged in read_records(folder).damaged:
@@ -252,9 +252,9 @@ def _check_out(out: Path) -> None:
 
 def _write(figure: Any, out: Path, name: str) -> list[Path]:
     """Write the file asked for, or all three formats into a folder."""
-    from harness.files import prepare_folder
-    from harness.record import write_bytes
-    from reports.breakdown import figure_bytes
+    from segmeter.files import prepare_folder
+    from segmeter.harness.records.flops import write_bytes
+    from segmeter.reports.plots.breakdown import figure_bytes
 
     to_file = bool(out.suffix) and not out.is_dir()
     folder = out.parent if to_file else out
@@ -274,8 +274,8 @@ def table(
 ) -> None:
     """Print one of the PRO-SCALE paper's tables with measured GFLOPs beside the printed ones."""
     with user_input():
-        from harness.table_data import TABLES, cells_of, table_data, table_number
-        from reports.tables import FORMATS, render, terminal_table
+        from segmeter.harness.audit.paper_tables import TABLES, cells_of, table_data, table_number
+        from segmeter.reports.text.paper_tables import FORMATS, render, terminal_table
 
         if number is None:
             raise ValueError(f"no table given; choose from {', '.join(str(n) for n in TABLES)}")
@@ -295,8 +295,8 @@ def table(
     if out is None:
         sys.stdout.write(text)
         return
-    from harness.files import prepare_folder
-    from harness.record import write_text
+    from segmeter.files import prepare_folder
+    from segmeter.harness.records.flops import write_text
 
     with user_input():
         prepare_folder(out.parent)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from commands.common import JsonOpt, progress_bar, show, show_json, user_input
-from commands.weights import DeviceOpt, DtypeOpt, load, named_failures
+from segmeter.commands.console import JsonOpt, progress_bar, show, show_json, user_input
+from segmeter.commands.weights import DeviceOpt, DtypeOpt, load, named_failures
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +41,9 @@ def predict(
 ) -> None:
     """Draw panoptic, instance and semantic results over photos, with a legend."""
     with user_input(), named_failures():
-        from harness.inference import Settings
-        from harness.photos import find_photos
-        from harness.predict import class_names, predict_photo
+        from segmeter.harness.inputs.photos import find_photos
+        from segmeter.harness.quality.inference import Settings
+        from segmeter.harness.quality.predict import class_names, predict_photo
 
         if not weights:
             raise ValueError("give at least one --weights FILE")
@@ -53,8 +53,8 @@ def predict(
         models = [load(path, None, settings) for path in weights]
         names = [class_names(spec, dataset, data) for _, spec in models]
         out.mkdir(parents=True, exist_ok=True)
-        from harness.record import write_bytes
-        from reports.overlays import overlay_figure, picture_bytes
+        from segmeter.harness.records.flops import write_bytes
+        from segmeter.reports.plots.overlays import overlay_figure, picture_bytes
 
         written = []
         with progress_bar("predicting", len(photos) * len(models)) as advance:
@@ -76,7 +76,7 @@ def check(
 ) -> None:
     """Say what is there of a data set, what is missing, and where to get it."""
     with user_input():
-        from harness.datasets import check_folder
+        from segmeter.harness.quality.datasets import check_folder
 
         pieces = check_folder(folder, split)
     if json:

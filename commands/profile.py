@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.common import (
+from segmeter.commands.console import (
     EXIT_FAILED,
     MODEL_SYNTAX,
     BackboneOpt,
@@ -65,10 +65,10 @@ def profile(
     json: JsonOpt = False,
 ) -> None:
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
-    from harness.profile import OutOfMemory, Settings
-    from harness.profile import profile as measure
-    from harness.runs import check_folder, save
-    from harness.timing import Plan
+    from segmeter.harness.profiling.clock import Plan
+    from segmeter.harness.profiling.run import OutOfMemory, Settings
+    from segmeter.harness.profiling.run import profile as measure
+    from segmeter.harness.records.runs import check_folder, save
 
     with user_input():
         sizes = chosen_sizes(padded_size, None, "coco", None, None, None)
@@ -100,7 +100,7 @@ def profile(
     if json:
         show_json({"runs": records})
     else:
-        from reports.profile import component_tables, latency_table, notes, ratio_lines
+        from segmeter.reports.text.profile import component_tables, latency_table, notes, ratio_lines
 
         show(*ratio_lines(records), latency_table(records))
         for record in records:
@@ -109,9 +109,9 @@ def profile(
     with user_input():
         paths = [save(run, out) for run in runs]
         if roofline is not None:
-            from harness.record import write_bytes
-            from reports.breakdown import figure_bytes
-            from reports.profile import roofline_figure
+            from segmeter.harness.records.flops import write_bytes
+            from segmeter.reports.plots.breakdown import figure_bytes
+            from segmeter.reports.text.profile import roofline_figure
 
             write_bytes(roofline, figure_bytes(roofline_figure(records), roofline.suffix[1:]))
     if not json:

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.api import Count
+    from segmeter.harness.api import Count
 
 BASELINE = "segmeter_baseline.json"
 
@@ -47,7 +47,7 @@ class BudgetFixture:
 
     def count(self, model: "nn.Module", inputs: Any) -> "Count":
         """As :func:`harness.api.count`."""
-        from harness.api import count
+        from segmeter.harness.api import count
 
         return count(model, inputs)
 
@@ -60,8 +60,8 @@ class BudgetFixture:
         Raises:
             OverBudgetError: over budget. ValueError: nothing is recorded, or a limit cannot be read.
         """
-        from harness.api import assert_within_budget, count
-        from harness.snapshot import read_baseline, write_baseline
+        from segmeter.harness.api import assert_within_budget, count
+        from segmeter.harness.gate.snapshot import read_baseline, write_baseline
 
         key = f"{self._test}[{name}]" if name else self._test
         if key in self._used:

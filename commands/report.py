@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.common import (
+from segmeter.commands.console import (
     BackboneOpt,
     JsonOpt,
     chosen_spec,
@@ -44,19 +44,19 @@ def report(
 ) -> None:
     """Measure all four models, audit the papers' tables, draw every figure; write it all as one report."""
     with user_input():
-        from harness.files import prepare_folder
-        from harness.photos import find_photos
+        from segmeter.files import prepare_folder
+        from segmeter.harness.inputs.photos import find_photos
 
         photos = find_photos(images or [])
         chosen = chosen_spec(None, "m2f", backbone, 133, None).backbone
         folder = _records(records)
         if add is not None:
-            from harness.own_points import own_points
+            from segmeter.harness.tradeoff.own import own_points
 
             own_points(add)
         prepare_folder(out)
-    from harness.report_run import count_steps, run_report
-    from reports.write import write_report
+    from segmeter.harness.report import count_steps, run_report
+    from segmeter.reports.write import write_report
 
     given = [*(("--images", path) for path in images or ()), ("--backbone", backbone)]
     given += [("--add", add), ("--from", records)]
@@ -74,8 +74,8 @@ def report(
         files = write_report(record, out)
     if json:
         return show_json(record)
-    from reports.audit import count_lines
-    from reports.terminal import comparison
+    from segmeter.reports.text.audit import count_lines
+    from segmeter.reports.text.flops import comparison
 
     show(*(comparison(group) for group in record["records"].values()))
     show(*count_lines(record["audit"]))
@@ -86,7 +86,7 @@ def _records(folder: Path | None) -> Path | None:
     """The folder of records to take in; its damaged files are named and passed over."""
     if folder is None and not DEFAULT_RECORDS.is_dir():
         return None
-    from harness.record_points import read_records
+    from segmeter.harness.tradeoff.records import read_records
 
     folder = folder or DEFAULT_RECORDS
     for damaged in read_records(folder).damaged:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.common import EXIT_FAILED, JsonOpt, show, show_json, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, JsonOpt, show, show_json, user_input, warn
 
 if TYPE_CHECKING:
-    from harness.runs import Run
+    from segmeter.harness.records.runs import Run
 
 FolderOpt = Annotated[Path, typer.Option("--from", help="Folder of records.")]
 IdArg = Annotated[str, typer.Argument(help="Id, the start of one, or a file.")]
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _read(folder: Path) -> "list[Run]":
-    from harness.runs import read_runs
+    from segmeter.harness.records.runs import read_runs
 
     with user_input():
         runs, damaged = read_runs(folder)
@@ -44,7 +44,7 @@ def list_records(
     runs = _read(folder)
     if json:
         return show_json({"runs": [run.content() for run in runs]})
-    from reports.profile import runs_table
+    from segmeter.reports.text.profile import runs_table
 
     show(runs_table([run.content() for run in runs[-last:]], str(folder)))
     if len(runs) > last:
@@ -53,21 +53,21 @@ def list_records(
 
 def show_record(record: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:
     """One record in full."""
-    from harness.runs import find_run
+    from segmeter.harness.records.runs import find_run
 
     with user_input():
         run = find_run(folder, record)
     content = run.content()
     if json or run.status != "ok":
         return show_json(content)
-    from reports.profile import component_tables, latency_table, notes, ratio_lines
+    from segmeter.reports.text.profile import component_tables, latency_table, notes, ratio_lines
 
     show(*ratio_lines([content]), latency_table([content]), *component_tables(content), *notes(content))
 
 
 def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:
     """Where two records differ: settings, environment, figures. Exit 1 if the environments do."""
-    from harness.runs import differences, environment_differences, find_run
+    from segmeter.harness.records.runs import differences, environment_differences, find_run
 
     with user_input():
         a, b = find_run(folder, first), find_run(folder, second)
@@ -78,7 +78,7 @@ def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt
     if json:
         show_json({"differences": found | machines, "same_environment": not machines})
     else:
-        from reports.profile import difference_table
+        from segmeter.reports.text.profile import difference_table
 
         show(difference_table(found | machines, a.id, b.id))
         show(
@@ -94,7 +94,7 @@ def export_records(
     folder: FolderOpt = DEFAULT,
 ) -> None:
     """Write the records as one table."""
-    from harness.runs import export
+    from segmeter.harness.records.runs import export
 
     runs = _read(folder)
     with user_input():

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.common import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input, warn
 
 if TYPE_CHECKING:
-    from harness.runs import Run
-    from harness.sweep import Cell
+    from segmeter.harness.profiling.sweep import Cell
+    from segmeter.harness.records.runs import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -27,8 +27,8 @@ def sweep(
     json: JsonOpt = False,
 ) -> None:
     """Measure every cell of a grid, a process each; go on after a kill. Exit 1 if a cell failed."""
-    from harness.runs import check_folder, nearest
-    from harness.sweep import EXECUTORS, check_cells, finished, read_plan, run_sweep
+    from segmeter.harness.profiling.sweep import EXECUTORS, check_cells, finished, read_plan, run_sweep
+    from segmeter.harness.records.runs import check_folder, nearest
 
     with user_input():
         if executor not in EXECUTORS:
@@ -54,7 +54,7 @@ def sweep(
                 warn(f"{cell.text}: {run.status}: {run.error}")
 
         if executor == "ray":
-            from harness.sweep_ray import run_on_ray
+            from segmeter.harness.profiling.sweep_on_ray import run_on_ray
 
             runs = run_on_ray(plan, out, tell, retry_failed, address)
         else:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.common import JsonOpt, chosen_spec, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import JsonOpt, chosen_spec, progress_bar, show, show_json, user_input, warn
 
 EXIT_INTERRUPTED = 130
 
@@ -56,12 +56,12 @@ def tokens(
 ) -> None:
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
     with user_input():
-        from harness.files import prepare_folder
-        from harness.photos import choose_photos
-        from harness.redundancy_maps import Settings
-        from harness.redundancy_run import chosen_places, run_tokens
-        from harness.sizes import MAX_SIDE, ResizeRule
-        from harness.weights import load_network
+        from segmeter.files import prepare_folder
+        from segmeter.harness.inputs.photos import choose_photos
+        from segmeter.harness.inputs.sizes import MAX_SIDE, ResizeRule
+        from segmeter.harness.tokens.maps import Settings
+        from segmeter.harness.tokens.run import chosen_places, run_tokens
+        from segmeter.harness.weights.network import load_network
 
         settings = Settings(distance, radius, threshold, sample or None, seed)
         if not 32 <= short_side <= MAX_SIDE:
@@ -89,7 +89,7 @@ def tokens(
     if json:
         show_json(record)
     else:
-        from reports.tokens import ordering_lines, source_lines, tables
+        from segmeter.reports.text.tokens import ordering_lines, source_lines, tables
 
         show(*source_lines(record), *tables(record), *(f"- {line}" for line in ordering_lines(record)))
         show(_cost_line(record), "written:", *(f"  {file}" for file in files))
@@ -111,9 +111,9 @@ def _encoder(text: str, backbone: str | None) -> Any:
 
 def _write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Record, CSV, text and figures; everything is made before the first file is touched."""
-    from harness.record import to_json, write_bytes
-    from reports.breakdown import FORMATS, figure_bytes
-    from reports.tokens import TITLES, figures, markdown_section, tokens_csv
+    from segmeter.harness.records.flops import to_json, write_bytes
+    from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
+    from segmeter.reports.text.tokens import TITLES, figures, markdown_section, tokens_csv
 
     drawn = figures(record)
     links = "".join(f"\n![{TITLES[name]}]({name}.png)\n" for name in drawn)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.common import (
+from segmeter.commands.console import (
     EXIT_FAILED,
     BackboneOpt,
     EncoderOpt,
@@ -21,7 +21,7 @@ from commands.common import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.spec import ModelSpec
+    from segmeter.harness.models.spec import ModelSpec
 
 WeightsOpt = Annotated[Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt, .bin or .safetensors.")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -40,8 +40,8 @@ def convert(
     backbone: BackboneOpt = None,
 ) -> None:
     """Write a checkpoint as safetensors in segmeter's names; every entry that does not fit is listed."""
-    from harness.checkpoints import CheckpointMismatchError
-    from harness.checkpoints import convert as convert_file
+    from segmeter.harness.weights.load import CheckpointMismatchError
+    from segmeter.harness.weights.load import convert as convert_file
 
     with user_input():
         try:
@@ -61,8 +61,8 @@ def given_spec(encoder: str | None, backbone: str | None, weights: Path | None) 
     if encoder is None:
         raise ValueError("--backbone needs --encoder; without both the checkpoint says what it is")
     if backbone is None and weights is not None and "@" not in encoder:
-        from harness.checkpoint_models import recognise_backbone
-        from harness.checkpoints import read_checkpoint
+        from segmeter.harness.weights.load import read_checkpoint
+        from segmeter.harness.weights.recognise import recognise_backbone
 
         backbone = recognise_backbone(read_checkpoint(weights).weights)
     # The encoder may carry options, such as pro-scale:stages=1,1,3.
@@ -71,8 +71,8 @@ def given_spec(encoder: str | None, backbone: str | None, weights: Path | None) 
 
 def load(path: Path, spec: "ModelSpec | None", settings: Any) -> "tuple[nn.Module, ModelSpec]":
     """A checkpoint's model on the settings' device, in their dtype; entries that do not fit are listed."""
-    from harness.checkpoints import CheckpointMismatchError, load_model
-    from harness.inference import DTYPES
+    from segmeter.harness.quality.inference import DTYPES
+    from segmeter.harness.weights.load import CheckpointMismatchError, load_model
 
     try:
         model, found, _ = load_model(path, spec)
@@ -91,7 +91,7 @@ def named_failures() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         from torch import OutOfMemoryError
 
-        from harness.panoptic_quality import WorkerKilledError
+        from segmeter.harness.quality.panoptic import WorkerKilledError
 
         if isinstance(error, MemoryError | OutOfMemoryError):
             warn(f"out of memory; smaller images or a smaller --batch may do ({one_line(error)[:200]})")

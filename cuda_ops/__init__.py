@@ -1,7 +1,7 @@
 """The one deformable-attention op that every encoder calls, and its closed-form cost."""
 
-from cuda_ops.implementation import Implementation, implementation_for, use_implementation
-from cuda_ops.op import ms_deform_attn, ms_deform_attn_fused
+from segmeter.cuda_ops.implementation import Implementation, implementation_for, use_implementation
+from segmeter.cuda_ops.op import ms_deform_attn, ms_deform_attn_fused
 
 __all__ = [
     "Implementation",

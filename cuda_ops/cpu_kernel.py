@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 # -ffp-contract=off: the shared header adds the rounding errors of its products, which a product merged with

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)

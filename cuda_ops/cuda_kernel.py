@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.cache import KernelUnavailableError
-from cuda_ops.cuda_build import (
+from segmeter.cuda_ops.cache import KernelUnavailableError
+from segmeter.cuda_ops.cuda_build import (
     ARCHITECTURES,
     LOAD_BYTES,
     Kind,

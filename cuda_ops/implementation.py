@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from cuda_ops import cpu_kernel, cuda_kernel
-from cuda_ops.cache import KernelUnavailableError
+from segmeter.cuda_ops import cpu_kernel, cuda_kernel
+from segmeter.cuda_ops.cache import KernelUnavailableError
 
 ASKED = "asked for by SEGMETER_OP or use_implementation"
 CHOICES = ("auto", "reference")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops import arguments, reference
-from cuda_ops.formulas import register_torch_formulas
-from cuda_ops.geometry import check_geometry
-from cuda_ops.implementation import current_choice, kernel_for, use_implementation
+from segmeter.cuda_ops import arguments, reference
+from segmeter.cuda_ops.formulas import register_torch_formulas
+from segmeter.cuda_ops.geometry import check_geometry
+from segmeter.cuda_ops.implementation import current_choice, kernel_for, use_implementation
 
 
 @torch.library.custom_op("segmeter::ms_deform_attn", mutates_args=())

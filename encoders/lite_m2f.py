@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from encoders.layers import DeformableEncoderLayer, Levels
-from encoders.m2f import DIM, TOKEN_LEVELS, DeformablePixelDecoder
+from segmeter.encoders.m2f import DIM, TOKEN_LEVELS, DeformablePixelDecoder
+from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
 
 HIGH_LEVELS = 2  # stride 32 and 16: the leading tokens
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
-from encoders.layers import (
+from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
+from segmeter.encoders.parts.layers import (
     ConvNorm,
     DeformableEncoderLayer,
     Levels,
@@ -22,7 +22,7 @@ from encoders.layers import (
     to_maps,
     to_tokens,
 )
-from encoders.pixel_embedding import fuse, pixel_embedding_components, smoothing
+from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_components, smoothing
 
 # Low to high resolution: the order of tokens, level embeddings and input projections.
 TOKEN_LEVELS = ("res5", "res4", "res3")
@@ -75,7 +75,7 @@ class DeformablePixelDecoder(nn.Module):
     Args:
         in_channels: channels of ``res2`` to ``res5``.
         encoder: the layer stack, called as ``encoder(tokens, position, levels)``.
-        pixel_embedding: a key of :data:`encoders.pixel_embedding.PIXEL_EMBEDDINGS`.
+        pixel_embedding: a key of :data:`encoders.parts.pixel_embedding.PIXEL_EMBEDDINGS`.
     """
 
     def __init__(self, in_channels: Mapping[str, int], encoder: nn.Module, pixel_embedding: str) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from encoders.layers import DeformableEncoderLayer, Levels
-from encoders.m2f import DIM, DeformablePixelDecoder
-from encoders.recalibration import Recalibration
+from segmeter.encoders.m2f import DIM, DeformablePixelDecoder
+from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
+from segmeter.encoders.parts.recalibration import Recalibration
 
 Stages = tuple[int, int, int]
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.attention import Attention
-from encoders.interface import EncoderOutput, check_channels, check_features
-from encoders.layers import NORM_EPS, to_tokens
+from segmeter.encoders.interface import EncoderOutput, check_channels, check_features
+from segmeter.encoders.parts.attention import Attention
+from segmeter.encoders.parts.layers import NORM_EPS, to_tokens
 
 DIM = 256
 HEADS = 8

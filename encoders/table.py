@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from encoders.interface import nearest
-from encoders.lite_m2f import build_lite_m2f
-from encoders.m2f import build_m2f
-from encoders.pixel_embedding import PIXEL_EMBEDDINGS
-from encoders.pro_scale import build_pro_scale
-from encoders.recalibration import RECALIBRATIONS
-from encoders.rt_m2f import build_rt_m2f
+from segmeter.encoders.interface import nearest
+from segmeter.encoders.lite_m2f import build_lite_m2f
+from segmeter.encoders.m2f import build_m2f
+from segmeter.encoders.parts.pixel_embedding import PIXEL_EMBEDDINGS
+from segmeter.encoders.parts.recalibration import RECALIBRATIONS
+from segmeter.encoders.pro_scale import build_pro_scale
+from segmeter.encoders.rt_m2f import build_rt_m2f
 
 MAX_LAYERS = 1000
 

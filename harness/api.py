@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.budgets import Limit, ModelBudget, parse_limit
-from harness.capture import snapshot_of
-from harness.changes import Change, changes_between
-from harness.counter import Count as Work
-from harness.counter import run_and_count
-from harness.gate import WITHIN, Measured, Verdict, judge
-from harness.meta_ops import forget_costs
-from harness.op_costs import register_formula
-from harness.snapshot import Snapshot
-from harness.spec import parse_model
-from harness.structure import meta_copy
+from segmeter.harness.counting.counter import Count as Work
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.counting.meta_ops import forget_costs
+from segmeter.harness.counting.op_costs import register_formula
+from segmeter.harness.gate.budgets import Limit, ModelBudget, parse_limit
+from segmeter.harness.gate.capture import snapshot_of
+from segmeter.harness.gate.changes import Change, changes_between
+from segmeter.harness.gate.judge import WITHIN, Measured, Verdict, judge
+from segmeter.harness.gate.snapshot import Snapshot
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.models.structure import meta_copy
 
 
 class OverBudgetError(AssertionError):
@@ -156,11 +156,11 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
     >>> sorted(profile(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), (4, 8), seconds=0.1).components)
     ['0', '1', 'other']
     """
-    from harness.memory import parameter_bytes, peak_memory
-    from harness.profile_components import ComponentTimer, component_times
-    from harness.statistics import summarise
-    from harness.subjects import build
-    from harness.timing import Plan, interleave, warm_up
+    from segmeter.harness.machine.memory import parameter_bytes, peak_memory
+    from segmeter.harness.profiling.clock import Plan, interleave, warm_up
+    from segmeter.harness.profiling.components import ComponentTimer, component_times
+    from segmeter.harness.profiling.statistics import summarise
+    from segmeter.harness.profiling.subjects import build
 
     if not 0 < seconds < float("inf"):
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from encoders.backbones import BACKBONES
-from encoders.build import ENCODERS, encoder_options
-from encoders.pixel_embedding import PIXEL_EMBEDDINGS
-from encoders.recalibration import RECALIBRATIONS
-from harness.conventions import CONVENTIONS
-from harness.own_models import own_encoders
-from harness.published import presets
-from harness.sizes import DATASETS
+from segmeter.encoders.backbones.table import BACKBONES
+from segmeter.encoders.parts.pixel_embedding import PIXEL_EMBEDDINGS
+from segmeter.encoders.parts.recalibration import RECALIBRATIONS
+from segmeter.encoders.table import ENCODERS, encoder_options
+from segmeter.harness.counting.conventions import CONVENTIONS
+from segmeter.harness.inputs.sizes import DATASETS
+from segmeter.harness.models.own import own_encoders
+from segmeter.harness.published.cells import presets
 
 
 def catalogue() -> dict[str, Any]:

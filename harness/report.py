@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from encoders import ENCODERS
-from encoders.segmenter import Segmenter, build_segmenter, normalise, pad_to_multiple
-from harness import audit
-from harness.audit_fps import RECORD_FOLDERS
-from harness.figure_data import figure_data
-from harness.flops_record import flops_record, versions
-from harness.model_count import count_dataset, count_model
-from harness.photos import Photo, read_photo
-from harness.record import FlopsRecord
-from harness.redundancy_run import demo_record
-from harness.reproduce import Reproduction
-from harness.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
-from harness.spec import ModelSpec, model_spec
+from segmeter.encoders import ENCODERS
+from segmeter.encoders.segmenter.model import Segmenter, build_segmenter, normalise, pad_to_multiple
+from segmeter.harness.audit import run as audit
+from segmeter.harness.audit.reproduce import Reproduction
+from segmeter.harness.audit.speeds import RECORD_FOLDERS
+from segmeter.harness.counting.count import count_dataset, count_model
+from segmeter.harness.counting.record import flops_record, versions
+from segmeter.harness.inputs.photos import Photo, read_photo
+from segmeter.harness.inputs.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.harness.tokens.run import demo_record
+from segmeter.harness.tradeoff.figure_data import figure_data
 
 SCHEMA = "segmeter.report/2"
 CONVENTION = "published"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.record import FlopsRecord
-from reports.terminal import compared_parts, part_figure
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.reports.text.flops import compared_parts, part_figure
 
 
 def comparison_summary(records: Sequence[FlopsRecord]) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record import to_json, write_bytes, write_text
-from reports.breakdown import FORMATS, figure_bytes
-from reports.figures import report_figures
-from reports.html import report_html
-from reports.markdown import figures_csv, report_markdown
-from reports.tokens import TITLES
-from reports.tokens import figures as token_figures
+from segmeter.harness.records.flops import to_json, write_bytes, write_text
+from segmeter.reports.html.page import report_html
+from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
+from segmeter.reports.plots.named import report_figures
+from segmeter.reports.text.markdown import figures_csv, report_markdown
+from segmeter.reports.text.tokens import TITLES
+from segmeter.reports.text.tokens import figures as token_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

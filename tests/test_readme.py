@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.places import ROOT
+
 README = (ROOT / "README.md").read_text()
 EXAMPLES = {
     example.split("\n", 1)[0].removeprefix("$ segmeter "): example.split("\n")[1:]

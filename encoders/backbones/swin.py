@@ -1,6 +1,6 @@
 """Swin trunks from timm, with the padding order of Mask2Former's Swin.
 
-Importing this module imports timm; :mod:`encoders.backbones` does so only when a Swin is built.
+Importing this module imports timm; :mod:`encoders.backbones.table` does so only when a Swin is built.
 """
 
 import timm

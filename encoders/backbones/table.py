@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
-from encoders.mvit import MVIT_T_CHANNELS, MViTTiny
-from encoders.mvit import NORM_EPS as MVIT_NORM_EPS
+from segmeter.encoders.backbones.mvit import MVIT_T_CHANNELS, MViTTiny
+from segmeter.encoders.backbones.mvit import NORM_EPS as MVIT_NORM_EPS
+from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
 
 SWIN_NORM_EPS = 1e-5
 MAX_STRIDE = max(FEATURE_STRIDES.values())
@@ -144,7 +144,7 @@ def _resnet(name: str, timm_name: str) -> Backbone:
 
 
 def _swin(name: str, timm_name: str, width: int) -> Backbone:
-    from encoders.swin import swin_trunk
+    from segmeter.encoders.backbones.swin import swin_trunk
 
     channels = [width * 2**stage for stage in range(4)]
     return Backbone(name, swin_trunk(timm_name), channels, channels_last=True, norm_eps=SWIN_NORM_EPS)

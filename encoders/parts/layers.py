@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import ms_deform_attn_fused
+from segmeter.cuda_ops import ms_deform_attn_fused
 
 NORM_EPS = 1e-5
 GROUPS = 32

@@ -8,7 +8,7 @@ One FPN step: a 1x1 convolution of res2 (``adapter_1``) plus the enlarged stride
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.layers import GROUPS, NORM_EPS, ConvNorm
+from segmeter.encoders.parts.layers import GROUPS, NORM_EPS, ConvNorm
 
 PIXEL_EMBEDDINGS = {
     "conv": "3x3 convolution, GroupNorm, ReLU (Mask2Former)",

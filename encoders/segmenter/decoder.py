@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.attention import Attention
-from encoders.layers import NORM_EPS, sine_position_code, to_tokens
+from segmeter.encoders.parts.attention import Attention
+from segmeter.encoders.parts.layers import NORM_EPS, sine_position_code, to_tokens
 
 NUM_LEVELS = 3
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.backbones import build_backbone, default_num_queries
-from encoders.build import build_encoder
-from encoders.decoder import MaskedDecoder
-from encoders.postprocess import PostProcess, SegmentationOutput
+from segmeter.encoders.backbones.table import build_backbone, default_num_queries
+from segmeter.encoders.segmenter.decoder import MaskedDecoder
+from segmeter.encoders.segmenter.postprocess import PostProcess, SegmentationOutput
+from segmeter.encoders.table import build_encoder
 
 # ImageNet statistics of R, G, B.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -94,7 +94,7 @@ def build_segmenter(
 
     Args:
         encoder: a key of :data:`encoders.ENCODERS`.
-        backbone: a name that :func:`encoders.backbones.build_backbone` knows.
+        backbone: a name that :func:`encoders.backbones.table.build_backbone` knows.
         num_classes: classes without "no object".
         num_queries: mask queries; None for the papers' choice for this backbone.
         encoder_options: see :func:`encoders.encoder_options`.

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from harness.audit_costs import CostModel, cost_model, real_padded_sizes, real_sizes_costing
-from harness.audit_maskdino import encoder_cost, solve_structure, structures
-from harness.audit_means import (
+from segmeter.harness.audit.maskdino import encoder_cost, solve_structure, structures
+from segmeter.harness.audit.means import (
     FIRST_IMAGES,
     Sample,
     Target,
@@ -15,9 +14,10 @@ from harness.audit_means import (
     solve_prefixes,
     solve_samples,
 )
-from harness.audit_subjects import Subject, cost_without_stride_4, subject_of
-from harness.published import CITYSCAPES_SIZE, PublishedCell, gflops_cells
-from harness.sizes import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
+from segmeter.harness.audit.subjects import Subject, cost_without_stride_4, subject_of
+from segmeter.harness.counting.by_size import CostModel, cost_model, real_padded_sizes, real_sizes_costing
+from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
+from segmeter.harness.published.cells import CITYSCAPES_SIZE, PublishedCell, gflops_cells
 
 REPRODUCED = ("stated size", "solved size", "solved mean")
 VERDICTS = {

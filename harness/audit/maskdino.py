@@ -14,15 +14,15 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from encoders.backbones import build_backbone
-from encoders.layers import DeformableEncoderLayer, Levels, input_projection
-from encoders.m2f import DIM
-from harness.audit_costs import CONVENTION, real_padded_sizes
-from harness.counter import Count, run_and_count
-from harness.model_count import count_model
-from harness.record import GIGA
-from harness.sizes import ImageSize, Size
-from harness.spec import model_spec
+from segmeter.encoders.backbones.table import build_backbone
+from segmeter.encoders.m2f import DIM
+from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels, input_projection
+from segmeter.harness.counting.by_size import CONVENTION, real_padded_sizes
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.counting.counter import Count, run_and_count
+from segmeter.harness.inputs.sizes import ImageSize, Size
+from segmeter.harness.models.spec import model_spec
+from segmeter.harness.records.flops import GIGA
 
 FFN_DIMS = (1024, 2048)
 STRIDES = (32, 16, 8)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate, permutations
 from pathlib import Path
 
-from harness.audit_costs import CostModel
-from harness.sizes import (
+from segmeter.harness.counting.by_size import CostModel
+from segmeter.harness.inputs.sizes import (
     COCO_RULE,
     ImageSize,
     ResizeRule,
@@ -84,7 +84,7 @@ def images_by_id(path: Path, rule: ResizeRule = COCO_RULE) -> list[ImageSize]:
     """Sizes of an annotation file's images in the order of their ids, which is the papers' tool's order.
 
     Raises:
-        ValueError: as :func:`harness.sizes.annotation_sizes`, or an image without an id.
+        ValueError: as :func:`harness.inputs.sizes.annotation_sizes`, or an image without an id.
     """
     annotation_sizes(path, rule)
     images = json.loads(path.read_text(encoding="utf-8"))["images"]

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from harness.points import MODIFIERS, TITLES
-from harness.published import PublishedCell, family_cells
-from harness.published_data import PRO_SCALE, PublishedRow, published_rows
-from harness.reproduce import reproduce
-from harness.runs import nearest
+from segmeter.harness.audit.reproduce import reproduce
+from segmeter.harness.published.cells import PublishedCell, family_cells
+from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.records.runs import nearest
+from segmeter.harness.tradeoff.collect import MODIFIERS, TITLES
 
 TABLES = {
     1: "Performance and compute on COCO",

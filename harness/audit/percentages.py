@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.audit_cells import AuditedCell
-from harness.audit_costs import CostModel, cost_model
-from harness.audit_means import FIRST_IMAGES, mean_total
-from harness.audit_subjects import subject_of
-from harness.published import METRICS, PublishedCell, gflops_cells
-from harness.published_data import PRO_SCALE, PublishedRow, published_rows
-from harness.sizes import ImageSize, Size, dataset_sizes, format_size
+from segmeter.harness.audit.cells import AuditedCell
+from segmeter.harness.audit.means import FIRST_IMAGES, mean_total
+from segmeter.harness.audit.subjects import subject_of
+from segmeter.harness.counting.by_size import CostModel, cost_model
+from segmeter.harness.inputs.sizes import ImageSize, Size, dataset_sizes, format_size
+from segmeter.harness.published.cells import METRICS, PublishedCell, gflops_cells
+from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
 
 # Printed to 0.01; a figure and its reference are rounded themselves.
 AGREES = 0.011

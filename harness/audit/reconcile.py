@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness.audit_costs import cost_model, real_padded_sizes
-from harness.audit_means import ALL_IMAGES, FIRST_IMAGES, mean_total
-from harness.conventions import PUBLISHED_PLACES, units_of
-from harness.counter import DataDependentError, Work
-from harness.flops_record import versions
-from harness.model_count import find_components, work_of
-from harness.own_models import blaming
-from harness.record import GIGA
-from harness.sizes import COCO_RULE, ImageSize, Size, dataset_sizes, format_size, pad
-from harness.spec import ModelSpec, model_spec
+from segmeter.harness.audit.means import ALL_IMAGES, FIRST_IMAGES, mean_total
+from segmeter.harness.counting.by_size import cost_model, real_padded_sizes
+from segmeter.harness.counting.conventions import PUBLISHED_PLACES, units_of
+from segmeter.harness.counting.count import find_components, work_of
+from segmeter.harness.counting.counter import DataDependentError, Work
+from segmeter.harness.counting.record import versions
+from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, Size, dataset_sizes, format_size, pad
+from segmeter.harness.models.own import blaming
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.records.flops import GIGA
 
 SCHEMA = "segmeter.reconcile/1"
 WHATS = ("encoder", "total")

@@ -8,16 +8,16 @@ mean over the first 100 images of val2017.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.audit_subjects import cost_without_stride_4
-from harness.model_count import DatasetCount, count_dataset, count_model
-from harness.published import (
+from segmeter.harness.audit.subjects import cost_without_stride_4
+from segmeter.harness.counting.count import DatasetCount, count_dataset, count_model
+from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, format_size
+from segmeter.harness.models.spec import model_spec
+from segmeter.harness.published.cells import (
     CITYSCAPES_SIZE,
     COCO_ENCODER_SIZES,
     PublishedCell,
     spec_of,
 )
-from harness.sizes import ImageSize, dataset_sizes, format_size
-from harness.spec import model_spec
 
 CONVENTION = "published"
 GIGA = 1e9

@@ -5,19 +5,19 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.audit_cells import PRINTS, REPRODUCED, VERDICTS, AuditedCell, audit_cells
-from harness.audit_costs import CONVENTION
-from harness.audit_fps import RECORD_FOLDERS, audit_fps, fps_records, fps_rows, profile_runs
-from harness.audit_means import images_by_id
-from harness.audit_percentages import audit_percentages, percentage_records
-from harness.audit_subjects import SCOPES
-from harness.conventions import CONVENTIONS
-from harness.findings_cost import cost_findings
-from harness.findings_hosts import host_findings
-from harness.findings_print import print_findings
-from harness.flops_record import versions
-from harness.published_data import PRO_SCALE, claims, find_paper, published_rows
-from harness.runs import nearest
+from segmeter.harness.audit.cells import PRINTS, REPRODUCED, VERDICTS, AuditedCell, audit_cells
+from segmeter.harness.audit.findings.cost import cost_findings
+from segmeter.harness.audit.findings.hosts import host_findings
+from segmeter.harness.audit.findings.printed import print_findings
+from segmeter.harness.audit.means import images_by_id
+from segmeter.harness.audit.percentages import audit_percentages, percentage_records
+from segmeter.harness.audit.speeds import RECORD_FOLDERS, audit_fps, fps_records, fps_rows, profile_runs
+from segmeter.harness.audit.subjects import SCOPES
+from segmeter.harness.counting.by_size import CONVENTION
+from segmeter.harness.counting.conventions import CONVENTIONS
+from segmeter.harness.counting.record import versions
+from segmeter.harness.published.tables import PRO_SCALE, claims, find_paper, published_rows
+from segmeter.harness.records.runs import nearest
 
 SCHEMA = "segmeter.audit/1"
 GFLOPS_TABLES = range(1, 12)

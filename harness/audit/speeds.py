@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.compare_runs import collect
-from harness.published import CLASSES, FAMILY, PublishedCell, spec_of
-from harness.published_data import PRO_SCALE, PublishedRow, published_rows
-from harness.runs import DEFAULT_FOLDER, WAYS, Run, how_measured
-from harness.spec import parse_model
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.published.cells import CLASSES, FAMILY, PublishedCell, spec_of
+from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.records.compare import collect
+from segmeter.harness.records.runs import DEFAULT_FOLDER, WAYS, Run, how_measured
 
-RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[1] / "results" / "records")
+RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[2] / "results" / "records")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from harness.audit_costs import CONVENTION
-from harness.model_count import count_model
-from harness.published import CITYSCAPES_SIZE, FAMILY, PublishedCell, spec_of
-from harness.record import GIGA
-from harness.sizes import ImageSize
-from harness.spec import ModelSpec, model_spec
+from segmeter.harness.counting.by_size import CONVENTION
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.published.cells import CITYSCAPES_SIZE, FAMILY, PublishedCell, spec_of
+from segmeter.harness.records.flops import GIGA
 
 # Table 8 gives the segmentation figures of Table 1 under the names of the detectors they come from.
 DETECTORS = {"lite-detr": "lite-m2f", "rt-detr": "rt-m2f"}

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from harness.model_count import count_backbone, count_model
-from harness.record import GIGA
-from harness.sizes import ImageSize, Size, dataset_sizes, from_image
-from harness.spec import ModelSpec
+from segmeter.harness.counting.count import count_backbone, count_model
+from segmeter.harness.inputs.sizes import ImageSize, Size, dataset_sizes, from_image
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.records.flops import GIGA
 
 CONVENTION = "published"
 # Small sizes whose pixels stand as 1 : 2 : 4.

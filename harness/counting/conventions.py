@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.counter import Count, UnknownOp, Work
+from segmeter.harness.counting.counter import Count, UnknownOp, Work
 
 CONVENTIONS = {
     "published": "MACs as the papers' tool counts them; sampling and masked query-key products left out",
@@ -115,7 +115,7 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
 
     Args:
         count: the work of one forward pass.
-        find_component: module path -> dotted component (:func:`harness.components.component_finder`).
+        find_component: module path -> dotted component (:func:`harness.models.components.component_finder`).
         convention: a key of :data:`CONVENTIONS`.
     """
     by_component: defaultdict[str, int] = defaultdict(int)

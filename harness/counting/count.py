@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders import build_encoder
-from encoders.backbones import build_backbone
-from encoders.decoder import MaskedDecoder
-from encoders.postprocess import PostProcess
-from encoders.segmenter import Segmenter
-from harness.components import component_finder
-from harness.conventions import Figures, apply_convention, mean_figures
-from harness.counter import Count, DataDependentError, run_and_count
-from harness.own_models import blaming
-from harness.photos import Photo
-from harness.sizes import ImageSize, Size, SizeSet, format_size
-from harness.spec import ModelSpec, WholeModelSpec, model_spec
-from harness.whole_model import SeenCount, count_segmenter_on_photos, count_whole
+from segmeter.encoders import build_encoder
+from segmeter.encoders.backbones.table import build_backbone
+from segmeter.encoders.segmenter.decoder import MaskedDecoder
+from segmeter.encoders.segmenter.model import Segmenter
+from segmeter.encoders.segmenter.postprocess import PostProcess
+from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
+from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
+from segmeter.harness.counting.on_photos import SeenCount, count_segmenter_on_photos, count_whole
+from segmeter.harness.inputs.photos import Photo
+from segmeter.harness.inputs.sizes import ImageSize, Size, SizeSet, format_size
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.own import blaming
+from segmeter.harness.models.spec import ModelSpec, WholeModelSpec, model_spec
 
 PARTS = ("backbone", "encoder", "decoder", "postprocess")
 # Shapes of the maps a decoder reads: mask features, then multi-scale from low to high resolution.
@@ -130,7 +130,7 @@ def count_dataset(
     Args:
         spec: the model.
         sizes: the data set's image sizes.
-        convention: a key of :data:`harness.conventions.CONVENTIONS`.
+        convention: a key of :data:`harness.counting.conventions.CONVENTIONS`.
         progress: called with the number of distinct sizes done.
     """
     counts: list[tuple[ModelCount, int]] = []

@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.meta_ops import run_op
-from harness.op_costs import Cost, attention_costs
+from segmeter.harness.counting.meta_ops import run_op
+from segmeter.harness.counting.op_costs import Cost, attention_costs
 
 ATTENTION = torch.nn.functional.scaled_dot_product_attention
 MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
@@ -72,7 +72,7 @@ class DataDependentError(ValueError):
 
 @dataclass(frozen=True)
 class Count:
-    """The work of one forward pass. Figures are integers: MACs and FLOPs as in :mod:`harness.op_costs`."""
+    """The work of one forward pass; figures are integers, as :mod:`harness.counting.op_costs` gives them."""
 
     work: tuple[Work, ...] = ()
     unknown: tuple[UnknownOp, ...] = ()

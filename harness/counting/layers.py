@@ -4,11 +4,11 @@ from collections import defaultdict
 from itertools import accumulate
 from typing import Any
 
-from harness.components import component_finder
-from harness.conventions import units_of
-from harness.model_count import meta_model, work_of
-from harness.sizes import ImageSize
-from harness.spec import ModelSpec
+from segmeter.harness.counting.conventions import units_of
+from segmeter.harness.counting.count import meta_model, work_of
+from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.spec import ModelSpec
 
 LAYERS = "encoder.transformer.encoder.layers."
 CHANNELS = 256

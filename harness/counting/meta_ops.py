@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.op_costs import Cost, costs_of
+from segmeter.harness.counting.op_costs import Cost, costs_of
 
 MAX_REMEMBERED = 100_000
 # A tensor as far as shapes go: (sizes, strides, dtype).

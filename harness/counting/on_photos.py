@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from encoders.segmenter import build_segmenter, normalise
-from harness.components import component_finder
-from harness.conventions import Figures, apply_convention, mean_figures
-from harness.counter import Count, DataDependentError, run_and_count
-from harness.own_models import blaming, build_whole
-from harness.photos import Photo, find_photos, read_photo
-from harness.sizes import ImageSize, Size
-from harness.spec import ModelSpec, WholeModelSpec
+from segmeter.encoders.segmenter.model import build_segmenter, normalise
+from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
+from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
+from segmeter.harness.inputs.photos import Photo, find_photos, read_photo
+from segmeter.harness.inputs.sizes import ImageSize, Size
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.own import blaming, build_whole
+from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
 
 
 @dataclass(frozen=True)

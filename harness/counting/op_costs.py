@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops import formulas
+from segmeter.cuda_ops import formulas
 
 Shape = Sequence[int]
 

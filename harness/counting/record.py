@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
-from harness.conventions import CONVENTIONS, OMISSIONS, UNITS, Figures
-from harness.counter import UnknownOp
-from harness.model_count import DatasetCount, ModelCount, Spread
-from harness.record import GIGA, SCHEMA, FlopsRecord, component_tree
-from harness.record import Spread as SpreadRecord
-from harness.sizes import format_size
-from harness.spec import ModelSpec
+from segmeter.harness.counting.conventions import CONVENTIONS, OMISSIONS, UNITS, Figures
+from segmeter.harness.counting.count import DatasetCount, ModelCount, Spread
+from segmeter.harness.counting.counter import UnknownOp
+from segmeter.harness.inputs.sizes import format_size
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.records.flops import GIGA, SCHEMA, FlopsRecord, component_tree
+from segmeter.harness.records.flops import Spread as SpreadRecord
 
 NO_FORMULA = "no formula for this operator; register one, or read its share as unknown"
 

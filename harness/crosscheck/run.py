@@ -5,7 +5,7 @@ dispatcher. All three run here on meta tensors, part by part, and know segmeter'
 by its registered formula. Each counts some operators and passes over others in silence; :data:`KNOWN`
 says which. A whole model of the user's own is one part; if its work depends on what it sees, all run on a
 photo. A difference to segmeter's own count (``macs`` convention) is explained when it is exactly the
-work of the operators the counter passes over and of what it adds (:mod:`harness.counter_quirks`);
+work of the operators the counter passes over and of what it adds (:mod:`harness.crosscheck.quirks`);
 whatever is left is printed as unexplained.
 """
 
@@ -25,26 +25,26 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cuda_ops.formulas import fvcore_handles, ptflops_hooks
-from encoders.segmenter import normalise
-from harness.conventions import CONVENTIONS
-from harness.counter import Count, run_and_count
-from harness.counter_quirks import (
+from segmeter.cuda_ops.formulas import fvcore_handles, ptflops_hooks
+from segmeter.encoders.segmenter.model import normalise
+from segmeter.harness.counting.conventions import CONVENTIONS
+from segmeter.harness.counting.count import PARTS, meta_model
+from segmeter.harness.counting.counter import Count, run_and_count
+from segmeter.harness.counting.on_photos import count_on_meta
+from segmeter.harness.counting.record import versions
+from segmeter.harness.crosscheck.quirks import (
     added_products,
     bias_additions,
     einsum_rounding,
     global_pooling,
     unused_work,
 )
-from harness.flops_record import versions
-from harness.meta_tracing import traceable_on_meta
-from harness.model_count import PARTS, meta_model
-from harness.own_models import blaming, build_whole
-from harness.photos import find_photos, read_photo
-from harness.record import GIGA
-from harness.sizes import ImageSize, format_size
-from harness.spec import ModelSpec, WholeModelSpec
-from harness.whole_model import count_on_meta
+from segmeter.harness.crosscheck.tracing import traceable_on_meta
+from segmeter.harness.inputs.photos import find_photos, read_photo
+from segmeter.harness.inputs.sizes import ImageSize, format_size
+from segmeter.harness.models.own import blaming, build_whole
+from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.records.flops import GIGA
 
 SCHEMA = "segmeter.crosscheck/1"
 _PRODUCTS = {"conv", "linear", "matmul"}

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from encoders.build import ENCODERS
-from harness.components import component_finder
-from harness.conventions import units_of
-from harness.counter import Count, DataDependentError
-from harness.model_count import meta_model, work_of
-from harness.own_models import blaming
-from harness.sizes import ImageSize, format_size
-from harness.snapshot import ModuleCost, Snapshot
-from harness.spec import ModelSpec, WholeModelSpec
-from harness.structure import structure_of
-from harness.whole_model import count_segmenter_on_photos, count_whole
+from segmeter.encoders.table import ENCODERS
+from segmeter.harness.counting.conventions import units_of
+from segmeter.harness.counting.count import meta_model, work_of
+from segmeter.harness.counting.counter import Count, DataDependentError
+from segmeter.harness.counting.on_photos import count_segmenter_on_photos, count_whole
+from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
+from segmeter.harness.inputs.sizes import ImageSize, format_size
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.own import blaming
+from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.models.structure import structure_of
 
 
 def take_snapshot(
@@ -61,7 +61,7 @@ def snapshot_of(
 ) -> Snapshot:
     """A snapshot from the counts of a model on one or more inputs of one size.
 
-    ``patterns`` and ``at`` are as :func:`harness.components.component_finder` takes them.
+    ``patterns`` and ``at`` are as :func:`harness.models.components.component_finder` takes them.
     """
     find = component_finder(model, patterns, at)
     modules = _modules(counts, model, find, convention)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.snapshot import ModuleCost, Snapshot
+from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
 
 # In the order in which they explain: causes first, then what merely runs on other shapes because of them.
 KINDS = ("added", "removed", "changed", "renamed", "reshaped")

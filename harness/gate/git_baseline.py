@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.snapshot import Snapshot, read_baseline
+import segmeter
+from segmeter.harness.gate.snapshot import Snapshot, read_baseline
 
 PREFIX = "git:"
 TIMEOUT_S = 600
@@ -15,9 +16,13 @@ _COUNT = """
 import sys
 from pathlib import Path
 root, tree = Path(sys.argv[1]), Path(sys.argv[2])
-import cli
+if (tree / "segmeter.py").is_file() and (tree / "harness" / "gate.py").is_file():
+    # segmeter's own revisions from before it had one name.
+    from cli import main
+else:
+    from segmeter.commands.main import main
 try:
-    cli.main(sys.argv[3:])
+    main(sys.argv[3:])
 except SystemExit as stopped:
     code = stopped.code
 files = {n: Path(m.__file__).resolve() for n, m in list(sys.modules.items()) if getattr(m, "__file__", None)}
@@ -58,7 +63,7 @@ def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
 
 def _count(root: Path, tree: Path, budgets: Path, output: Path, revision: str) -> None:
     """Run this tool on the other tree; a package that the tree holds itself comes from the tree."""
-    here, root = Path(__file__).resolve().parents[1], root.resolve()
+    here, root = Path(segmeter.__file__).resolve().parents[1], root.resolve()
     # What this process imports from the working tree, as editable installs arrange it, the other one imports
     # from the revision.
     inside = [Path(each).resolve() for each in sys.path if each]

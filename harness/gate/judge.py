@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from encoders.interface import nearest
-from harness.budgets import Budgets, Limit, ModelBudget
-from harness.capture import take_snapshot
-from harness.changes import Change, causes, changes_between
-from harness.conventions import UNITS
-from harness.own_models import relative_source
-from harness.sizes import ImageSize, SizeSet, default_classes, parse_padded_size
-from harness.snapshot import Snapshot
-from harness.spec import ModelSpec, parse_model
-from harness.structure import source_line
+from segmeter.encoders.interface import nearest
+from segmeter.harness.counting.conventions import UNITS
+from segmeter.harness.gate.budgets import Budgets, Limit, ModelBudget
+from segmeter.harness.gate.capture import take_snapshot
+from segmeter.harness.gate.changes import Change, causes, changes_between
+from segmeter.harness.gate.snapshot import Snapshot
+from segmeter.harness.inputs.sizes import ImageSize, SizeSet, default_classes, parse_padded_size
+from segmeter.harness.models.own import relative_source
+from segmeter.harness.models.spec import ModelSpec, parse_model
+from segmeter.harness.models.structure import source_line
 
 SCHEMA = "segmeter.check/1"
 # Verdicts on one figure.

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from harness.files import check_regular
-from harness.sizes import MAX_SIDE, Size
+from segmeter.files import check_regular
+from segmeter.harness.inputs.sizes import MAX_SIDE, Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Pillow knows others too, some of which start programs.

@@ -148,7 +148,7 @@ def dataset_sizes(name: str) -> SizeSet:
     columns = {"coco-val2017": "images_all_5000", "coco-val2017:100": "images_first_100_by_id"}
     if name not in columns:
         raise ValueError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-    table = files("results.sizes").joinpath("coco_val2017_sizes.csv")
+    table = files("segmeter.results.sizes").joinpath("coco_val2017_sizes.csv")
     with table.open(encoding="utf-8") as lines:
         counts = {
             (int(row["height"]), int(row["width"])): int(row[columns[name]]) for row in csv.DictReader(lines)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from harness.watch import cpu_mhz, cpu_temperature
+from segmeter.harness.machine.watch import cpu_mhz, cpu_temperature
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # What changes how memory is taken from the system, and with it a CPU's times.
 ALLOCATOR_VARIABLES = (
     "LD_PRELOAD",
@@ -50,7 +50,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "clocks": {"cpu_mhz": cpu_mhz(), "cpu_temperature_c": cpu_temperature()},
     }
     if device.type == "cuda":
-        from harness.energy import gpu_state
+        from segmeter.harness.machine.energy import gpu_state
 
         properties = torch.cuda.get_device_properties(device)
         found["gpu"] = {
@@ -82,7 +82,7 @@ def cpu_name() -> str:
 
 def op_implementation(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Which implementation of the deformable sampling runs, and why."""
-    from cuda_ops import implementation_for
+    from segmeter.cuda_ops import implementation_for
 
     found = implementation_for(device, dtype)
     return {"name": found.name, "reason": found.reason}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.energy import gpu_state
+from segmeter.harness.machine.energy import gpu_state
 
 EVERY_SECONDS = 0.5
 # A process counts as busy from this share of one core on.

@@ -34,9 +34,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders.build import ENCODERS, EncoderKind
-from encoders.interface import EncoderOutput, nearest
-from harness.structure import meta_copy
+from segmeter.encoders.interface import EncoderOutput, nearest
+from segmeter.encoders.table import ENCODERS, EncoderKind
+from segmeter.harness.models.structure import meta_copy
 
 ENTRY_POINTS = "segmeter.encoders"
 DECODER_CHANNELS = 256
@@ -246,7 +246,7 @@ def blaming(what: str) -> Iterator[None]:
 def _from_here(error: BaseException) -> bool:
     """Whether segmeter itself raised it, rather than the user's code or a library that it calls."""
     files = list(_files(error))
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     rooms = ("harness", "encoders", "cuda_ops")
     return bool(files) and any(files[-1].is_relative_to(root / room) for room in rooms)
 

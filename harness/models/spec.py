@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from encoders.backbones import BACKBONES, check_backbone, default_num_queries
-from encoders.build import ENCODERS, check_options, encoder_options
-from encoders.interface import nearest
-from harness.own_models import (
+from segmeter.encoders.backbones.table import BACKBONES, check_backbone, default_num_queries
+from segmeter.encoders.interface import nearest
+from segmeter.encoders.table import ENCODERS, check_options, encoder_options
+from segmeter.harness.models.own import (
     COMPONENTS,
     OwnModel,
     add_encoder,
@@ -39,7 +39,7 @@ class ModelSpec:
 
     Attributes:
         encoder: a key of :data:`encoders.ENCODERS`.
-        backbone: a name that :func:`encoders.backbones.build_backbone` knows.
+        backbone: a name that :func:`encoders.backbones.table.build_backbone` knows.
         options: the encoder's options, complete, sorted by name.
         num_classes: classes of the data set, without "no object".
         num_queries: mask queries of the decoder.
@@ -107,7 +107,7 @@ class WholeModelSpec(ModelSpec):
         return self.encoder + "".join(f":{name}={_to_text(value)}" for name, value in self.options)
 
     def load(self) -> OwnModel:
-        """Import it; see :func:`harness.own_models.load_own`."""
+        """Import it; see :func:`harness.models.own.load_own`."""
         return load_own(self.encoder)
 
 

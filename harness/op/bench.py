@@ -18,13 +18,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, reference, use_implementation
-from cuda_ops.implementation import kernel_for
-from encoders.interface import nearest
-from harness.environment import cpu_name, git_state
-from harness.op_peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
-from harness.op_problems import DTYPES, PASSES, PLACES, SHAPES, Case, Problem, bytes_moved, draw_problem
-from harness.record import write_json
+from segmeter.cuda_ops import (
+    implementation_for,
+    ms_deform_attn,
+    ms_deform_attn_fused,
+    reference,
+    use_implementation,
+)
+from segmeter.cuda_ops.implementation import kernel_for
+from segmeter.encoders.interface import nearest
+from segmeter.harness.machine.environment import cpu_name, git_state
+from segmeter.harness.op.peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
+from segmeter.harness.op.problems import (
+    DTYPES,
+    PASSES,
+    PLACES,
+    SHAPES,
+    Case,
+    Problem,
+    bytes_moved,
+    draw_problem,
+)
+from segmeter.harness.records.flops import write_json
 
 SCHEMA = "segmeter.op-bench/2"
 # Written before each timed call: more than the last-level cache of any GPU, and of most processors.
@@ -61,8 +76,8 @@ def run_benchmark(
 
     Args:
         device: ``cpu`` or ``cuda``.
-        shapes: names of :data:`harness.op_problems.SHAPES`; all of them if empty.
-        dtypes: names of :data:`harness.op_problems.DTYPES`.
+        shapes: names of :data:`harness.op.problems.SHAPES`; all of them if empty.
+        dtypes: names of :data:`harness.op.problems.DTYPES`.
         options: rounds, caches, the compiled reference.
         progress: called with one line before each case.
 
@@ -97,7 +112,7 @@ def run_benchmark(
     return {
         "schema": SCHEMA,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(Path(__file__).parents[1]),
+        "git": git_state(Path(__file__).parents[2]),
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from cuda_ops import cpu_kernel, cuda_build, implementation_for
-from cuda_ops.cache import KernelUnavailableError, cache_folder
+from segmeter.cuda_ops import cpu_kernel, cuda_build, implementation_for
+from segmeter.cuda_ops.cache import KernelUnavailableError, cache_folder
 
 SCHEMA = "segmeter.doctor/1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

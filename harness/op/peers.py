@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.op_problems import Problem
+from segmeter.harness.op.problems import Problem
 
 FOLDER = Path(".peers")
 Op = Callable[..., Tensor]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.statistics import COPY_ROUNDS, interval, speedup
+from segmeter.harness.profiling.statistics import COPY_ROUNDS, interval, speedup
 
 Call = Callable[[], object]
 WARM_UP_WINDOW = 3

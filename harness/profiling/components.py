@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.components import component_finder
-from harness.memory import give_back, reset_peak, resident_bytes
-from harness.statistics import Interval, interval, mean_interval
-from harness.timing import time_ms
+from segmeter.harness.machine.memory import give_back, reset_peak, resident_bytes
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.profiling.clock import time_ms
+from segmeter.harness.profiling.statistics import Interval, interval, mean_interval
 
 OUTSIDE = "other"
 # Fewest and most calls with hooks; between them, while the time lasts and the sum is not known to +-2.5 %.

@@ -9,9 +9,10 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from harness.energy import EnergyUnavailable, measure_energy
-from harness.environment import environment
-from harness.memory import (
+from segmeter.harness.inputs.sizes import format_size
+from segmeter.harness.machine.energy import EnergyUnavailable, measure_energy
+from segmeter.harness.machine.environment import environment
+from segmeter.harness.machine.memory import (
     give_back,
     is_out_of_memory,
     keep_freed_memory,
@@ -19,20 +20,19 @@ from harness.memory import (
     parameter_bytes,
     peak_memory,
 )
-from harness.profile_components import (
+from segmeter.harness.machine.watch import Watch
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.profiling.clock import interleave
+from segmeter.harness.profiling.components import (
     ComponentMemory,
     ComponentTimer,
     component_parameter_bytes,
     component_times,
 )
-from harness.roofline import Peaks, Work, component_work, measure_peaks
-from harness.runs import Run, new_id, now
-from harness.sizes import format_size
-from harness.spec import ModelSpec
-from harness.statistics import COPY_ROUNDS, speedup, summarise
-from harness.subjects import DTYPES, Settings, Subject, build, make_inputs, make_subject
-from harness.timing import interleave
-from harness.watch import Watch
+from segmeter.harness.profiling.roofline import Peaks, Work, component_work, measure_peaks
+from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
+from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, build, make_inputs, make_subject
+from segmeter.harness.records.runs import Run, new_id, now
 
 
 class OutOfMemory(Exception):

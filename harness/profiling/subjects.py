@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders.interface import nearest
-from encoders.segmenter import build_segmenter, normalise
-from harness.memory import is_out_of_memory, keeps_freed_memory, lasting
-from harness.model_count import meta_model
-from harness.own_models import build_whole
-from harness.photos import find_photos, read_photo
-from harness.sizes import Size, format_size
-from harness.spec import ModelSpec, WholeModelSpec
-from harness.timing import Plan, WarmUp, warm_up
+from segmeter.encoders.interface import nearest
+from segmeter.encoders.segmenter.model import build_segmenter, normalise
+from segmeter.harness.counting.count import meta_model
+from segmeter.harness.inputs.photos import find_photos, read_photo
+from segmeter.harness.inputs.sizes import Size, format_size
+from segmeter.harness.machine.memory import is_out_of_memory, keeps_freed_memory, lasting
+from segmeter.harness.models.own import build_whole
+from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.profiling.clock import Plan, WarmUp, warm_up
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INPUTS = 4

@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.runs import Run, nearest, now, read_run, save
+import segmeter
+from segmeter.harness.records.runs import Run, nearest, now, read_run, save
 
-ROOT = Path(__file__).parents[1]
-WORKER = (sys.executable, "-m", "harness.sweep_worker")
+# What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
+ROOT = Path(segmeter.__file__).parents[1]
+WORKER = (sys.executable, "-m", "segmeter.harness.profiling.sweep_worker")
 GRID_KEYS = ("models", "encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
 SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
 EXECUTORS = ("local", "ray")
@@ -138,9 +140,9 @@ def check_cells(plan: SweepPlan) -> None:
     Raises:
         ValueError: what is wrong with a cell.
     """
-    from harness.sizes import parse_padded_size
-    from harness.spec import parse_model
-    from harness.subjects import DEVICES, DTYPES
+    from segmeter.harness.inputs.sizes import parse_padded_size
+    from segmeter.harness.models.spec import parse_model
+    from segmeter.harness.profiling.subjects import DEVICES, DTYPES
 
     for cell in plan.cells:
         parse_model(cell.model, num_classes=cell.num_classes, own=True)
@@ -195,7 +197,7 @@ def run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) 
     start = time.monotonic()
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])),
         PARENT_VARIABLE: str(os.getpid()),
     }
     process = subprocess.Popen(

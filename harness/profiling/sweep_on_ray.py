@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.runs import Run, now, run_from, save
-from harness.sweep import ROOT, WORKER, Cell, SweepPlan, finished, run_cell
+from segmeter.harness.profiling.sweep import ROOT, WORKER, Cell, SweepPlan, finished, run_cell
+from segmeter.harness.records.runs import Run, now, run_from, save
 
 REACH_SECONDS = 10.0
 

@@ -1,4 +1,4 @@
-"""One cell of a sweep: ``python -m harness.sweep_worker CELL_JSON FOLDER``. Writes the cell's record."""
+"""One cell of a sweep, in a process of its own: ``sweep_worker CELL_JSON FOLDER`` writes its record."""
 
 import ctypes
 import json
@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from harness.sweep import OUT_OF_MEMORY_EXIT, PARENT_VARIABLE, Cell
+from segmeter.harness.profiling.sweep import OUT_OF_MEMORY_EXIT, PARENT_VARIABLE, Cell
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ORPHAN_EXIT = 78
@@ -20,13 +20,13 @@ def main(cell_json: str, folder: str) -> int:
     if _orphaned():
         return ORPHAN_EXIT
 
-    from harness.memory import is_out_of_memory
-    from harness.profile import OutOfMemory, profile
-    from harness.runs import save
-    from harness.sizes import parse_padded_size
-    from harness.spec import parse_model
-    from harness.subjects import Settings
-    from harness.timing import Plan
+    from segmeter.harness.inputs.sizes import parse_padded_size
+    from segmeter.harness.machine.memory import is_out_of_memory
+    from segmeter.harness.models.spec import parse_model
+    from segmeter.harness.profiling.clock import Plan
+    from segmeter.harness.profiling.run import OutOfMemory, profile
+    from segmeter.harness.profiling.subjects import Settings
+    from segmeter.harness.records.runs import save
 
     cell = Cell(**json.loads(cell_json))
     try:

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from encoders.interface import nearest
-from harness.published_data import PRO_SCALE, published_rows
-from harness.sizes import Size
-from harness.spec import ModelSpec, model_spec
+from segmeter.encoders.interface import nearest
+from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.published.tables import PRO_SCALE, published_rows
 
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
 TABLES = range(1, 8)
@@ -115,7 +115,7 @@ class Preset:
     """A row of the paper as a model one can name.
 
     Attributes:
-        model: as :func:`harness.spec.parse_model` reads it.
+        model: as :func:`harness.models.spec.parse_model` reads it.
         dataset: "coco" or "cityscapes".
         source: the table and row it stands in first.
     """

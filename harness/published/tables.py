@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from harness.runs import nearest
+from segmeter.harness.records.runs import nearest
 
 PRO_SCALE = "pro-scale"
 # The start of a table's title in others.csv -> whose figures these are.
@@ -218,7 +218,7 @@ def _lines(
     name: str, columns: tuple[str, ...], folder: Path | None
 ) -> Iterator[tuple[_Where, Mapping[str, str]]]:
     """Each data line of a file with its place, columns checked."""
-    content = folder.joinpath(name) if folder else files("results.published").joinpath(name)
+    content = folder.joinpath(name) if folder else files("segmeter.results.published").joinpath(name)
     shown = str(content) if folder else f"results/published/{name}"
     try:
         text = content.read_bytes().decode("utf-8")

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from encoders.interface import nearest
-from harness.files import inside, plain_id, read_bytes
-from harness.miou import VOID_CLASS
-from harness.panoptic_quality import GroundSegment
-from harness.sizes import CITYSCAPES_RULE, COCO_RULE, ResizeRule
+from segmeter.encoders.interface import nearest
+from segmeter.files import inside, plain_id, read_bytes
+from segmeter.harness.inputs.sizes import CITYSCAPES_RULE, COCO_RULE, ResizeRule
+from segmeter.harness.quality.miou import VOID_CLASS
+from segmeter.harness.quality.panoptic import GroundSegment
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def semantic_truth(ids: np.ndarray, entry: Entry, class_of: Mapping[int, int]) -
 
 def instance_truth(ids: np.ndarray, entry: Entry, things: Mapping[int, bool]) -> list[dict[str, Any]]:
     """COCO instance annotations, without ids, of the things in a panoptic map."""
-    from harness.instance_ap import encode_mask
+    from segmeter.harness.quality.instance_ap import encode_mask
 
     annotations = []
     for segment in entry.segments:

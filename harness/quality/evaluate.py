@@ -1,8 +1,8 @@
 """Quality of predictions on a data set: PQ, SQ, RQ, AP and mIoU, as one record.
 
-Any system's predictions can be scored: a folder in COCO's result formats (see :mod:`harness.inference`) is
-all that is read. An image that cannot be scored is named, and no score is made unless the caller says that
-such images are to be left out; then the record says how many.
+Any system's predictions can be scored: a folder in COCO's result formats (see
+:mod:`harness.quality.inference`) is all that is read. An image that cannot be scored is named, and no score
+is made unless the caller says that such images are to be left out; then the record says how many.
 """
 
 import math
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from harness.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
-from harness.files import check_regular, inside, plain_id
-from harness.instance_ap import NAMES, InstanceAP, instance_ap
-from harness.miou import MeanIoU, confusion, mean_iou
-from harness.panoptic_quality import PanopticPair, PanopticScore, Quality, score_pairs
-from harness.png_ids import read_segment_png
-from harness.sizes import ResizeRule
+from segmeter.files import check_regular, inside, plain_id
+from segmeter.harness.inputs.sizes import ResizeRule
+from segmeter.harness.quality.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
+from segmeter.harness.quality.instance_ap import NAMES, InstanceAP, instance_ap
+from segmeter.harness.quality.miou import MeanIoU, confusion, mean_iou
+from segmeter.harness.quality.panoptic import PanopticPair, PanopticScore, Quality, score_pairs
+from segmeter.harness.quality.png_ids import read_segment_png
 
 if TYPE_CHECKING:
-    from harness.spec import ModelSpec
+    from segmeter.harness.models.spec import ModelSpec
 
 SCHEMA = "segmeter.quality/1"
 
@@ -146,9 +146,9 @@ def model_cost(spec: "ModelSpec", entries: Sequence[Entry], rule: ResizeRule) ->
     Returns:
         ``total_gmacs`` and ``encoder_gmacs`` as the papers count them, parameters, and what the mean is over.
     """
-    from harness.flops_record import flops_record
-    from harness.model_count import count_dataset
-    from harness.sizes import SizeSet, from_image
+    from segmeter.harness.counting.count import count_dataset
+    from segmeter.harness.counting.record import flops_record
+    from segmeter.harness.inputs.sizes import SizeSet, from_image
 
     known = [entry.size for entry in entries if entry.size is not None]
     if len(known) < len(entries):

@@ -20,15 +20,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from encoders.postprocess import SegmentationOutput, instances, panoptic
-from encoders.segmenter import normalise, pad_to_multiple
-from harness.datasets import Entry, PanopticSet, read_json
-from harness.files import check_regular
-from harness.instance_ap import encode_mask
-from harness.photos import open_photo
-from harness.png_ids import segment_png
-from harness.record import write_bytes, write_json, write_parts
-from harness.sizes import ResizeRule
+from segmeter.encoders.segmenter.model import normalise, pad_to_multiple
+from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
+from segmeter.files import check_regular
+from segmeter.harness.inputs.photos import open_photo
+from segmeter.harness.inputs.sizes import ResizeRule
+from segmeter.harness.quality.datasets import Entry, PanopticSet, read_json
+from segmeter.harness.quality.instance_ap import encode_mask
+from segmeter.harness.quality.png_ids import segment_png
+from segmeter.harness.records.flops import write_bytes, write_json, write_parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RUN_FILE = "run.json"
@@ -77,7 +77,7 @@ def segment(
     """Run a model on images of one size, and bring its results to that size.
 
     Args:
-        model: a :class:`encoders.segmenter.Segmenter` on the settings' device, in their dtype.
+        model: a :class:`encoders.segmenter.model.Segmenter` on the settings' device, in their dtype.
         images: (H, W, 3) uint8 RGB, all of one size.
         rule: how they are resized for the network (PIL's bilinear filter, as detectron2 does).
         settings: device and dtype; post-processing is always in float32.

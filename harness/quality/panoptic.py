@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.png_ids import WrongSizeError, build_decoder, read_segment_png, use_decoder
+from segmeter.harness.quality.png_ids import WrongSizeError, build_decoder, read_segment_png, use_decoder
 
 VOID = 0
 CHUNK = 16

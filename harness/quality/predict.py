@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.class_names import CLASS_NAMES
-from harness.datasets import LAYOUTS, read_json
+from segmeter.harness.quality.class_names import CLASS_NAMES
+from segmeter.harness.quality.datasets import LAYOUTS, read_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.inference import Settings
-    from harness.spec import ModelSpec
+    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.quality.inference import Settings
 
 # Instances below this score are not drawn, as in detectron2's demo.
 INSTANCE_SCORE = 0.5
@@ -76,9 +76,9 @@ def predict_photo(
     Raises:
         ValueError: an unknown data set, or a photo that cannot be read.
     """
-    from encoders.interface import nearest
-    from encoders.postprocess import instances, panoptic
-    from harness.inference import read_image, segment
+    from segmeter.encoders.interface import nearest
+    from segmeter.encoders.segmenter.postprocess import instances, panoptic
+    from segmeter.harness.quality.inference import read_image, segment
 
     if dataset is not None and dataset not in LAYOUTS:
         raise ValueError(f"unknown data set {dataset!r}{nearest(dataset, list(LAYOUTS))}")

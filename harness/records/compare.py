@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.published_data import PRO_SCALE, published_rows
-from harness.runs import Damaged, Run, environment_differences, nearest, read_run
+from segmeter.harness.published.tables import PRO_SCALE, published_rows
+from segmeter.harness.records.runs import Damaged, Run, environment_differences, nearest, read_run
 
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
 CONDITIONS = (

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from harness.files import MAX_SHOWN, plain_id
-from harness.record import write_text
+from segmeter.files import MAX_SHOWN, plain_id
+from segmeter.harness.records.flops import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_NAME = "segmeter.run"
 SCHEMA_VERSION = 2
-SCHEMA_PATH = Path(__file__).parents[1] / "results" / "run.schema.json"
+SCHEMA_PATH = Path(__file__).parents[2] / "results" / "run.schema.json"
 DEFAULT_FOLDER = Path("results") / "runs"
 STATUSES = ("ok", "out of memory", "crashed", "timed out")
 FORMATS = ("csv", "parquet", "json")
@@ -49,7 +49,7 @@ class Run:
         components: dotted component -> figures.
         ratios: one for each model measured in the same rounds: how many times faster that one was.
         samples: name -> raw samples in the order taken.
-        environment: see :mod:`harness.environment`.
+        environment: see :mod:`harness.machine.environment`.
         notes: name -> what a reader must know, such as why energy is missing.
     """
 
@@ -329,7 +329,7 @@ def export(runs: Sequence[Run], kind: str, path: Path) -> None:
 
     import pandas as pd
 
-    from harness.record import write_bytes
+    from segmeter.harness.records.flops import write_bytes
 
     if kind not in FORMATS:
         raise ValueError(f"unknown format {kind!r}{nearest(kind, FORMATS)}")

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
-from encoders.layers import DeformableEncoderLayer, Levels
-from encoders.rt_m2f import TransformerLayer
+from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
+from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
+from segmeter.encoders.rt_m2f import TransformerLayer
 
 SCALES = ("s1", "s2", "s3", "s4")
 SCALE_STRIDES = dict(zip(SCALES, FEATURE_STRIDES.values(), strict=True))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from harness.redundancy import (
+from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.tokens.similarity import (
     CHUNK,
     TokenMap,
     best_matches,
@@ -22,7 +23,6 @@ from harness.redundancy import (
     share_above,
     window_similarity,
 )
-from harness.sizes import Size
 
 WINDOWS = (2, 3, 4)
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from encoders.build import build_encoder
-from encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
-from encoders.rt_m2f import DIM, TransformerLayer
-from harness.components import component_finder
-from harness.conventions import apply_convention
-from harness.counter import run_and_count
-from harness.record import GIGA
-from harness.sizes import Size
-from harness.spec import ModelSpec
-from harness.token_hooks import SCALES, encoder_layers
+from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
+from segmeter.encoders.rt_m2f import DIM, TransformerLayer
+from segmeter.encoders.table import build_encoder
+from segmeter.harness.counting.conventions import apply_convention
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.records.flops import GIGA
+from segmeter.harness.tokens.layers import SCALES, encoder_layers
 
 # Shares of a scale's tokens at which the cost is counted, for a curve.
 SHARES = (0.0, 0.25, 0.5, 0.75)

@@ -11,11 +11,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from harness.merge_cost import encoder_cost, matching_gmacs
-from harness.redundancy_maps import WINDOWS, Settings, Tally
-from harness.sizes import Size, format_size
-from harness.spec import ModelSpec
-from harness.token_hooks import SCALE_STRIDES
+from segmeter.harness.inputs.sizes import Size, format_size
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.tokens.layers import SCALE_STRIDES
+from segmeter.harness.tokens.maps import WINDOWS, Settings, Tally
+from segmeter.harness.tokens.merge_cost import encoder_cost, matching_gmacs
 
 SCHEMA = "segmeter.tokens/1"
 # Token Merging's step merges at most one half of the tokens; a 2x2 window becomes one of its four.

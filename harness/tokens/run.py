@@ -20,15 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from encoders.segmenter import pad_to_multiple
-from harness.environment import environment
-from harness.photos import Photo, read_photo
-from harness.redundancy import token_change
-from harness.redundancy_maps import Settings, Tally, analyse, analysis_bytes
-from harness.redundancy_record import SCHEMA, TokensRecord, map_record, ordering, what_if
-from harness.sizes import COCO_RULE, ResizeRule, Size, format_size
-from harness.spec import ModelSpec, model_spec
-from harness.token_hooks import (
+from segmeter.encoders.segmenter.model import pad_to_multiple
+from segmeter.harness.inputs.photos import Photo, read_photo
+from segmeter.harness.inputs.sizes import COCO_RULE, ResizeRule, Size, format_size
+from segmeter.harness.machine.environment import environment
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.tokens.layers import (
     SCALE_STRIDES,
     LayerTokens,
     Maps,
@@ -37,7 +34,10 @@ from harness.token_hooks import (
     output_scales,
     watch_layers,
 )
-from harness.weights import Network, load_network, package_file
+from segmeter.harness.tokens.maps import Settings, Tally, analyse, analysis_bytes
+from segmeter.harness.tokens.record import SCHEMA, TokensRecord, map_record, ordering, what_if
+from segmeter.harness.tokens.similarity import token_change
+from segmeter.harness.weights.network import Network, load_network, package_file
 
 # Images whose similarity maps are kept, to be laid over the photo.
 EXAMPLES = 2

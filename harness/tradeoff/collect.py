@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.model_count import count_model
-from harness.published import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES, FAMILY
-from harness.published_data import PRO_SCALE, PublishedRow, published_rows
-from harness.sizes import ImageSize, Size, format_size
-from harness.spec import ModelSpec, model_spec
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.published.cells import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES, FAMILY
+from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
 
 Point = dict[str, Any]
 COSTS = ("gflops_encoder", "gflops_total", "fps", "latency_ms")
@@ -90,15 +90,15 @@ def all_points(records_dir: Path | None = None, add: Path | None = None) -> list
 
     Args:
         records_dir: folder of timing and quality records, searched with its subfolders; damaged files are
-            passed over (:func:`harness.record_points.read_records` names them).
-        add: a CSV file of the user's own points; see :func:`harness.own_points.own_points`.
+            passed over (:func:`harness.tradeoff.records.read_records` names them).
+        add: a CSV file of the user's own points; see :func:`harness.tradeoff.own.own_points`.
 
     Raises:
         ValueError: damaged published or own data; file, line and column named.
         OSError: a file or folder that is not there.
     """
-    from harness.own_points import own_points
-    from harness.record_points import read_records, record_points
+    from segmeter.harness.tradeoff.own import own_points
+    from segmeter.harness.tradeoff.records import read_records, record_points
 
     # The user's file first: what is wrong with it is told at once.
     own = own_points(add) if add is not None else []
@@ -281,7 +281,7 @@ def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
     Raises:
         ValueError: a model that cannot be read or counted, or a data set without a common size.
     """
-    from harness.spec import parse_model
+    from segmeter.harness.models.spec import parse_model
 
     if dataset not in COMMON_SIZES:
         raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")

@@ -8,15 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.flops_record import flops_record
-from harness.layer_costs import layer_costs
-from harness.model_count import count_model
-from harness.own_models import load_own
-from harness.points import COMMON_SIZES, Point, all_points, counted_point
-from harness.published import CLASSES
-from harness.record import FlopsRecord
-from harness.sizes import ImageSize, Size, format_size
-from harness.spec import ModelSpec, parse_model
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.counting.layers import layer_costs
+from segmeter.harness.counting.record import flops_record
+from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
+from segmeter.harness.models.own import load_own
+from segmeter.harness.models.spec import ModelSpec, parse_model
+from segmeter.harness.published.cells import CLASSES
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.harness.tradeoff.collect import COMMON_SIZES, Point, all_points, counted_point
 
 SCHEMA = "segmeter.figures/1"
 CONVENTION, UNIT = "published", "GMACs"
@@ -168,11 +168,11 @@ def not_counted_data(backbone: str, models: Sequence[str] = ()) -> list[dict[str
 
 
 def realised_data(records_dir: Path | None, models: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Claimed beside realised savings from timing records; see :func:`harness.realised.realised_savings`."""
+    """Claimed beside realised savings from timing records; see :mod:`harness.tradeoff.realised`."""
     if records_dir is None:
         return []
-    from harness.realised import realised_savings
-    from harness.record_points import read_records
+    from segmeter.harness.tradeoff.realised import realised_savings
+    from segmeter.harness.tradeoff.records import read_records
 
     return realised_savings([run for _, run in read_records(records_dir).runs], models)
 

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.points import FIGURES, OWN, QUALITIES, Point, point
-from harness.published_data import DATASETS
-from harness.runs import nearest
+from segmeter.harness.published.tables import DATASETS
+from segmeter.harness.records.runs import nearest
+from segmeter.harness.tradeoff.collect import FIGURES, OWN, QUALITIES, Point, point
 
 TEXTS = ("label", "encoder", "backbone", "dataset", "size", "convention", "note", "spread")
 BOUNDS = tuple(f"{figure}_{end}" for figure in FIGURES for end in ("low", "high"))

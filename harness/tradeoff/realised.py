@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.model_count import count_model
-from harness.runs import Run, how_measured
-from harness.sizes import ImageSize, parse_size
-from harness.spec import BUILT_IN, parse_model
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.inputs.sizes import ImageSize, parse_size
+from segmeter.harness.models.spec import BUILT_IN, parse_model
+from segmeter.harness.records.runs import Run, how_measured
 
 # A component below this share of the baseline's time is noise.
 LEAST_SHARE = 0.01

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from harness.points import FIGURES, OWN, QUALITIES, UNIT, Point, point
-from harness.runs import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
+from segmeter.harness.records.runs import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
+from segmeter.harness.tradeoff.collect import FIGURES, OWN, QUALITIES, UNIT, Point, point
 
 QUALITY_SCHEMA = "segmeter.quality/1"
 DATASET_OF_CLASSES = {133: "coco", 19: "cityscapes"}
@@ -98,7 +98,7 @@ def record_points(records: Records, published: Sequence[Point]) -> list[Point]:
 
 
 def _quality_point(path: Path, record: dict[str, Any]) -> Point:
-    from harness.points import COMMON_SIZES, counted_point
+    from segmeter.harness.tradeoff.collect import COMMON_SIZES, counted_point
 
     model, dataset = str(record.get("model") or ""), record["dataset"].split("-")[0]
     base = point(label=record["title"], encoder=record["title"], dataset=dataset, source="measured")

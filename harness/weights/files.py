@@ -1,7 +1,7 @@
 """Entries of a checkpoint file, read so that no code from it ever runs.
 
-detectron2's ``.pkl`` and torch's ``.pth``, ``.pt`` and ``.bin`` go through :mod:`harness.safe_pickle`,
-``.safetensors`` through safetensors.
+detectron2's ``.pkl`` and torch's ``.pth``, ``.pt`` and ``.bin`` go through
+:mod:`harness.weights.safe_pickle`, ``.safetensors`` through safetensors.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from harness.checkpoint_names import to_tensor
-from harness.pickle_calls import load_pickle
-from harness.torch_file import load_torch_file
+from segmeter.harness.weights.names import to_tensor
+from segmeter.harness.weights.pickle_calls import load_pickle
+from segmeter.harness.weights.torch_file import load_torch_file
 
 SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin")
 # Bytes of weights that a file may show beyond a few times its own size.

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from encoders.segmenter import build_segmenter
-from harness.checkpoint_files import read_entries
-from harness.checkpoint_models import MODEL_KEY, classes_and_queries, recognise_model
-from harness.checkpoint_names import recognise_format, rename
-from harness.spec import ModelSpec
+from segmeter.encoders.segmenter.model import build_segmenter
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.weights.files import read_entries
+from segmeter.harness.weights.names import recognise_format, rename
+from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
 
 # Counts of training steps in batch norms: buffers that inference does not read.
 COUNTER = "num_batches_tracked"
@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        kind: one of :data:`harness.checkpoint_names.FORMATS`.
+        kind: one of :data:`harness.weights.names.FORMATS`.
         weights: our names -> tensors.
         origin: our names -> the file's names.
         unexpected: the file's entries that no model of this format has.
@@ -168,7 +168,7 @@ def convert(source: Path, target: Path, spec: ModelSpec | None = None) -> tuple[
     """
     from safetensors.torch import save
 
-    from harness.record import write_bytes
+    from segmeter.harness.records.flops import write_bytes
 
     if target.suffix != ".safetensors":
         raise ValueError(f"convert writes .safetensors, got {target.name!r}")

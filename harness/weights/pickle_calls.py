@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.safe_pickle import (
+from segmeter.harness.weights.safe_pickle import (
     SET_PRICE,
     Call,
     Machine,

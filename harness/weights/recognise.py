@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from harness.spec import ModelSpec, model_spec, parse_model
+from segmeter.harness.models.spec import ModelSpec, model_spec, parse_model
 
 if TYPE_CHECKING:
-    from harness.checkpoints import Checkpoint
+    from segmeter.harness.weights.load import Checkpoint
 
 # Where a file that segmeter wrote says what it is.
 MODEL_KEY = "segmeter.model"

@@ -1,8 +1,8 @@
 """A pickle read as data: nothing in the file is ever imported or called.
 
 A pickle is a program. This reader interprets its opcodes itself: a global is only a name here, looked up in a
-table of this package's own functions that make inert values (:mod:`harness.pickle_calls` for numpy's arrays,
-:mod:`harness.torch_file` for torch's tensors). Every other global is refused by name.
+table of this package's own functions that make inert values (:mod:`.pickle_calls` for numpy's arrays,
+:mod:`.torch_file` for torch's tensors). Every other global is refused by name.
 
 ``pickle.Unpickler`` with a ``find_class`` of such functions would be shorter and runs no code either, but it
 cannot be held to bounds: its memo grows to any index that a file names, it makes a value for every byte, and

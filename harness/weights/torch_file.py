@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from harness.pickle_calls import CONTAINERS, NUMPY, build
-from harness.safe_pickle import Global, Machine, StandIn, Table, UnsafePickleError, run
+from segmeter.harness.weights.pickle_calls import CONTAINERS, NUMPY, build
+from segmeter.harness.weights.safe_pickle import Global, Machine, StandIn, Table, UnsafePickleError, run
 
 MAGIC = 0x1950A86A20F9469CFC6C
 # A torch archive stores its members as they are; a member larger than this beyond the file is a bomb.

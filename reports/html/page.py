@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from reports import html_sections as sections
-from reports.figures import KINDS, REPORT_PARETO
-from reports.html_parts import Html, embedded_json, inline_svg, join, picture, tag
-from reports.html_tokens import tokens_section
-from reports.plots_common import DATASET_TITLES
-from reports.tokens import TITLES as TOKEN_FIGURES
+from segmeter.reports.html import sections
+from segmeter.reports.html.parts import Html, embedded_json, inline_svg, join, picture, tag
+from segmeter.reports.html.tokens import tokens_section
+from segmeter.reports.plots.common import DATASET_TITLES
+from segmeter.reports.plots.named import KINDS, REPORT_PARETO
+from segmeter.reports.text.tokens import TITLES as TOKEN_FIGURES
 
 TITLE = "What segmentation encoders cost"
 SCRIPTS = ("page.js", "tables.js", "front.js", "chart.js")
@@ -36,9 +36,9 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
     """The whole report as one page.
 
     Args:
-        report: the record of :func:`harness.report_run.run_report`.
+        report: the record of :func:`harness.report.run_report`.
         drawings: name -> (SVG text or ``data:`` address of a picture, caption), as written by
-            :mod:`reports.write`; those of :data:`reports.tokens.TITLES` go with the tokens.
+            :mod:`reports.write`; those of :data:`reports.text.tokens.TITLES` go with the tokens.
 
     Returns:
         The text of ``report.html``; everything in it that is not of this project's own making is escaped.
@@ -139,7 +139,7 @@ TRADE_OFFS = (
     "filled squares have their cost measured by segmeter; stars are your own."
 )
 FOOTER = "This page holds all that it shows; it sends nothing and asks for nothing."
-# As :func:`harness.redundancy_run.demo_record` does it.
+# As :func:`harness.tokens.run.demo_record` does it.
 TOKENS_COMMAND = "segmeter tokens --short-side 448"
 AUDIT = (
     "Every GFLOPs figure of the PRO-SCALE paper's tables, measured again: at the stated size, else at the "
@@ -207,4 +207,4 @@ def _subtitle(report: Mapping[str, Any]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("reports") / "assets" / name).read_text(encoding="utf-8")
+    return (files("segmeter.reports.html") / "assets" / name).read_text(encoding="utf-8")

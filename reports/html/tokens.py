@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reports import tokens
-from reports.html_parts import Html, join, table, tag
+from segmeter.reports.html.parts import Html, join, table, tag
+from segmeter.reports.text import tokens
 
 
 def tokens_section(record: Mapping[str, Any] | None, reason: str) -> Html:
     """What was measured, whether the paper's ordering shows, and what merging would save.
 
     Args:
-        record: of :func:`harness.redundancy_run.demo_record`, or None.
+        record: of :func:`harness.tokens.run.demo_record`, or None.
         reason: why there is none.
     """
     if record is None:

@@ -4,10 +4,10 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.record import FlopsRecord
-from reports.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
-from reports.terminal import part_figure
-from reports.units import PART_TITLES, PARTS, title
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.reports.plots.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
+from segmeter.reports.text.flops import part_figure
+from segmeter.reports.units import PART_TITLES, PARTS, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
-from reports.style import (
+from segmeter.reports.plots.style import (
     AMBER,
     BLUE,
     COLUMN_INCHES,

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.labels import Label, place_labels
-from reports.plots_common import (
+from segmeter.reports.plots.common import (
     BACKBONE_TITLES,
     DATASET_TITLES,
     NothingMatches,
@@ -17,7 +16,8 @@ from reports.plots_common import (
     new_figure,
     style,
 )
-from reports.style import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from segmeter.reports.plots.labels import Label, place_labels
+from segmeter.reports.plots.style import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

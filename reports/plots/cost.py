@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import nan
 from typing import TYPE_CHECKING, Any
 
-from reports.plots_common import (
+from segmeter.reports.plots.common import (
     DATASET_TITLES,
     OWN_COLOUR,
     NothingMatches,
@@ -14,8 +14,8 @@ from reports.plots_common import (
     new_figure,
     style,
 )
-from reports.style import AMBER, BLUE, GREY, ORANGE, PURPLE, SKY
-from reports.units import title
+from segmeter.reports.plots.style import AMBER, BLUE, GREY, ORANGE, PURPLE, SKY
+from segmeter.reports.units import title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,23 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.record import FlopsRecord
-from reports.breakdown import breakdown_figure, caption
-from reports.plots_common import NothingMatches
-from reports.plots_configurations import (
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.reports.plots.breakdown import breakdown_figure, caption
+from segmeter.reports.plots.common import NothingMatches
+from segmeter.reports.plots.configurations import (
     backbones_figure,
     circles_figure,
     configurations_figure,
     stages_figure,
 )
-from reports.plots_cost import (
+from segmeter.reports.plots.cost import (
     layers_figure,
     lpe_figure,
     not_counted_figure,
     realised_figure,
     resolution_figure,
 )
-from reports.plots_tradeoff import pareto_figure, select
+from segmeter.reports.plots.tradeoff import pareto_figure, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ REPORT_PARETO = {
 
 
 def breakdown_picture(records: Sequence[FlopsRecord]) -> Picture:
-    """:func:`reports.breakdown.breakdown_figure` with its caption."""
+    """:func:`reports.plots.breakdown.breakdown_figure` with its caption."""
     return breakdown_figure(records), caption(records[0])
 
 
@@ -59,7 +59,7 @@ def report_figures(data: Data) -> dict[str, Picture]:
     """Every figure that can be drawn of the data, with its caption; what has no data is left out.
 
     Args:
-        data: of :func:`harness.figure_data.figure_data`.
+        data: of :func:`harness.tradeoff.figure_data.figure_data`.
     """
     drawn: dict[str, Picture] = {}
     backbone = data["backbone"]

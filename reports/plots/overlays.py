@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.style import PAGE_INCHES, paper_style
+from segmeter.reports.plots.style import PAGE_INCHES, paper_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.predict import PhotoResult
+    from segmeter.harness.quality.predict import PhotoResult
 
 OPACITY = 0.6
 LEGEND_CLASSES = 18

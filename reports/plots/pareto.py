@@ -33,7 +33,7 @@ def pareto_front(points: Sequence[Mapping[str, Any]], x: str, y: str) -> list[in
     """Places of the points on the front of two of their figures, cheapest or fastest end first.
 
     Args:
-        points: records as of :func:`harness.points.all_points`.
+        points: records as of :func:`harness.tradeoff.collect.all_points`.
         x, y: two of their figures, such as "gflops_encoder" and "pq"; :data:`HIGHER_IS_BETTER` says which
             way is better.
     """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.plots_common import finish, new_figure
-from reports.style import BLUE, GREEN, ORANGE, PAGE_INCHES, PURPLE, paper_style
+from segmeter.reports.plots.common import finish, new_figure
+from segmeter.reports.plots.style import BLUE, GREEN, ORANGE, PAGE_INCHES, PURPLE, paper_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.labels import Label, place_labels
-from reports.pareto import HIGHER_IS_BETTER, pareto_front
-from reports.plots_common import (
+from segmeter.reports.plots.common import (
     DATASET_TITLES,
     OWN_COLOUR,
     NothingMatches,
@@ -18,7 +16,9 @@ from reports.plots_common import (
     new_figure,
     style,
 )
-from reports.style import GREY
+from segmeter.reports.plots.labels import Label, place_labels
+from segmeter.reports.plots.pareto import HIGHER_IS_BETTER, pareto_front
+from segmeter.reports.plots.style import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def select(
     """The points that a chart of two figures shows.
 
     Args:
-        points: records as of :func:`harness.points.all_points`.
+        points: records as of :func:`harness.tradeoff.collect.all_points`.
         x, y: figures, e.g. "gflops_encoder" and "pq".
         dataset: None for all.
         backbones: none for all; the user's own points pass where they name no backbone.

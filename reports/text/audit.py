@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from reports.markdown import markdown_table
-from reports.units import giga, percent
+from segmeter.reports.text.markdown import markdown_table
+from segmeter.reports.units import giga, percent
 
 FORMATS = ("md", "csv", "latex")
 CELL_HEADER = (
@@ -118,7 +118,7 @@ def audit_text(record: Mapping[str, Any], kind: str) -> str:
     """The audit as a document.
 
     Args:
-        record: what :func:`harness.audit.run_audit` returns.
+        record: what :func:`harness.audit.run.run_audit` returns.
         kind: one of :data:`FORMATS`: ``csv`` holds the GFLOPs cells, the others all.
     """
     return {"md": _markdown, "csv": _csv, "latex": _latex}[kind](record)

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from reports.markdown import markdown_table
-from reports.profile import conditions, number
+from segmeter.reports.text.markdown import markdown_table
+from segmeter.reports.text.profile import conditions, number
 
 Header = Sequence[str]
 Rows = list[list[str]]

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from harness.record import Component, FlopsRecord
-from reports.units import PART_TITLES, PARTS, giga, millions, percent, title
+from segmeter.harness.records.flops import Component, FlopsRecord
+from segmeter.reports.units import PART_TITLES, PARTS, giga, millions, percent, title
 
 
 def flops_tree(record: FlopsRecord, depth: int) -> Table:

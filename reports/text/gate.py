@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.units import amount, percent
+from segmeter.reports.units import amount, percent
 
 HEADINGS = ("figure", "baseline", "now", "change", "limit", "verdict")
 SIGNS = {"over": "OVER BUDGET", "within": "within", "uncounted": "NOT COUNTED"}

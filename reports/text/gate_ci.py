@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.gate import markdown_report, outcome, text_report, verdict_line
+from segmeter.reports.text.gate import markdown_report, outcome, text_report, verdict_line
 
 FORMATS = ("text", "json", "junit", "github", "markdown", "sarif")
 

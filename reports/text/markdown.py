@@ -5,10 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.record import FlopsRecord
-from reports.terminal import change, part_figure
-from reports.tokens import markdown_section
-from reports.units import PART_TITLES, PARTS, giga, millions, percent, title
+from segmeter.harness.records.flops import FlopsRecord
+from segmeter.reports.text.flops import change, part_figure
+from segmeter.reports.text.tokens import markdown_section
+from segmeter.reports.units import PART_TITLES, PARTS, giga, millions, percent, title
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -28,7 +28,7 @@ def report_markdown(report: Mapping[str, Any], captions: Mapping[str, str]) -> s
     """The whole report as one markdown document.
 
     Args:
-        report: the record of :func:`harness.report_run.run_report`.
+        report: the record of :func:`harness.report.run_report`.
         captions: the figures that lie in ``figures/NAME.svg`` beside it, with their captions.
     """
     records: Mapping[str, Sequence[FlopsRecord]] = report["records"]

@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from reports.markdown import markdown_table
-from reports.plots_common import backbone_title
-from reports.units import giga
+from segmeter.reports.plots.common import backbone_title
+from segmeter.reports.text.markdown import markdown_table
+from segmeter.reports.units import giga
 
 FORMATS = ("md", "csv", "latex", "html", "text")
 HEADER = (
@@ -40,7 +40,7 @@ Data = Mapping[str, Any]
 
 
 def render(data: Data, kind: str) -> str:
-    """A table of :func:`harness.table_data.table_data` as text in one of :data:`FORMATS` but "text".
+    """A table of :func:`harness.audit.paper_tables.table_data` as text in one of :data:`FORMATS` but "text".
 
     Raises:
         ValueError: another format.

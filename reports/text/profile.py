@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from reports.style import COLUMN_INCHES, PART_COLOURS, paper_style
-from reports.units import PARTS, amount, percent, title
+from segmeter.reports.plots.style import COLUMN_INCHES, PART_COLOURS, paper_style
+from segmeter.reports.units import PARTS, amount, percent, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

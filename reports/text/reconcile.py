@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from reports.units import giga, percent
+from segmeter.reports.units import giga, percent
 
 VERDICTS = {
     "explained": "the first match is credible",

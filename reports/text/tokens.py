@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.plots_tokens import (
+from segmeter.reports.plots.tokens import (
     RULE_TITLES,
     curves_figure,
     layers_figure,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.report_sample import HOSTILE, page, points
+from tests.helpers.report_sample import HOSTILE, page, points
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")

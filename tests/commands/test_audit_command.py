@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from segmeter.commands import main as cli
 
 Result = tuple[int, str, str]
 

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cli import main
+from segmeter.commands.main import main
+from tests.helpers.places import ROOT
 
 MODEL = """
 from torch import nn
@@ -270,7 +271,7 @@ def test_outside_a_repository_a_revision_is_misuse(project: Path, run: Run) -> N
 def test_segmeters_own_encoders_are_within_budget_and_count_the_same_on_every_torch(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     code, out, _ = run("check", "results/budgets.toml")
     assert (code, out.splitlines()[-1][:13]) == (0, "within budget")
     # The recorded file is the same to the byte on whatever Python and torch this runs.

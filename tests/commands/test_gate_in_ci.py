@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.places import ROOT
+
 yaml: Any = pytest.importorskip("yaml")
 
-ROOT = Path(__file__).parents[1]
 pytest_plugins = ["pytester"]
 
 MODEL = "from torch import nn\n\n\ndef Net():\n    return nn.Conv2d(3, {width}, 1)\n"
@@ -22,7 +23,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """A job's environment: `python` and `segmeter` are on the path."""
     tools = folder.parent / "tools"
     tools.mkdir(exist_ok=True)
-    for name, command in (("python", ""), ("segmeter", " -m cli")):
+    for name, command in (("python", ""), ("segmeter", " -m segmeter")):
         tool = tools / name
         tool.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         tool.chmod(0o755)
@@ -88,7 +89,10 @@ def test_the_actions_install_step_makes_the_check_runnable(scratch: Path) -> Non
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    # The command that was installed, in a repository that has a `cli` of its own.
+    (scratch / "cli.py").write_text("raise SystemExit(0)\n")
     env = environment(scratch) | {"PYTHONPATH": str(site)}
+    env["PATH"] = f"{site / 'bin'}{os.pathsep}{env['PATH']}"
     checked = subprocess.run(["segmeter", "check"], cwd=scratch, env=env, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "tiny  net.py:Net at 32x64" in checked.stdout or "within budget" in checked.stdout
@@ -130,7 +134,7 @@ def test_the_pytest_plugin_records_passes_and_fails(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Loaded by its module; the entry point of an installed segmeter would load it a second time.
-    plugin = ("-p", "segmeter_pytest", "-p", "no:segmeter", "--strict-markers")
+    plugin = ("-p", "segmeter.commands.pytest_plugin", "-p", "no:segmeter", "--strict-markers")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     test = pytester.makepyfile(test_budget=TESTS.format(width=16))
     first = pytester.runpytest_subprocess(*plugin)

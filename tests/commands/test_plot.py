@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli import main
+from segmeter.commands.main import main
 
 
 @dataclass

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import main
-
-ROOT = Path(__file__).parents[1]
+from segmeter.commands.main import main
+from tests.helpers.places import ROOT
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_stand_in import GPU, MEBIBYTE, build_nvml
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.gpu_stand_in import GPU, MEBIBYTE, build_nvml
+from tests.helpers.places import ROOT
+
 MODEL = """
 import torch
 
@@ -28,7 +29,7 @@ def profile(folder: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     (folder / "nvml").mkdir()
     environment = {**build_nvml(folder / "nvml"), "NVML_STEP": "3000000", "NVML_PIDS": "400001"}
     quick = ("--device", "cuda", "--padded-size", "64x64", "--seconds", "0.2", "--out", str(folder / "runs"))
-    program = str(Path(__file__).with_name("gpu_stand_in.py"))
+    program = str(ROOT / "tests" / "helpers" / "gpu_stand_in.py")
     done = subprocess.run(
         [sys.executable, program, "profile", f"{folder}/mine.py:build", *quick, *arguments],
         env={**environment, "COLUMNS": "300", "OMP_NUM_THREADS": "1"},

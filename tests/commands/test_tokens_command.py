@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli import main
+from segmeter.commands.main import main
 
 QUICK = ("--short-side", "96", "--distance", "8", "--radius", "4", "--sample", "64")
 OWN = """

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_inputs import as_leaves, draw
 
-from cuda_ops import implementation_for, ms_deform_attn, use_implementation
-from cuda_ops.cache import KernelUnavailableError, cached_file
-from cuda_ops.cpu_kernel import find_compiler
+from segmeter.cuda_ops import implementation_for, ms_deform_attn, use_implementation
+from segmeter.cuda_ops.cache import KernelUnavailableError, cached_file
+from segmeter.cuda_ops.cpu_kernel import find_compiler
+from tests.helpers.op_inputs import as_leaves, draw
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 ONE_CALL = """
 import torch
-from cuda_ops import implementation_for, ms_deform_attn
+from segmeter.cuda_ops import implementation_for
+from segmeter.cuda_ops import ms_deform_attn
 def call():
     at, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
     return ms_deform_attn(torch.ones(1, 1, 1, 8), torch.tensor([[1, 1]]), torch.tensor([0]), at, weight)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cuda_ops import ms_deform_attn
-from cuda_ops.formulas import backward_macs, forward_macs, fvcore_handles, sampled_elements
+from segmeter.cuda_ops import ms_deform_attn
+from segmeter.cuda_ops.formulas import backward_macs, forward_macs, fvcore_handles, sampled_elements
 
 
 def starts_of(shapes: torch.Tensor) -> torch.Tensor:

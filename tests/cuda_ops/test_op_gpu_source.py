@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from op_inputs import Inputs, draw, relative_error, starts_of
 
-from cuda_ops import cuda_build, cuda_kernel, reference
-from cuda_ops.cache import SOURCES, KernelUnavailableError
-from cuda_ops.cpu_kernel import find_compiler
+from segmeter.cuda_ops import cuda_build, cuda_kernel, reference
+from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError
+from segmeter.cuda_ops.cpu_kernel import find_compiler
+from tests.helpers.op_inputs import Inputs, draw, relative_error, starts_of
+from tests.helpers.places import DATA
 
 HALVES = (torch.float16, torch.bfloat16)
 # 53, 24, 11 and 8 bits of each result, over sums of a dozen terms.
@@ -173,7 +174,7 @@ def check_kernels(inputs: Inputs, dtype: torch.dtype, fused: bool, folder: Path,
 @needs_compiler
 @pytest.mark.parametrize("case", [1, 4, 5])
 def test_the_kernels_give_the_official_outputs_and_gradients(case: int, tmp_path: Path) -> None:
-    with np.load(Path(__file__).parents[1] / "data" / "op_parity.npz") as stored:
+    with np.load(DATA / "op_parity.npz") as stored:
         data = {
             name.partition("_")[2]: torch.from_numpy(stored[name])
             for name in stored.files

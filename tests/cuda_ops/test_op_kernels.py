@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_inputs import Inputs, as_leaves, draw, relative_error
 
-from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, use_implementation
+from segmeter.cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, use_implementation
+from tests.helpers.op_inputs import Inputs, as_leaves, draw, relative_error
 
 # What each dtype may cost: float64 differs only in the order of sums; the others keep 24, 11 and
 # 8 bits of every input and output, so that inputs are rounded before the reference sees them.

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused
+from segmeter.cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused
 
 pytestmark = [
     pytest.mark.skipif(

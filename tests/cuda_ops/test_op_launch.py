@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_inputs import draw
-from test_op_gpu_source import missing
 
-from cuda_ops import cuda_build, reference
-from cuda_ops.cache import SOURCES
-from cuda_ops.cpu_kernel import find_compiler
+from segmeter.cuda_ops import cuda_build, reference
+from segmeter.cuda_ops.cache import SOURCES
+from segmeter.cuda_ops.cpu_kernel import find_compiler
+from tests.cuda_ops.test_op_gpu_source import missing
+from tests.helpers.op_inputs import draw
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 STREAM = 4711
 
 # Torch alone is told that there is a GPU: its context manager, its stream and its capability.
 LAUNCH = f"""
 import contextlib, sys, types
 import torch
-from cuda_ops import cuda_kernel
+from segmeter.cuda_ops import cuda_kernel
 
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.current_stream = lambda device: types.SimpleNamespace(cuda_stream={STREAM})

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from op_inputs import Inputs, as_leaves, draw, relative_error
 
-from cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
+from segmeter.cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
+from tests.helpers.op_inputs import Inputs, as_leaves, draw, relative_error
 
 CPU = torch.device("cpu")
 Device = torch.device

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from op_inputs import as_leaves, draw, relative_error
 
-from cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, use_implementation
+from segmeter.cuda_ops import implementation_for, ms_deform_attn, ms_deform_attn_fused, use_implementation
+from tests.helpers.op_inputs import as_leaves, draw, relative_error
 
 pytestmark = pytest.mark.cuda
 Op = Callable[..., torch.Tensor]

@@ -1,16 +1,16 @@
 """Outputs and gradients of the official op, stored in float64: all six cases, every implementation."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from op_inputs import relative_error, starts_of
 
-from cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
+from segmeter.cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
+from tests.helpers.op_inputs import relative_error, starts_of
+from tests.helpers.places import DATA
 
-DATA = Path(__file__).parents[1] / "data" / "op_parity.npz"
+STORED = DATA / "op_parity.npz"
 CASES = range(6)
 # float64 against float64: only the order of sums may differ.
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -33,7 +33,7 @@ class Official:
 
 
 def official(case: int, device: torch.device) -> Official:
-    stored = np.load(DATA)
+    stored = np.load(STORED)
     names = Official.__dataclass_fields__
     return Official(**{name: torch.from_numpy(stored[f"case{case}_{name}"]).to(device) for name in names})
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from op_inputs import as_leaves, draw, relative_error
 from torch.utils.flop_counter import FlopCounterMode
 
-from cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
-from cuda_ops.formulas import forward_macs, fvcore_handles
+from segmeter.cuda_ops import ms_deform_attn, ms_deform_attn_fused, use_implementation
+from segmeter.cuda_ops.formulas import forward_macs, fvcore_handles
+from tests.helpers.op_inputs import as_leaves, draw, relative_error
 
 SMALL = {"sizes": [(3, 4), (2, 2)], "batch": 1, "queries": 3, "dim": 2}
 OPS = [(ms_deform_attn, "plain"), (ms_deform_attn_fused, "fused")]

@@ -2,7 +2,7 @@
 
 import torch
 
-from encoders.build import build_encoder
+from segmeter.encoders.table import build_encoder
 
 CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
 

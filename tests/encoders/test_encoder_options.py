@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import ENCODERS, build_encoder, encoder_options
-from encoders.lite_m2f import interleave
-from encoders.recalibration import Recalibration
+from segmeter.encoders import ENCODERS, build_encoder, encoder_options
+from segmeter.encoders.lite_m2f import interleave
+from segmeter.encoders.parts.recalibration import Recalibration
 
 CHANNELS = {"res2": 16, "res3": 16, "res4": 16, "res5": 16}
 
@@ -84,7 +84,7 @@ def test_interleaving_keeps_the_counts_and_ends_with_a_full_layer(high: int, ful
 
 
 def test_average_pooling_keeps_a_constant_map_constant_up_to_its_border() -> None:
-    from encoders.pixel_embedding import PooledSmoothing
+    from segmeter.encoders.parts.pixel_embedding import PooledSmoothing
 
     smoother = PooledSmoothing(32, "avg")
     smoother.norm = torch.nn.Identity()

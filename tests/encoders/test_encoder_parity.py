@@ -5,16 +5,15 @@ from the recipe in ``parity_recipe``.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from parity_recipe import feature, load_recipe
 
-from encoders import build_encoder
+from segmeter.encoders import build_encoder
+from tests.helpers.parity_recipe import feature, load_recipe
+from tests.helpers.places import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 CASES = json.loads((DATA / "encoder_parity.json").read_text())
 VALUES = np.load(DATA / "encoder_parity.npz")
 # Max absolute error. The official code's own float32 noise is 3.4e-6; the mildest real mistake seen

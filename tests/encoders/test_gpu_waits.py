@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.model_count import meta_model
-from harness.spec import parse_model
-from harness.subjects import build
+from segmeter.harness.counting.count import meta_model
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.profiling.subjects import build
 
 MODELS = [
     *(f"{encoder}@{backbone}" for encoder in ("m2f", "lite-m2f", "rt-m2f") for backbone in ("r50", "swin-t")),

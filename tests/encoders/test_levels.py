@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from encoders.layers import Levels, _kept_levels
+from segmeter.encoders.parts.layers import Levels, _kept_levels
 
 SIZES = ((2, 3), (4, 6), (8, 12))
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import harness.api
 import segmeter
+import segmeter.harness.api
 
 
 class Net(nn.Module):
@@ -20,7 +20,7 @@ class Net(nn.Module):
         return self.narrow(self.wide(image))
 
 
-@pytest.mark.parametrize("module", [harness.api, segmeter])
+@pytest.mark.parametrize("module", [segmeter.harness.api, segmeter])
 def test_the_examples_in_the_documentation_run(module: object) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0

@@ -17,22 +17,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from cli import main
-from harness.checkpoints import load_model, read_checkpoint
-from harness.datasets import open_dataset
-from harness.evaluate import score_folder
-from harness.files import inside, plain_id, read_bytes
-from harness.inference import Settings, read_image
-from harness.photos import find_photos
-from harness.pickle_calls import load_pickle
-from harness.png_ids import read_segment_png, segment_png
-from harness.predict import class_names, predict_photo
-from harness.realised import realised_savings
-from harness.record_points import read_records
-from harness.runs import read_run
-from harness.spec import parse_model
-from tests.bounds import bounded
-from tests.harness.test_evaluate import make_dataset, truth_map, write_predictions
+from segmeter.commands.main import main
+from segmeter.files import inside, plain_id, read_bytes
+from segmeter.harness.inputs.photos import find_photos
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.quality.datasets import open_dataset
+from segmeter.harness.quality.evaluate import score_folder
+from segmeter.harness.quality.inference import Settings, read_image
+from segmeter.harness.quality.png_ids import read_segment_png, segment_png
+from segmeter.harness.quality.predict import class_names, predict_photo
+from segmeter.harness.records.runs import read_run
+from segmeter.harness.tradeoff.realised import realised_savings
+from segmeter.harness.tradeoff.records import read_records
+from segmeter.harness.weights.load import load_model, read_checkpoint
+from segmeter.harness.weights.pickle_calls import load_pickle
+from tests.harness.quality.test_evaluate import make_dataset, truth_map, write_predictions
+from tests.helpers.bounds import bounded
+from tests.helpers.places import DATA
 
 # Names like this one say that a file is in segmeter's names.
 SIGN = "decoder.transformer_cross_attention_layers.0.norm.bias"
@@ -115,7 +116,7 @@ def test_a_record_names_no_code_either(trap, tmp_path, index):
     model = names(tmp_path)[index]
     runs = []
     for number, name in enumerate(("m2f@r50", model)):
-        run = read_run(Path(__file__).parents[1] / "data" / "run_version_1.json")
+        run = read_run(DATA / "run_version_1.json")
         run.id, run.model, run.status = f"run-{number}", name, "ok"
         run.components = {"encoder.ffn": {"ms": 1.0}}
         run.statistics = {"latency_ms": {"median": 1.0, "low": 0.9, "high": 1.1}}
@@ -433,7 +434,7 @@ def test_a_torch_file_is_read_as_torch_reads_it(tmp_path, legacy):
         content["eighth"] = torch.randn(4).to(torch.float8_e4m3fn)
     path = tmp_path / "model.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    from harness.torch_file import load_torch_file
+    from segmeter.harness.weights.torch_file import load_torch_file
 
     read, expected = load_torch_file(path), torch.load(path, weights_only=True)
     assert list(read) == list(expected)

@@ -31,8 +31,8 @@ GPU = types.SimpleNamespace(
 
 def build_nvml(folder: Path) -> dict[str, str]:
     """Build the stand-in for NVML's library, or skip; the environment in which a process finds it."""
-    from cuda_ops.cache import KernelUnavailableError
-    from cuda_ops.cpu_kernel import find_compiler
+    from segmeter.cuda_ops.cache import KernelUnavailableError
+    from segmeter.cuda_ops.cpu_kernel import find_compiler
 
     if sys.platform != "linux":
         pytest.skip("NVML's library has another name there")
@@ -109,10 +109,10 @@ def install() -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     install()
-    import harness.profile
-    from cli import main
-    from harness.roofline import Peaks
+    import segmeter.harness.profiling.run
+    from segmeter.commands.main import main
+    from segmeter.harness.profiling.roofline import Peaks
 
     # Its products are sized for a GPU.
-    harness.profile.measure_peaks = lambda *_: Peaks(tflops=60.0, gbytes_per_s=4000.0)
+    segmeter.harness.profiling.run.measure_peaks = lambda *_: Peaks(tflops=60.0, gbytes_per_s=4000.0)
     sys.exit(main(sys.argv[1:]))

@@ -158,6 +158,6 @@ def report() -> dict[str, Any]:
 
 
 def page() -> str:
-    from reports.html import report_html
+    from segmeter.reports.html.page import report_html
 
     return report_html(report(), {"lpe": (SVG, "What LPE saves."), "stages": (SVG, HOSTILE)})

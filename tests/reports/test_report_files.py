@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.places import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_figure_is_a_picture_in_three_formats(report: Path) -> None:
 
 
 def test_the_figure_is_the_same_for_the_same_records(report: Path) -> None:
-    from reports.breakdown import breakdown_figure, figure_bytes
+    from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
 
     records = json.loads((report / "report.json").read_text())["records"]["cityscapes"]
     assert figure_bytes(breakdown_figure(records), "svg") == (report / "breakdown.svg").read_bytes()

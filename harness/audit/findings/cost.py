@@ -3,12 +3,21 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from harness.audit_cells import PRINTS, REPRODUCED, AuditedCell
-from harness.audit_costs import cost_model
-from harness.audit_percentages import Percentage
-from harness.findings import Finding, dataset, finding, listed, model, once, place, system
-from harness.published import CITYSCAPES_SIZE, PublishedCell
-from harness.sizes import Size, format_size
+from segmeter.harness.audit.cells import PRINTS, REPRODUCED, AuditedCell
+from segmeter.harness.audit.findings.sentences import (
+    Finding,
+    dataset,
+    finding,
+    listed,
+    model,
+    once,
+    place,
+    system,
+)
+from segmeter.harness.audit.percentages import Percentage
+from segmeter.harness.counting.by_size import cost_model
+from segmeter.harness.inputs.sizes import Size, format_size
+from segmeter.harness.published.cells import CITYSCAPES_SIZE, PublishedCell
 
 # Printed figures of one thing may differ by their rounding, which is below this.
 ROUNDING = 0.01

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.audit_cells import AuditedCell, print_ranges
-from harness.audit_maskdino import encoder_cost, solve_structure
-from harness.findings import Finding, finding, listed, model, place
-from harness.findings_cost import row_pairs
-from harness.published import PublishedCell
-from harness.sizes import format_size
+from segmeter.harness.audit.cells import AuditedCell, print_ranges
+from segmeter.harness.audit.findings.cost import row_pairs
+from segmeter.harness.audit.findings.sentences import Finding, finding, listed, model, place
+from segmeter.harness.audit.maskdino import encoder_cost, solve_structure
+from segmeter.harness.inputs.sizes import format_size
+from segmeter.harness.published.cells import PublishedCell
 
 
 def host_findings(audited: Sequence[AuditedCell]) -> list[Finding]:

@@ -4,9 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import permutations
 
-from harness.audit_fps import Speed
-from harness.audit_percentages import Percentage
-from harness.findings import (
+from segmeter.harness.audit.findings.sentences import (
     METRIC_NAMES,
     Finding,
     backbone,
@@ -18,7 +16,9 @@ from harness.findings import (
     place,
     system,
 )
-from harness.published_data import PRO_SCALE, Claim, PublishedRow
+from segmeter.harness.audit.percentages import Percentage
+from segmeter.harness.audit.speeds import Speed
+from segmeter.harness.published.tables import PRO_SCALE, Claim, PublishedRow
 
 # Two speeds that are the same but for the noise of a measurement.
 SAME_SPEED = 0.01

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from encoders.backbones import BACKBONES
-from harness.published import PublishedCell
-from harness.published_data import PublishedRow
+from segmeter.encoders.backbones.table import BACKBONES
+from segmeter.harness.published.cells import PublishedCell
+from segmeter.harness.published.tables import PublishedRow
 
 NAMES = {
     "m2f": "M2F",

@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +11,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoders.backbones import (
-    BACKBONES,
-    Backbone,
-    FrozenBatchNorm2d,
-    build_backbone,
-    check_backbone,
-    default_num_queries,
-)
-from encoders.mvit import (
+from segmeter.encoders.backbones.mvit import (
     MVIT_T,
     BlockPlan,
     PooledAttention,
@@ -28,6 +19,15 @@ from encoders.mvit import (
     relative_positions,
     to_windows,
 )
+from segmeter.encoders.backbones.table import (
+    BACKBONES,
+    Backbone,
+    FrozenBatchNorm2d,
+    build_backbone,
+    check_backbone,
+    default_num_queries,
+)
+from tests.helpers.places import ROOT
 
 CHANNELS = {
     "r50": [256, 512, 1024, 2048],
@@ -442,11 +442,11 @@ def test_unknown_name_is_told_the_nearest(name: str, advice: str) -> None:
 
 def test_short_names_are_checked_without_timm() -> None:
     script = (
-        "import sys; from encoders.backbones import BACKBONES, check_backbone\n"
+        "import sys; from segmeter.encoders.backbones.table import BACKBONES, check_backbone\n"
         "for name in BACKBONES: check_backbone(name)\n"
         "sys.exit('timm' in sys.modules)"
     )
-    root = Path(__file__).parents[2]
+    root = ROOT
     assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.decoder import AttentionMask, DecoderOutput, MaskedDecoder
+from segmeter.encoders.segmenter.decoder import AttentionMask, DecoderOutput, MaskedDecoder
 
 
 def small_decoder(layers: int = 3) -> MaskedDecoder:

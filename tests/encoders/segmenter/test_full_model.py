@@ -2,7 +2,7 @@
 
 ``tests/data/full_m2f_r50*.npz`` hold 3,000 values each of the official R50 M2F's ``pred_logits``
 (1, 100, 134) and ``pred_masks`` (1, 100, 32, 48), run in float32 on the CPU with the weights and
-the image of ``tests/parity_recipe.py`` (facebookresearch/Mask2Former @9b0651c, detectron2 0.6,
+the image of ``tests/helpers/parity_recipe.py`` (facebookresearch/Mask2Former @9b0651c, detectron2 0.6,
 torch 2.12.1). For each output they hold a sorted sample of flat indices and the values there::
 
     rng = np.random.default_rng(0)
@@ -13,13 +13,12 @@ torch 2.12.1). For each output they hold a sorted sample of flat indices and the
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from encoders.segmenter import (
+from segmeter.encoders.segmenter.model import (
     PIXEL_MEAN,
     PIXEL_STD,
     Segmenter,
@@ -27,9 +26,8 @@ from encoders.segmenter import (
     normalise,
     pad_to_multiple,
 )
-from tests.parity_recipe import image, load_recipe
-
-DATA = Path(__file__).parents[1] / "data"
+from tests.helpers.parity_recipe import image, load_recipe
+from tests.helpers.places import DATA
 
 
 def official_name(name: str) -> str | None:

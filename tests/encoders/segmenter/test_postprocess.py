@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.postprocess import (
+from segmeter.encoders.segmenter.postprocess import (
     PostProcess,
     Segment,
     SegmentationOutput,
     instances,
     panoptic,
 )
-from harness.counter import run_and_count
+from segmeter.harness.counting.counter import run_and_count
 
 NO_OBJECT = -1
 # Mask logits far from 0: a probability of 1 or 0 to nine digits.

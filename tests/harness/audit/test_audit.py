@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.audit import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
-from harness.audit_cells import REPRODUCED, print_ranges
-from harness.audit_costs import CONVENTION, cost_model, real_padded_sizes
-from harness.audit_means import (
+from segmeter.harness.audit.cells import REPRODUCED, print_ranges
+from segmeter.harness.audit.means import (
     Target,
     images_by_id,
     mean_pixels,
@@ -19,14 +17,17 @@ from harness.audit_means import (
     solve_prefixes,
     solve_samples,
 )
-from harness.model_count import count_dataset, count_model
-from harness.published import gflops_cells, spec_of
-from harness.record import GIGA
-from harness.runs import Run, save
-from harness.sizes import ImageSize, dataset_sizes, from_image, parse_size
-from harness.spec import parse_model
+from segmeter.harness.audit.run import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
+from segmeter.harness.counting.by_size import CONVENTION, cost_model, real_padded_sizes
+from segmeter.harness.counting.count import count_dataset, count_model
+from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, from_image, parse_size
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.published.cells import gflops_cells, spec_of
+from segmeter.harness.records.flops import GIGA
+from segmeter.harness.records.runs import Run, save
+from tests.helpers.places import ROOT
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "proscale.csv"
+PUBLISHED = ROOT / "results" / "published" / "proscale.csv"
 FAMILY_ROWS = ("m2f", "lite-m2f", "rt-m2f", "pro-scale", "lite-detr", "rt-detr")
 
 

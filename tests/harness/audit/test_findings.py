@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from harness.audit import run_audit
-from harness.findings import Finding
-from harness.findings_print import claim_outcome, print_findings
-from harness.published_data import PRO_SCALE, Claim, PublishedRow, claims, published_rows
+from segmeter.harness.audit.findings.printed import claim_outcome, print_findings
+from segmeter.harness.audit.findings.sentences import Finding
+from segmeter.harness.audit.run import run_audit
+from segmeter.harness.published.tables import PRO_SCALE, Claim, PublishedRow, claims, published_rows
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from encoders.layers import DeformableEncoderLayer, Levels
-from harness.audit_costs import cost_model
-from harness.audit_maskdino import Structure, encoder_cost, solve_structure, structures
-from harness.counter import run_and_count
-from harness.record import GIGA
-from harness.spec import parse_model
+from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
+from segmeter.harness.audit.maskdino import Structure, encoder_cost, solve_structure, structures
+from segmeter.harness.counting.by_size import cost_model
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.records.flops import GIGA
 
 SIZE = (800, 1216)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.reconcile import count_steps, read_figure, reconcile
+from segmeter.harness.audit.reconcile import count_steps, read_figure, reconcile
 
 
 def test_a_figure_says_how_it_may_have_been_rounded() -> None:
@@ -87,7 +87,7 @@ def test_bad_input_is_refused() -> None:
 OWN = """
 import torch
 from torch import nn
-from encoders.interface import EncoderOutput
+from segmeter.encoders.interface import EncoderOutput
 
 class Encoder(nn.Module):
     def __init__(self, in_channels):

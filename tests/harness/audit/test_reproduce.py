@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.published import family_cells, presets, resolve_preset, spec_of
-from harness.reproduce import Reproduction, reproduce, verdict
-from harness.spec import parse_model
+from segmeter.harness.audit.reproduce import Reproduction, reproduce, verdict
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.published.cells import family_cells, presets, resolve_preset, spec_of
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,17 @@ from fractions import Fraction
 
 import pytest
 
-from harness.audit_costs import (
+from segmeter.harness.counting.by_size import (
     CONVENTION,
     cost_model,
     real_padded_sizes,
     real_sizes_costing,
     through,
 )
-from harness.model_count import count_model
-from harness.record import GIGA
-from harness.sizes import COCO_RULE, ImageSize, dataset_sizes, from_image
-from harness.spec import parse_model
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, dataset_sizes, from_image
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.records.flops import GIGA
 
 
 def test_a_parabola_through_three_points_is_exact() -> None:

@@ -5,7 +5,6 @@
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.components import component_finder
-from harness.conventions import CONVENTIONS, OMISSIONS, apply_convention
-from harness.counter import run_and_count
-from harness.model_count import count_dataset, count_model, meta_model, work_of
-from harness.sizes import COCO_RULE, ImageSize, SizeSet, dataset_sizes, from_image
-from harness.spec import ModelSpec, model_spec, parse_model
+from segmeter.harness.counting.conventions import CONVENTIONS, OMISSIONS, apply_convention
+from segmeter.harness.counting.count import count_dataset, count_model, meta_model, work_of
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, SizeSet, dataset_sizes, from_image
+from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.spec import ModelSpec, model_spec, parse_model
+from tests.helpers.places import DATA
 
-OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "official_flops.json").read_text())
+OFFICIAL = json.loads((DATA / "official_flops.json").read_text())
 GIGA = 1e9
 CITYSCAPES = ImageSize((1024, 2048), (1024, 2048))
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.conventions import apply_convention
-from harness.counter import DataDependentError, run_and_count
-from harness.op_costs import attention_costs
+from segmeter.harness.counting.conventions import apply_convention
+from segmeter.harness.counting.counter import DataDependentError, run_and_count
+from segmeter.harness.counting.op_costs import attention_costs
 
 
 class TwoBranches(nn.Module):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.api import count, register_op
-from harness.conventions import apply_convention
-from harness.counter import run_and_count
-from harness.op_costs import register_formula
+from segmeter.harness.api import count, register_op
+from segmeter.harness.counting.conventions import apply_convention
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.counting.op_costs import register_formula
 
 
 @torch.library.custom_op("custom_op_test::scaled", mutates_args=())

@@ -11,9 +11,9 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from harness.counter import Count, DataDependentError, run_and_count
-from harness.crosscheck import REASONS, cross_check, module_subject
-from harness.structure import meta_copy
+from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
+from segmeter.harness.crosscheck.run import REASONS, cross_check, module_subject
+from segmeter.harness.models.structure import meta_copy
 
 transformers: Any = pytest.importorskip("transformers")
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.counter_quirks import bias_additions, einsum_rounding
-from harness.crosscheck import (
+from segmeter.harness.counting.count import PARTS, work_of
+from segmeter.harness.crosscheck.quirks import bias_additions, einsum_rounding
+from segmeter.harness.crosscheck.run import (
     COUNTERS,
     KNOWN,
     REASONS,
@@ -14,10 +15,9 @@ from harness.crosscheck import (
     crosscheck_subject,
     module_subject,
 )
-from harness.meta_tracing import traceable_on_meta
-from harness.model_count import PARTS, work_of
-from harness.sizes import ImageSize
-from harness.spec import parse_model
+from segmeter.harness.crosscheck.tracing import traceable_on_meta
+from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models.spec import parse_model
 
 SIZE = ImageSize((128, 160), (100, 130))
 

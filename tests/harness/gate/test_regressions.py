@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.budgets import Limit, ModelBudget
-from harness.capture import snapshot_of
-from harness.counter import run_and_count
-from harness.gate import OVER, UNCOUNTED, WITHIN, Measured, judge
-from harness.structure import meta_copy
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.gate.budgets import Limit, ModelBudget
+from segmeter.harness.gate.capture import snapshot_of
+from segmeter.harness.gate.judge import OVER, UNCOUNTED, WITHIN, Measured, judge
+from segmeter.harness.models.structure import meta_copy
 
 DIM = 16
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.photos import Photo, choose_photos, read_photo
+from segmeter.harness.inputs.photos import Photo, choose_photos, read_photo
 
 
 @pytest.fixture

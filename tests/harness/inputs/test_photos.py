@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.photos import find_photos, read_photo
+from segmeter.harness.inputs.photos import find_photos, read_photo
 
 
 def test_the_package_ships_two_real_photos() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.sizes import (
+from segmeter.harness.inputs.sizes import (
     COCO_RULE,
     ImageSize,
     annotation_sizes,

@@ -7,23 +7,22 @@ whose GPU is told at each call what to deny.
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from gpu_stand_in import build_nvml
 
-from harness.energy import EnergyUnavailable, gpu_state, nvml_handle
+from segmeter.harness.machine.energy import EnergyUnavailable, gpu_state, nvml_handle
+from tests.helpers.gpu_stand_in import build_nvml
+from tests.helpers.places import ROOT
 
 GPU = torch.device("cuda", 0)
-ROOT = Path(__file__).parents[2]
 
 # Every case in one process, as torch takes its time to be imported. Torch alone is told that there is a GPU.
 READ = """
 import json, os, types
 import torch
-from harness.energy import EnergyUnavailable, gpu_state, measure_energy
+from segmeter.harness.machine.energy import EnergyUnavailable, gpu_state, measure_energy
 
 uuid = "01234567-89ab-cdef-0123-456789abcdef"
 torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(uuid=uuid)
@@ -111,7 +110,7 @@ def test_the_missing_package_is_named() -> None:
     code = (
         "import sys; sys.modules['pynvml'] = None\n"
         "import torch\n"
-        "from harness.energy import gpu_state\n"
+        "from segmeter.harness.machine.energy import gpu_state\n"
         "print(gpu_state(torch.device('cuda', 0))['unavailable'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

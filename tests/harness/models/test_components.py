@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from harness.components import component_finder
+from segmeter.harness.models.components import component_finder
 
 
 class Inner(nn.Module):

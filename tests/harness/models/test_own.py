@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from harness.conventions import apply_convention
-from harness.counter import run_and_count
-from harness.flops_record import flops_record
-from harness.model_count import count_model
-from harness.own_models import OwnModelError, build_whole, entry_point_names, load_own
-from harness.sizes import ImageSize
-from harness.spec import WholeModelSpec
-from harness.spec import parse_model as parse_text
+from segmeter.harness.counting.conventions import apply_convention
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.counting.record import flops_record
+from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models.own import OwnModelError, build_whole, entry_point_names, load_own
+from segmeter.harness.models.spec import WholeModelSpec
+from segmeter.harness.models.spec import parse_model as parse_text
 
 
 def parse_model(text: str):
@@ -216,7 +216,7 @@ def test_an_entry_point_is_found_by_name_and_imported_only_when_named(
 
 
 def test_components_can_be_named_from_outside() -> None:
-    from harness.components import component_finder
+    from segmeter.harness.models.components import component_finder
 
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 5, 1, bias=False)).to("meta")
     _, count = run_and_count(model, torch.empty(1, 3, 2, 2, device="meta"))

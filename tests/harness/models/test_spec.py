@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.spec import ModelSpec, model_from_parts, model_spec, parse_model
+from segmeter.harness.models.spec import ModelSpec, model_from_parts, model_spec, parse_model
 
 
 def test_the_written_form_has_every_part() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cuda_ops import use_implementation
-from harness import op_peers
-from harness.doctor import build_ahead, diagnose
-from harness.op_bench import Options, ratio_interval, run_benchmark, time_case, write_record
-from harness.op_peers import PEERS
-from harness.op_problems import DTYPES, PASSES, SHAPES, Case, bytes_moved, draw_problem
-from reports.op import build_lines
+from segmeter.cuda_ops import use_implementation
+from segmeter.harness.op import peers as op_peers
+from segmeter.harness.op.bench import Options, ratio_interval, run_benchmark, time_case, write_record
+from segmeter.harness.op.doctor import build_ahead, diagnose
+from segmeter.harness.op.peers import PEERS
+from segmeter.harness.op.problems import DTYPES, PASSES, SHAPES, Case, bytes_moved, draw_problem
+from segmeter.reports.text.op import build_lines
 
 
 def test_shapes_are_those_of_strides_32_16_and_8() -> None:
@@ -94,7 +94,7 @@ def test_a_gpu_is_timed_in_every_dtype(cold: bool) -> None:
 
 # The official extension's two functions, with its arguments in its order, in plain torch.
 EXTENSION = """
-from cuda_ops import reference
+from segmeter.cuda_ops import reference
 def ms_deform_attn_forward(value, shapes, starts, places, weights, step):
     return reference.forward(value, shapes, places, weights) * {factor}
 def ms_deform_attn_backward(value, shapes, starts, places, weights, grad, step):

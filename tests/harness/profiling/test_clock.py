@@ -7,31 +7,30 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from harness.energy import EnergyUnavailable, measure_energy, throttle_names
-from harness.memory import parameter_bytes, peak_memory
-from harness.profile import Settings
-from harness.profile_components import (
+from segmeter.harness.machine.energy import EnergyUnavailable, measure_energy, throttle_names
+from segmeter.harness.machine.memory import parameter_bytes, peak_memory
+from segmeter.harness.machine.watch import Watch
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.profiling.clock import Plan, WarmUp, interleave, warm_up
+from segmeter.harness.profiling.components import (
     ComponentMemory,
     ComponentTimer,
     component_parameter_bytes,
     component_times,
 )
-from harness.roofline import Peaks, component_work
-from harness.spec import parse_model
-from harness.statistics import COPY_ROUNDS, interval, speedup, summarise
-from harness.subjects import Subject, make_inputs, make_subject
-from harness.timing import Plan, WarmUp, interleave, warm_up
-from harness.watch import Watch
+from segmeter.harness.profiling.roofline import Peaks, component_work
+from segmeter.harness.profiling.run import Settings
+from segmeter.harness.profiling.statistics import COPY_ROUNDS, interval, speedup, summarise
+from segmeter.harness.profiling.subjects import Subject, make_inputs, make_subject
+from tests.helpers.places import ROOT
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
 
 
 def drifting(generator: np.random.Generator, rounds: int, base: float) -> tuple[list[float], list[float]]:
@@ -231,8 +230,8 @@ def test_peak_memory_sees_what_a_call_takes_for_a_while() -> None:
 # Sixteen tensors of 64 MiB, one after the other, twice: the heap has found its size by the second time.
 FAULTS = """
 import sys, torch
-from harness.memory import keep_freed_memory
-from harness.watch import page_faults
+from segmeter.harness.machine.memory import keep_freed_memory
+from segmeter.harness.machine.watch import page_faults
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for _ in range(2):
@@ -257,7 +256,7 @@ def test_memory_that_is_kept_is_not_asked_of_the_kernel_again() -> None:
 # Two tensors of 4 MiB, and whether they lie in the heap, which is what is kept.
 PLACES = """
 import torch
-from harness.memory import keep_freed_memory, lasting
+from segmeter.harness.machine.memory import keep_freed_memory, lasting
 assert keep_freed_memory()
 weight = lasting(lambda: torch.ones(2**20))
 passing = torch.ones(2**20)

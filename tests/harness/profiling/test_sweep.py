@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.runs import read_runs
-from harness.sweep import SweepPlan, check_cells, read_plan, run_sweep
+from segmeter.harness.profiling.sweep import SweepPlan, check_cells, read_plan, run_sweep
+from segmeter.harness.records.runs import read_runs
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 GRID = """
 [grid]
 encoders = ["m2f", "pro-scale"]
@@ -28,8 +28,8 @@ threads = 1
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from harness.runs import Run, now, save
-from harness.sweep import Cell
+from segmeter.harness.records.runs import Run, now, save
+from segmeter.harness.profiling.sweep import Cell
 cell = Cell(**json.loads(sys.argv[1]))
 folder = Path(sys.argv[2])
 with open(folder / "started.txt", "a") as log:
@@ -47,7 +47,7 @@ save(Run(cell.id, now(), "sweep", "ok", cell.model), folder)
 PARENT = """
 import sys
 from pathlib import Path
-from harness.sweep import read_plan, run_sweep
+from segmeter.harness.profiling.sweep import read_plan, run_sweep
 run_sweep(read_plan(Path(sys.argv[1])), Path(sys.argv[2]), worker=[sys.executable, sys.argv[3]])
 """
 

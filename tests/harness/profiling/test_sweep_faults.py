@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.runs import Run, read_runs, save
-from harness.sweep import PARENT_VARIABLE, WORKER, read_plan, run_sweep
-from harness.sweep_worker import ORPHAN_EXIT
+from segmeter.harness.profiling.sweep import PARENT_VARIABLE, WORKER, read_plan, run_sweep
+from segmeter.harness.profiling.sweep_worker import ORPHAN_EXIT
+from segmeter.harness.records.runs import Run, read_runs, save
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 # A whole model so small that nearly all of a cell's time goes into importing torch.
 MODEL = """
 from torch import nn
@@ -29,14 +29,14 @@ class Huge(nn.Module):
 PARENT = """
 import sys
 from pathlib import Path
-from harness.sweep import read_plan, run_sweep
+from segmeter.harness.profiling.sweep import read_plan, run_sweep
 run_sweep(read_plan(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 # The worker's own code under a limit of one GiB more than it has once everything is imported.
 LIMITED = """
 import resource, sys
-import harness.profile
-import harness.sweep_worker as worker
+import segmeter.harness.profiling.run
+import segmeter.harness.profiling.sweep_worker as worker
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
 sys.exit(worker.main(*sys.argv[1:]))
@@ -179,4 +179,4 @@ def test_ctrl_c_ends_the_cell_and_says_one_line(tmp_path: Path) -> None:
 
 
 def test_the_worker_is_the_one_that_sweeps_use() -> None:
-    assert WORKER[1:] == ("-m", "harness.sweep_worker")
+    assert WORKER[1:] == ("-m", "segmeter.harness.profiling.sweep_worker")

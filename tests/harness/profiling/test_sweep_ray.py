@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.runs import read_runs
-from harness.sweep import SweepPlan, read_plan
-from harness.sweep_ray import run_on_ray
+from segmeter.harness.profiling.sweep import SweepPlan, read_plan
+from segmeter.harness.profiling.sweep_on_ray import run_on_ray
+from segmeter.harness.records.runs import read_runs
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'segmeter[ray]'")
 
@@ -16,8 +16,8 @@ ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'segmeter[
 WORKER = """
 import json, os, sys
 from pathlib import Path
-from harness.runs import Run, now, save
-from harness.sweep import Cell
+from segmeter.harness.records.runs import Run, now, save
+from segmeter.harness.profiling.sweep import Cell
 cell = Cell(**json.loads(sys.argv[1]))
 kind = cell.model.partition("@")[0]
 if kind == "crash":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.published_data import (
+from segmeter.harness.published.tables import (
     CLAIM_KINDS,
     FILES,
     METRICS,
@@ -15,8 +15,9 @@ from harness.published_data import (
     papers,
     published_rows,
 )
+from tests.helpers.places import ROOT
 
-SHIPPED = Path(__file__).parents[2] / "results" / "published"
+SHIPPED = ROOT / "results" / "published"
 
 
 @pytest.fixture

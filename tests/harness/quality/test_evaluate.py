@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cli import main
-from encoders.segmenter import build_segmenter
-from harness.datasets import check_folder, open_dataset
-from harness.evaluate import model_cost, quality_record, score_folder
-from harness.inference import Settings, find_states, gather, open_folder, predict_dataset
-from harness.miou import confusion, mean_iou
-from harness.png_ids import segment_png
-from harness.spec import parse_model
+from segmeter.commands.main import main
+from segmeter.encoders.segmenter.model import build_segmenter
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.quality.datasets import check_folder, open_dataset
+from segmeter.harness.quality.evaluate import model_cost, quality_record, score_folder
+from segmeter.harness.quality.inference import Settings, find_states, gather, open_folder, predict_dataset
+from segmeter.harness.quality.miou import confusion, mean_iou
+from segmeter.harness.quality.png_ids import segment_png
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 CATEGORIES = [
     {"id": 3, "name": "car", "isthing": 1},
     {"id": 5, "name": "dog", "isthing": 1},
@@ -83,7 +83,7 @@ def make_dataset(root: Path, name: str) -> Path:
 
 def write_predictions(folder: Path, dataset, maps: list[np.ndarray], scores: float = 0.9) -> Path:
     """Any system's predictions: here the maps' segments with the truth's categories."""
-    from harness.instance_ap import encode_mask
+    from segmeter.harness.quality.instance_ap import encode_mask
 
     open_folder(folder, {})
     panoptic, found = [], []
@@ -338,7 +338,7 @@ def test_two_processes_give_the_figures_of_one(weights, tmp_path):
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_predicted(weights, tmp_path):
-    from harness.checkpoints import load_model
+    from segmeter.harness.weights.load import load_model
 
     dataset = open_dataset("coco", make_dataset(tmp_path / "data", "coco"))
     broken, missing = dataset.entries[1].image, dataset.entries[3].image
@@ -352,7 +352,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_predicted(weights, tmp_
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_later(weights, tmp_path):
-    from harness.checkpoints import load_model
+    from segmeter.harness.weights.load import load_model
 
     dataset = open_dataset("coco", make_dataset(tmp_path / "data", "coco"))
     model, _, _ = load_model(weights)
@@ -374,8 +374,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(weights, tmp_path):
 
 
 def test_the_cost_is_the_mean_over_the_images_scored(tmp_path):
-    from harness.model_count import count_model
-    from harness.sizes import from_image
+    from segmeter.harness.counting.count import count_model
+    from segmeter.harness.inputs.sizes import from_image
 
     dataset = open_dataset("coco", make_dataset(tmp_path, "coco"))
     spec = parse_model("m2f@r50", num_classes=3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.panoptic_quality import (
+from segmeter.harness.quality.panoptic import (
     GroundSegment,
     PanopticPair,
     PanopticScore,
@@ -18,7 +18,7 @@ from harness.panoptic_quality import (
     score_maps,
     score_pairs,
 )
-from harness.png_ids import segment_png
+from segmeter.harness.quality.png_ids import segment_png
 
 CATEGORIES = {1: True, 2: True, 7: False, 9: False}
 

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.png_ids import build_decoder, decode_segment_png, read_segment_png, segment_png
-
-ROOT = Path(__file__).parents[2]
+from segmeter.harness.quality.png_ids import build_decoder, decode_segment_png, read_segment_png, segment_png
+from tests.helpers.places import ROOT
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -189,7 +188,7 @@ def test_without_a_compiler_pillow_gives_the_same(tmp_path):
     path = tmp_path / "ids.png"
     path.write_bytes(encode(pixels, [0, 1, 2, 3, 4] * 4))
     script = (
-        "import sys, numpy; from pathlib import Path; from harness.png_ids import *;"
+        "import sys, numpy; from pathlib import Path; from segmeter.harness.quality.png_ids import *;"
         "assert build_decoder() is None; numpy.save(sys.argv[2], read_segment_png(Path(sys.argv[1])))"
     )
     environment = {**os.environ, "CXX": "no-such-compiler", "SEGMETER_CACHE": str(tmp_path)}

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from cli import main
-from harness.compare_runs import beside_published, collect, compare_runs
-from harness.runs import Run, environment_differences, how_measured, save
-from harness.subjects import Settings
-from reports.compare_runs import comparison_markdown, component_sums
-from reports.profile import conditions
+from segmeter.commands.main import main
+from segmeter.harness.profiling.subjects import Settings
+from segmeter.harness.records.compare import beside_published, collect, compare_runs
+from segmeter.harness.records.runs import Run, environment_differences, how_measured, save
+from segmeter.reports.text.compare import comparison_markdown, component_sums
+from segmeter.reports.text.profile import conditions
+from tests.helpers.places import ROOT
 
 SETTINGS = {
     **{"padded_size": "512x1024", "batch": 1, "dtype": "fp32", "device": "cpu", "compile": False},
@@ -198,7 +199,7 @@ def test_the_command_says_that_environments_differ(
 
 def test_the_documents_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     # After new records: python benchmarks/profile_docs.py
-    root = Path(__file__).parents[2]
+    root = ROOT
     records = root / "results" / "records" / "cpu-512x1024-kept"
     with pytest.raises(SystemExit):
         main(["compare", "--from", str(records), "--published", "--markdown"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.runs import (
+from segmeter.harness.records.runs import (
     SCHEMA_PATH,
     Run,
     differences,
@@ -22,6 +22,7 @@ from harness.runs import (
     run_from,
     save,
 )
+from tests.helpers.places import DATA
 
 
 def a_run(name: str = "one", **changes: object) -> Run:
@@ -50,7 +51,7 @@ def test_unknown_fields_are_kept_and_missing_ones_take_defaults(tmp_path: Path) 
 
 
 def test_a_record_of_version_1_is_read_and_brought_up() -> None:
-    old = Path(__file__).parents[1] / "data" / "run_version_1.json"
+    old = DATA / "run_version_1.json"
     before = json.loads(old.read_text())
     run = read_run(old)
     assert run.content()["schema"] == "segmeter.run/2"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.redundancy import (
+from segmeter.harness.tokens.similarity import (
     TokenMap,
     best_matches,
     cluster_count,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.build import build_encoder
-from harness.token_hooks import LayerTokens, encoder_layers, output_scales, watch_layers
+from segmeter.encoders.table import build_encoder
+from segmeter.harness.tokens.layers import LayerTokens, encoder_layers, output_scales, watch_layers
 
 CHANNELS = {"res2": 8, "res3": 16, "res4": 24, "res5": 32}
 # A 64x96 image: s4 is 2x3 = 6 tokens, s3 4x6 = 24, s2 8x12 = 96.

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from encoders.backbones import build_backbone
-from harness.memory import peak_memory
-from harness.merge_cost import encoder_cost, matching_gmacs
-from harness.model_count import count_model
-from harness.photos import Photo, choose_photos, package_photos
-from harness.record import to_json
-from harness.redundancy_maps import Settings, Tally, analyse, analysis_bytes
-from harness.redundancy_run import chosen_places, run_tokens
-from harness.sizes import ImageSize, ResizeRule
-from harness.spec import model_spec
-from harness.weights import Network, Weights, load_network, package_file
+from segmeter.encoders.backbones.table import build_backbone
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.inputs.photos import Photo, choose_photos, package_photos
+from segmeter.harness.inputs.sizes import ImageSize, ResizeRule
+from segmeter.harness.machine.memory import peak_memory
+from segmeter.harness.models.spec import model_spec
+from segmeter.harness.records.flops import to_json
+from segmeter.harness.tokens.maps import Settings, Tally, analyse, analysis_bytes
+from segmeter.harness.tokens.merge_cost import encoder_cost, matching_gmacs
+from segmeter.harness.tokens.run import chosen_places, run_tokens
+from segmeter.harness.weights.network import Network, Weights, load_network, package_file
 
 SMALL = ResizeRule(short=96, long=160)
 SETTINGS = Settings(max_distance=8, max_radius=4, sample=64)
@@ -100,7 +100,7 @@ def test_the_record_is_json_and_says_what_it_is_of(network: Network, photos: lis
 
 def test_one_image_is_the_analysis_of_its_map(network: Network, photos: list[Photo]) -> None:
     record = run_tokens(network, photos[:1], SETTINGS, rule=SMALL)
-    from harness.photos import read_photo
+    from segmeter.harness.inputs.photos import read_photo
 
     pixels = torch.tensor(read_photo(photos[0], (96, 128)).astype(np.float32)).permute(2, 0, 1)
     mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))

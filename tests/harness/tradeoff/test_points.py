@@ -7,16 +7,23 @@ from typing import Any
 
 import pytest
 
-from cli import main
-from harness.figure_data import points_data
-from harness.layer_costs import layer_costs
-from harness.own_points import own_points
-from harness.points import COSTS, KEYS, QUALITIES, all_points, measured_points, published_points
-from harness.realised import realised_savings
-from harness.record_points import read_records, record_points
-from harness.runs import Run, save
-from harness.sizes import ImageSize
-from harness.spec import parse_model
+from segmeter.commands.main import main
+from segmeter.harness.counting.layers import layer_costs
+from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models.spec import parse_model
+from segmeter.harness.records.runs import Run, save
+from segmeter.harness.tradeoff.collect import (
+    COSTS,
+    KEYS,
+    QUALITIES,
+    all_points,
+    measured_points,
+    published_points,
+)
+from segmeter.harness.tradeoff.figure_data import points_data
+from segmeter.harness.tradeoff.own import own_points
+from segmeter.harness.tradeoff.realised import realised_savings
+from segmeter.harness.tradeoff.records import read_records, record_points
 
 Point = dict[str, Any]
 

@@ -12,19 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from encoders.segmenter import build_segmenter, normalise, pad_to_multiple
-from harness.checkpoint_names import our_name
-from harness.checkpoints import (
+from segmeter.encoders.segmenter.model import build_segmenter, normalise, pad_to_multiple
+from segmeter.harness.models.spec import model_spec, parse_model
+from segmeter.harness.weights.load import (
     CheckpointMismatchError,
     convert,
     load_model,
     read_checkpoint,
     recognise_model,
 )
-from harness.spec import model_spec, parse_model
-from tests.parity_recipe import image, weight
-
-DATA = Path(__file__).parents[1] / "data"
+from segmeter.harness.weights.names import our_name
+from tests.helpers.parity_recipe import image, weight
+from tests.helpers.places import DATA
 
 
 def official_entries(model: nn.Module, ours_of: dict[str, str]) -> dict[str, tuple[int, ...]]:
@@ -114,7 +113,7 @@ OFFICIAL = {
 
 
 def check_parity(model: nn.Module, text: str) -> None:
-    """Against the official model's class and mask logits, sampled as tests/encoders/test_full_model.py says.
+    """Against the official model's class and mask logits, sampled as test_full_model.py says.
 
     The three that are not described there were run in the same way, from abhishekaich27/proscale-pytorch
     @2e9cf4c (which holds Mask2Former's modules too) with detectron2's main branch on torch 2.15.

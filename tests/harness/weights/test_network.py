@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from encoders.backbones import Backbone, build_backbone
-from encoders.segmenter import build_segmenter
-from harness.photos import package_photos
-from harness.spec import model_spec
-from harness.weights import (
+from segmeter.encoders.backbones.table import Backbone, build_backbone
+from segmeter.encoders.segmenter.model import build_segmenter
+from segmeter.harness.inputs.photos import package_photos
+from segmeter.harness.models.spec import model_spec
+from segmeter.harness.weights.network import (
     OFFLINE_BACKBONE,
     WeightsMismatchError,
     fill,

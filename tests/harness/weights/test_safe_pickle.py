@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pickle_calls import load_pickle
-from harness.safe_pickle import UnsafePickleError
+from segmeter.harness.weights.pickle_calls import load_pickle
+from segmeter.harness.weights.safe_pickle import UnsafePickleError
 
 
 def write(folder: Path, content: bytes) -> Path:

@@ -5,16 +5,16 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from reports.html import figure_command
-from reports.html_parts import Number, embedded_json, escape, inline_svg, table, tag
-from tests.report_sample import HOSTILE, SVG, page, report
+from segmeter.reports.html.page import figure_command
+from segmeter.reports.html.parts import Number, embedded_json, escape, inline_svg, table, tag
+from tests.helpers.places import ROOT
+from tests.helpers.report_sample import HOSTILE, SVG, page, report
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
-ASSETS = Path(__file__).parents[2] / "reports" / "assets"
+ASSETS = ROOT / "reports" / "html" / "assets"
 
 
 class Page(HTMLParser):

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.photos import choose_photos
-from harness.redundancy_maps import Settings
-from harness.redundancy_run import run_tokens
-from harness.sizes import ResizeRule
-from harness.spec import model_spec
-from harness.weights import load_network
-from reports.breakdown import figure_bytes
-from reports.plots_tokens import unpacked
-from reports.tokens import figures, markdown_section, ordering_lines, tables, tokens_csv
+from segmeter.harness.inputs.photos import choose_photos
+from segmeter.harness.inputs.sizes import ResizeRule
+from segmeter.harness.models.spec import model_spec
+from segmeter.harness.tokens.maps import Settings
+from segmeter.harness.tokens.run import run_tokens
+from segmeter.harness.weights.network import load_network
+from segmeter.reports.plots.breakdown import figure_bytes
+from segmeter.reports.plots.tokens import unpacked
+from segmeter.reports.text.tokens import figures, markdown_section, ordering_lines, tables, tokens_csv
 
 
 @pytest.fixture(scope="module")

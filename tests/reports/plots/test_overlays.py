@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from harness.predict import PhotoResult
-from reports.overlays import class_colour, overlay_figure, picture_bytes, shown_classes
+from segmeter.harness.quality.predict import PhotoResult
+from segmeter.reports.plots.overlays import class_colour, overlay_figure, picture_bytes, shown_classes
 
 CLASSES = (("cat", True), ("dog", True), ("sky", False))
 

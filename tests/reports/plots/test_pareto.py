@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.pareto import front, pareto_front
+from segmeter.reports.plots.pareto import front, pareto_front
 
 # Few distinct values, so that ties and missing figures are common.
 figure = st.one_of(st.none(), st.integers(-4, 4).map(float))

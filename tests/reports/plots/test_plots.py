@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.figure_data import figure_data
-from reports.breakdown import figure_bytes
-from reports.figures import KINDS, report_figures
-from reports.plots_common import CAPTION_POINTS, NothingMatches, clamped
-from reports.plots_configurations import circles_figure, stages_figure
-from reports.plots_cost import not_counted_figure, realised_figure
-from reports.plots_tradeoff import fronts, pareto_figure, select
+from segmeter.harness.tradeoff.figure_data import figure_data
+from segmeter.reports.plots.breakdown import figure_bytes
+from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, clamped
+from segmeter.reports.plots.configurations import circles_figure, stages_figure
+from segmeter.reports.plots.cost import not_counted_figure, realised_figure
+from segmeter.reports.plots.named import KINDS, report_figures
+from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

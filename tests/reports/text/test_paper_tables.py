@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.table_data import TABLES, table_data, table_number
-from reports.tables import HEADER, latex_escape, render, terminal_table
+from segmeter.harness.audit.paper_tables import TABLES, table_data, table_number
+from segmeter.reports.text.paper_tables import HEADER, latex_escape, render, terminal_table
 
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}%s\end{document}"
 

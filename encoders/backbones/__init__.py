@@ -1,0 +1,1 @@
+"""Images in, maps at strides 4, 8, 16 and 32 out."""

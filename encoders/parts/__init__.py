@@ -1,0 +1,1 @@
+"""What the encoders share: attention, layers, pixel embedding, recalibration."""

@@ -1,0 +1,1 @@
+"""What stands around an encoder: masked decoder, post-processing, the whole model."""

@@ -1,0 +1,1 @@
+"""What does a model cost, and where? The counter, formulas, conventions, cost by size and on photos."""

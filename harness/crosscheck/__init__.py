@@ -1,0 +1,1 @@
+"""Do other counters agree, and if not, why?"""

@@ -1,0 +1,1 @@
+"""Did it become dearer? Budgets, snapshots, changes, baselines."""

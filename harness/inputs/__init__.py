@@ -1,0 +1,1 @@
+"""What goes in: image sizes and photos."""

@@ -1,0 +1,1 @@
+"""Where a measurement runs: environment, memory, energy, who else computes."""

@@ -1,0 +1,1 @@
+"""What a user can name and how it is built."""

@@ -1,0 +1,1 @@
+"""How fast is the op, and which implementation runs?"""

@@ -1,0 +1,1 @@
+"""What does it take in time, memory, energy? One measurement, or a sweep of them."""

@@ -1,0 +1,1 @@
+"""The papers' figures as data, and the systems' names; no torch."""

@@ -1,0 +1,1 @@
+"""How good are the predictions? Data sets, inference, PQ, AP, mIoU."""

@@ -1,0 +1,1 @@
+"""What is written down: the types, reading, comparing; no torch."""

@@ -1,0 +1,1 @@
+"""Which tokens could a model do without, and what would that save?"""

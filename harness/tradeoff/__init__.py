@@ -1,0 +1,1 @@
+"""What does the cost buy? Points from papers, counts, records and the user's file."""

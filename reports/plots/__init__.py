@@ -1,0 +1,1 @@
+"""Records as figures; one file for each kind."""

@@ -1,0 +1,1 @@
+"""Records as text: terminal, Markdown, CSV, CI; one file for each record."""

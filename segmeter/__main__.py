@@ -1,0 +1,5 @@
+"""``python -m segmeter COMMAND``."""
+
+from segmeter.commands.main import main
+
+main()
