@@ -17,7 +17,8 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 
 from segmeter.cuda_ops.formulas import fvcore_handles
-from segmeter.encoders.segmenter.model import Segmenter, build_segmenter
+from segmeter.encoders.chain import Model
+from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.audit.reproduce import reproduce
 from segmeter.harness.counting import meta_ops
 from segmeter.harness.counting.count import count_dataset, count_model, work_of
@@ -33,7 +34,7 @@ REAL_MODELS = ("m2f@r50", "pro-scale@r50")
 class Flat(torch.nn.Module):
     """The whole model with one tensor in and tensors out, as fvcore's tracer wants it."""
 
-    def __init__(self, model: Segmenter) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -44,7 +45,7 @@ class Flat(torch.nn.Module):
 
 def timed_fvcore(spec: ModelSpec) -> tuple[float, float]:
     """Process seconds to trace one model on real tensors, and its GMACs; building it is not timed."""
-    model = build_segmenter(spec.encoder, spec.backbone, spec.num_classes, **dict(spec.options)).eval()
+    model = build_masked_model(spec.encoder, spec.backbone, spec.num_classes, **dict(spec.options)).eval()
     images = torch.zeros(1, 3, *REAL_SIZE)
     start = time.process_time()
     with torch.no_grad(), warnings.catch_warnings():

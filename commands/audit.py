@@ -40,8 +40,8 @@ def audit(
 ) -> None:
     """Audit every published GFLOPs, percentage and FPS figure, and say what does not hold."""
     with user_input():
-        from segmeter.harness.records.runs import nearest
         from segmeter.reports.text.audit import FORMATS
+        from segmeter.words import nearest
 
         if format is not None and format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
@@ -80,7 +80,7 @@ def reconcile(
     """Find which unit, counting path, component boundary and image size gives a printed figure."""
     with user_input():
         from segmeter.harness.audit.reconcile import WHATS, count_steps, read_figure
-        from segmeter.harness.records.runs import nearest
+        from segmeter.words import nearest
 
         if published is None:
             raise ValueError("no figure given; add --published, e.g. --published 117.0")

@@ -132,8 +132,8 @@ def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
 
 def check_convention(convention: str) -> None:
     """Raise ValueError unless it is one of the three conventions."""
-    from segmeter.encoders.interface import nearest
     from segmeter.harness.counting.conventions import CONVENTIONS
+    from segmeter.words import nearest
 
     if convention not in CONVENTIONS:
         raise ValueError(f"unknown convention {convention!r}{nearest(convention, list(CONVENTIONS))}")

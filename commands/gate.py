@@ -43,8 +43,8 @@ def check(
 ) -> None:
     """Fail if a model costs more than its budget: exit 0 within, 1 over, 2 misuse."""
     with user_input():
-        from segmeter.encoders.interface import nearest
         from segmeter.reports.text.gate_ci import FORMATS, rendered
+        from segmeter.words import nearest
 
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")

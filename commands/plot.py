@@ -143,8 +143,8 @@ class _Choice:
 
 
 def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
-    from segmeter.harness.records.runs import nearest
     from segmeter.reports.plots.named import KINDS
+    from segmeter.words import nearest
 
     if kind is None:
         raise ValueError(f"no kind of figure given; choose from {', '.join(KINDS)}")
@@ -157,7 +157,7 @@ def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
 
 
 def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
-    from segmeter.harness.records.runs import nearest
+    from segmeter.words import nearest
 
     if value not in choices:
         raise ValueError(f"unknown {option} {value!r}{nearest(value, choices)}")

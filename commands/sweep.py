@@ -28,7 +28,8 @@ def sweep(
 ) -> None:
     """Measure every cell of a grid, a process each; go on after a kill. Exit 1 if a cell failed."""
     from segmeter.harness.profiling.sweep import EXECUTORS, check_cells, finished, read_plan, run_sweep
-    from segmeter.harness.records.runs import check_folder, nearest
+    from segmeter.harness.records.runs import check_folder
+    from segmeter.words import nearest
 
     with user_input():
         if executor not in EXECUTORS:

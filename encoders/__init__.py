@@ -1,6 +1,7 @@
 """The encoders (pixel decoders) side by side, and everything around them that a full model needs."""
 
-from segmeter.encoders.interface import EncoderOutput
-from segmeter.encoders.table import ENCODERS, EncoderKind, build_encoder, encoder_options
+from segmeter.encoders.interface import EncoderKind, EncoderOutput
+from segmeter.encoders.systems.table import SYSTEMS
+from segmeter.encoders.table import ENCODERS, build_encoder, encoder_options
 
-__all__ = ["ENCODERS", "EncoderKind", "EncoderOutput", "build_encoder", "encoder_options"]
+__all__ = ["ENCODERS", "SYSTEMS", "EncoderKind", "EncoderOutput", "build_encoder", "encoder_options"]

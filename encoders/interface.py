@@ -7,13 +7,18 @@ An encoder (the papers' "pixel decoder") is an ``nn.Module`` with
 - ``components() -> dict[str, str]``: a pattern over its submodules' names (``*`` matches within one
   name, as in ``fnmatch``) -> the component that submodule belongs to, dotted for depth. The first
   pattern that matches a module or one of its parents wins, the innermost module first.
+
+A layer whose tokens are to be looked at says which they are: :class:`TokenLayer`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from segmeter.encoders.options import Option, Options
+from segmeter.words import nearest
 
 FEATURE_NAMES = ("res2", "res3", "res4", "res5")
 FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -30,6 +35,68 @@ class EncoderOutput:
 
     mask_features: Tensor
     multi_scale: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderKind:
+    """An encoder: how it is built, and what it is.
+
+    Attributes:
+        name: as a user writes it.
+        title: as a paper writes it.
+        summary: what it does, in one line.
+        source: the paper.
+        build: takes the channels of ``res2`` to ``res5`` and the options by name.
+        options: see :class:`encoders.options.Options`.
+        is_own: whether it is the user's own.
+        identity: tells two encoders of the user's own of one name apart.
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    build: Callable[..., nn.Module]
+    options: tuple[Option, ...] = ()
+    together: Callable[[Mapping[str, Any]], None] = field(default=lambda values: None)
+    takes_any: bool = False
+    is_own: bool = False
+    identity: Hashable = None
+
+    @property
+    def settings(self) -> Options:
+        """Its options, to read, check and title them."""
+        return Options(
+            owner=self.name,
+            known=self.options,
+            takes_any=self.takes_any,
+            takes_components=self.is_own,
+            together=self.together,
+        )
+
+
+@dataclass(frozen=True)
+class LayerTokens:
+    """The tokens of one call of a layer.
+
+    Attributes:
+        tokens: (B, K, C) all tokens that the layer reads.
+        sizes: (H, W) of each level in the order of the tokens, low to high resolution; empty where they
+            are of one map whose sides the layer is not told.
+        updated: how many leading tokens it updates; its output has those.
+    """
+
+    tokens: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    updated: int
+
+
+@runtime_checkable
+class TokenLayer(Protocol):
+    """A layer that tells its tokens: called with the arguments of ``forward`` by whoever watches it."""
+
+    def layer_tokens(self, *args: Any, **kwargs: Any) -> LayerTokens:
+        """The tokens of a call with these arguments."""
 
 
 def check_channels(in_channels: Mapping[str, int], needed: Sequence[str]) -> None:
@@ -63,13 +130,3 @@ def check_features(
         shape = tuple(features[name].shape)
         if len(shape) != 4 or shape[1] != in_channels[name]:
             raise ValueError(f"features[{name!r}] must be (B, {in_channels[name]}, H, W), got {shape}")
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """The end of an error line: the nearest valid choice, or all of them.
-
-    >>> nearest("pro-scal", ["m2f", "pro-scale"])
-    "; did you mean 'pro-scale'?"
-    """
-    close = get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(choices)}"

@@ -7,11 +7,15 @@ layer.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.m2f import DIM, TOKEN_LEVELS, DeformablePixelDecoder
+from segmeter.encoders.interface import EncoderKind
+from segmeter.encoders.m2f import DIM, MAX_LAYERS, TOKEN_LEVELS, DeformablePixelDecoder
+from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.parts import pixel_embedding
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
 
 HIGH_LEVELS = 2  # stride 32 and 16: the leading tokens
@@ -66,3 +70,24 @@ def build_lite_m2f(
     """Lite-M2F with that many layers of either kind in all; (A+1)xB is A*B high-level, B full."""
     stack = InterleavedStack(interleave(high_level_layers, full_layers))
     return DeformablePixelDecoder(in_channels, stack, pixel_embedding)
+
+
+def _check_some_layer(values: Mapping[str, Any]) -> None:
+    if not values["high_level_layers"] + values["full_layers"]:
+        raise ValueError("high_level_layers and full_layers must not both be 0")
+
+
+_LAYERS = whole_number(0, MAX_LAYERS)
+KIND = EncoderKind(
+    name="lite-m2f",
+    title="Lite-M2F",
+    summary="5 layers update strides 32 and 16 only, then 1 layer updates all tokens",
+    source="Lite DETR, arXiv 2303.07335, as PRO-SCALE's Table 1 applies it",
+    build=build_lite_m2f,
+    options=(
+        Option(name="high_level_layers", default=5, check=_LAYERS, help="Layers over strides 32 and 16."),
+        Option(name="full_layers", default=1, check=_LAYERS, help="Layers over all tokens."),
+        pixel_embedding.OPTION,
+    ),
+    together=_check_some_layer,
+)

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
+from segmeter.encoders.interface import (
+    FEATURE_NAMES,
+    EncoderKind,
+    EncoderOutput,
+    check_channels,
+    check_features,
+)
+from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.parts import pixel_embedding as embedding
 from segmeter.encoders.parts.layers import (
     ConvNorm,
     DeformableEncoderLayer,
@@ -27,6 +35,7 @@ from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_compon
 # Low to high resolution: the order of tokens, level embeddings and input projections.
 TOKEN_LEVELS = ("res5", "res4", "res3")
 DIM = 256
+MAX_LAYERS = 1000
 
 
 class LayerStack(nn.Module):
@@ -125,3 +134,16 @@ def build_m2f(
     """M2F: ``layers`` deformable layers, each updating all tokens of all three levels."""
     stack = LayerStack(layers)
     return DeformablePixelDecoder(in_channels, stack, pixel_embedding)
+
+
+KIND = EncoderKind(
+    name="m2f",
+    title="M2F",
+    summary="6 deformable layers over all tokens of three levels, 3x3 convolution at stride 4",
+    source="Mask2Former, arXiv 2112.01527",
+    build=build_m2f,
+    options=(
+        Option(name="layers", default=6, check=whole_number(1, MAX_LAYERS), help="Deformable layers."),
+        embedding.OPTION,
+    ),
+)

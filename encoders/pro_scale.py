@@ -7,13 +7,17 @@ stride-16 ones, stage 3 p3 layers on all three levels. No layer shares weights w
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.m2f import DIM, DeformablePixelDecoder
+from segmeter.encoders.interface import EncoderKind
+from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformablePixelDecoder
+from segmeter.encoders.options import Option, is_integer
+from segmeter.encoders.parts import pixel_embedding as embedding
+from segmeter.encoders.parts import recalibration as trc
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
-from segmeter.encoders.parts.recalibration import Recalibration
 
 Stages = tuple[int, int, int]
 
@@ -30,7 +34,7 @@ class ProgressiveStack(nn.Module):
             for _ in range(count)
         )
         self.token_excite = (
-            Recalibration(recalibration, DIM, recalibration_temperature) if recalibration else None
+            trc.Recalibration(recalibration, DIM, recalibration_temperature) if recalibration else None
         )
 
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
@@ -65,3 +69,52 @@ def build_pro_scale(
     """PRO-SCALE (p1, p2, p3); the paper's stage 1 holds the coarsest tokens (stride 32)."""
     stack = ProgressiveStack(stages, recalibration, recalibration_temperature)
     return DeformablePixelDecoder(in_channels, stack, pixel_embedding)
+
+
+def read_stages(text: str) -> tuple[int, ...]:
+    """Read "3,3,3".
+
+    Raises:
+        ValueError: not whole numbers joined by commas.
+
+    >>> read_stages("1,1,3")
+    (1, 1, 3)
+    """
+    try:
+        return tuple(int(part) for part in text.strip("()").split(","))
+    except ValueError:
+        raise ValueError(f"stages must be three whole numbers such as 3,3,3; got {text!r}") from None
+
+
+def _check_stages(name: str, value: Any) -> Stages:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{name} must be three numbers p1,p2,p3, got {value!r}")
+    stages = tuple(value)
+    if len(stages) != 3 or not all(is_integer(p) and 0 <= p <= MAX_LAYERS for p in stages):
+        raise ValueError(f"{name} must be three whole numbers p1,p2,p3 from 0 to {MAX_LAYERS}, got {value!r}")
+    if not any(stages):
+        raise ValueError(f"{name} must not all be 0: the encoder would have no layer")
+    return stages
+
+
+KIND = EncoderKind(
+    name="pro-scale",
+    title="PRO-SCALE",
+    summary="p1, p2, p3 layers over one, two and three levels; light-weight pixel embedding",
+    source="PRO-SCALE, Progressive Token Length Scaling",
+    build=build_pro_scale,
+    options=(
+        Option(
+            name="stages",
+            default=(3, 3, 3),
+            check=_check_stages,
+            help="Layers p1,p2,p3 over one, two and three levels.",
+            read=read_stages,
+            title=lambda stages: f"({','.join(map(str, stages))})",
+            in_title=True,
+        ),
+        embedding.OPTION.defaulting("lpe"),
+        trc.OPTION,
+        trc.TEMPERATURE,
+    ),
+)

@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import EncoderOutput, check_channels, check_features
+from segmeter.encoders.interface import (
+    EncoderKind,
+    EncoderOutput,
+    LayerTokens,
+    check_channels,
+    check_features,
+)
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.layers import NORM_EPS, to_tokens
 
@@ -92,6 +98,10 @@ class TransformerLayer(nn.Module):
         query = tokens + position
         tokens = self.norm1(tokens + self.self_attn(query, query, tokens))
         return self.norm2(tokens + self.linear2(F.gelu(self.linear1(tokens))))
+
+    def layer_tokens(self, tokens: Tensor, position: Tensor) -> LayerTokens:
+        """The tokens of a call of :meth:`forward`: all of one map."""
+        return LayerTokens(tokens, (), tokens.shape[1])
 
 
 class TransformerEncoder(nn.Module):
@@ -194,3 +204,12 @@ class HybridPixelDecoder(nn.Module):
 def build_rt_m2f(in_channels: Mapping[str, int]) -> HybridPixelDecoder:
     """RT-M2F; it has no options."""
     return HybridPixelDecoder(in_channels)
+
+
+KIND = EncoderKind(
+    name="rt-m2f",
+    title="RT-M2F",
+    summary="RT-DETR's hybrid encoder; pixel embeddings at stride 8",
+    source="RT-DETR, arXiv 2304.08069, as PRO-SCALE's Table 1 applies it",
+    build=build_rt_m2f,
+)

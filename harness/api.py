@@ -157,16 +157,16 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
     ['0', '1', 'other']
     """
     from segmeter.harness.machine.memory import parameter_bytes, peak_memory
+    from segmeter.harness.models.stages import real_model
     from segmeter.harness.profiling.clock import Plan, interleave, warm_up
     from segmeter.harness.profiling.components import ComponentTimer, component_times
     from segmeter.harness.profiling.statistics import summarise
-    from segmeter.harness.profiling.subjects import build
 
     if not 0 < seconds < float("inf"):
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, got {depth!r}")
-    module: nn.Module = build(parse_model(model, own=True), "cpu") if isinstance(model, str) else model
+    module: nn.Module = real_model(parse_model(model, own=True)) if isinstance(model, str) else model
     watched: nn.Module = getattr(module, "_orig_mod", module)
     weights = next((p for p in watched.parameters()), None)
     device = weights.device if weights is not None else torch.device("cpu")

@@ -3,9 +3,7 @@
 from typing import Any
 
 from segmeter.encoders.backbones.table import BACKBONES
-from segmeter.encoders.parts.pixel_embedding import PIXEL_EMBEDDINGS
-from segmeter.encoders.parts.recalibration import RECALIBRATIONS
-from segmeter.encoders.table import ENCODERS, encoder_options
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting.conventions import CONVENTIONS
 from segmeter.harness.inputs.sizes import DATASETS
 from segmeter.harness.models.own import own_encoders
@@ -20,14 +18,15 @@ def catalogue() -> dict[str, Any]:
                 "title": kind.title,
                 "summary": kind.summary,
                 "source": kind.source,
-                "options": encoder_options(name),
+                "options": kind.settings.defaults,
             }
-            for name, kind in ENCODERS.items()
+            for name, kind in SYSTEMS.items()
         },
         "choices": {
-            **{f"pixel_embedding={name}": text for name, text in PIXEL_EMBEDDINGS.items()},
-            **{f"recalibration={name}": text for name, text in RECALIBRATIONS.items()},
-            "recalibration=none": "no recalibration",
+            f"{option.name}={choice}": text
+            for system in SYSTEMS.values()
+            for option in system.options
+            for choice, text in option.choices.items()
         },
         "entry_points": own_encoders(),
         "backbones": {name: kind.summary for name, kind in BACKBONES.items()},

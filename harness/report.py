@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from segmeter.encoders import ENCODERS
-from segmeter.encoders.segmenter.model import Segmenter, build_segmenter, normalise, pad_to_multiple
+from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.harness.audit import run as audit
 from segmeter.harness.audit.reproduce import Reproduction
 from segmeter.harness.audit.speeds import RECORD_FOLDERS
@@ -19,6 +19,7 @@ from segmeter.harness.counting.record import flops_record, versions
 from segmeter.harness.inputs.photos import Photo, read_photo
 from segmeter.harness.inputs.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
 from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.models.stages import SEED, real_model
 from segmeter.harness.records.flops import FlopsRecord
 from segmeter.harness.tokens.run import demo_record
 from segmeter.harness.tradeoff.figure_data import figure_data
@@ -156,16 +157,9 @@ def _count(spec: ModelSpec, sizes: SizeSet) -> FlopsRecord:
     return flops_record(count_dataset(spec, sizes, CONVENTION))
 
 
-def forward_pass(spec: ModelSpec, photo: Photo, seed: int = 0) -> ForwardPass:
+def forward_pass(spec: ModelSpec, photo: Photo) -> ForwardPass:
     """Run one model with random weights on one photo, in float32 on the CPU, and time that one pass."""
-    torch.manual_seed(seed)
-    model: Segmenter = build_segmenter(
-        spec.encoder,
-        spec.backbone,
-        num_classes=spec.num_classes,
-        num_queries=spec.num_queries,
-        **dict(spec.options),
-    ).eval()
+    model = real_model(spec)
     scale = FORWARD_SHORT_SIDE / min(photo.size)
     size = (round(photo.size[0] * scale), round(photo.size[1] * scale))
     image = normalise(read_photo(photo, size))[None]
@@ -185,7 +179,7 @@ def forward_pass(spec: ModelSpec, photo: Photo, seed: int = 0) -> ForwardPass:
             "masks": tuple(output.masks.shape),
             "semantic": tuple(output.semantic.shape),
         },
-        weights=f"random, seed {seed}",
+        weights=f"random, seed {SEED}",
         device="cpu",
         dtype="float32",
         threads=torch.get_num_threads(),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.cuda_ops import ms_deform_attn_fused
+from segmeter.encoders.interface import LayerTokens
 
 NORM_EPS = 1e-5
 GROUPS = 32
@@ -227,6 +228,12 @@ class DeformableEncoderLayer(nn.Module):
         )
         queries = self.norm1(queries + attended)
         return self.norm2(queries + self.linear2(F.relu(self.linear1(queries))))
+
+    def layer_tokens(
+        self, tokens: Tensor, position: Tensor, levels: Levels, num_queries: int | None = None
+    ) -> LayerTokens:
+        """The tokens of a call of :meth:`forward`."""
+        return LayerTokens(tokens, levels.sizes, tokens.shape[1] if num_queries is None else num_queries)
 
 
 class ConvNorm(nn.Conv2d):

@@ -8,6 +8,7 @@ One FPN step: a 1x1 convolution of res2 (``adapter_1``) plus the enlarged stride
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.encoders.options import Option, one_of
 from segmeter.encoders.parts.layers import GROUPS, NORM_EPS, ConvNorm
 
 PIXEL_EMBEDDINGS = {
@@ -15,6 +16,15 @@ PIXEL_EMBEDDINGS = {
     "lpe": "3x3 max-pool of stride 1, GroupNorm, ReLU (PRO-SCALE's light-weight pixel embedding)",
     "lpe-avg": "3x3 average pool of stride 1, GroupNorm, ReLU (the ablation of LPE)",
 }
+_TITLES = {"conv": "+ 3x3 conv", "lpe": "+ LPE", "lpe-avg": "+ LPE (average)"}
+OPTION = Option(
+    name="pixel_embedding",
+    default="conv",
+    check=one_of(PIXEL_EMBEDDINGS),
+    help="The stride-4 path's smoothing.",
+    choices=PIXEL_EMBEDDINGS,
+    title=lambda value: _TITLES[value],
+)
 
 
 class ConvSmoothing(ConvNorm):

@@ -8,14 +8,44 @@ reading, because official weights need it; ``paper`` is what the text describes.
 Legend: B batch, G guide tokens (stride 8), N tokens of the gated level, C channels.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segmeter.encoders.options import Option, one_of
 
 RECALIBRATIONS = {
     "linear": "one linear gate per token, over the official re-read token buffer (official weights)",
     "conv": "one 1x1-convolution gate map over the official re-read token buffer (official weights)",
     "paper": "one linear gate per token, from the guide resized in its true places",
 }
+
+
+def _check_kind(name: str, value: Any) -> str | None:
+    return None if value is None else one_of((*RECALIBRATIONS, "none"))(name, value)
+
+
+def _check_temperature(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+OPTION = Option(
+    name="recalibration",
+    default="linear",
+    check=_check_kind,
+    help="How coarse tokens are gated by the stride-8 ones.",
+    choices={**RECALIBRATIONS, "none": "no recalibration"},
+    title=lambda value: "without TRC" if value is None else f"TRC {value}",
+)
+TEMPERATURE = Option(
+    name="recalibration_temperature",
+    default=0.1,
+    check=_check_temperature,
+    help="Temperature of the recalibration.",
+)
 
 
 class Recalibration(nn.Module):

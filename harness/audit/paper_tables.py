@@ -6,8 +6,8 @@ from typing import Any
 from segmeter.harness.audit.reproduce import reproduce
 from segmeter.harness.published.cells import PublishedCell, family_cells
 from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
-from segmeter.harness.records.runs import nearest
 from segmeter.harness.tradeoff.collect import MODIFIERS, TITLES
+from segmeter.words import nearest
 
 TABLES = {
     1: "Performance and compute on COCO",

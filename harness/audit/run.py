@@ -17,7 +17,7 @@ from segmeter.harness.counting.by_size import CONVENTION
 from segmeter.harness.counting.conventions import CONVENTIONS
 from segmeter.harness.counting.record import versions
 from segmeter.harness.published.tables import PRO_SCALE, claims, find_paper, published_rows
-from segmeter.harness.records.runs import nearest
+from segmeter.words import nearest
 
 SCHEMA = "segmeter.audit/1"
 GFLOPS_TABLES = range(1, 12)

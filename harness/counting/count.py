@@ -1,37 +1,15 @@
-"""Count a whole model at an image size, part by part, on meta tensors.
-
-A model is a chain: backbone, encoder, decoder, post-processing. Each part is counted once for each shape
-of its inputs and kept, so that a table of models that share a backbone, or a data set of 5,000 images of
-55 padded sizes, costs what its distinct parts cost. The sum equals the count of the whole model run in
-one go.
-"""
+"""Count a model at an image size, or over a data set's sizes, through one convention."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import fmean
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from segmeter.encoders import build_encoder
-from segmeter.encoders.backbones.table import build_backbone
-from segmeter.encoders.segmenter.decoder import MaskedDecoder
-from segmeter.encoders.segmenter.model import Segmenter
-from segmeter.encoders.segmenter.postprocess import PostProcess
 from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
-from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
-from segmeter.harness.counting.on_photos import SeenCount, count_segmenter_on_photos, count_whole
+from segmeter.harness.counting.work import backbone_work, see, why_photos, work_of
 from segmeter.harness.inputs.photos import Photo
-from segmeter.harness.inputs.sizes import ImageSize, Size, SizeSet, format_size
-from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.own import blaming
-from segmeter.harness.models.spec import ModelSpec, WholeModelSpec, model_spec
-
-PARTS = ("backbone", "encoder", "decoder", "postprocess")
-# Shapes of the maps a decoder reads: mask features, then multi-scale from low to high resolution.
-Shapes = tuple[tuple[int, ...], ...]
+from segmeter.harness.inputs.sizes import ImageSize, Size, SizeSet
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.models.stages import find_components, parameters
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class DatasetCount:
     Attributes:
         figures: mean over the images, in units of work (floats).
         total: spread of the whole model's work over the images.
-        parts: backbone, encoder, decoder, postprocess -> spread.
+        parts: the model's stages, such as backbone and encoder -> spread.
     """
 
     spec: ModelSpec
@@ -87,36 +65,17 @@ def count_model(
 ) -> ModelCount:
     """Count one model at one size, batch 1.
 
-    A model of the user's own whose work depends on its input is counted on real inputs: on ``photos``, or
-    on two that are at hand.
+    A model whose work depends on its input is counted on real inputs: on ``photos``, or on two that are at
+    hand.
     """
-    if isinstance(spec, WholeModelSpec):
-        return _seen(spec, size, convention, count_whole(spec, size, photos))
-    try:
-        with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
-            work = work_of(spec, size)
-    except DataDependentError as error:
-        seen = count_segmenter_on_photos(spec, size, photos, str(error))
-        return _seen(spec, size, convention, seen)
-    params, encoder_params = _parameters(spec)
-    return ModelCount(spec, size, apply_convention(work, _finder(spec), convention), params, encoder_params)
-
-
-def _seen(spec: ModelSpec, size: ImageSize, convention: str, seen: SeenCount) -> ModelCount:
-    totals = [figures.total for figures in seen.figures(convention)]
-    return ModelCount(
-        spec,
-        size,
-        seen.mean(convention),
-        params=_number(seen.model),
-        encoder_params=_number(seen.model.encoder) if isinstance(seen.model, Segmenter) else 0,
-        reason=seen.reason,
-        spread=_spread([(total, 1) for total in totals]) if seen.reason else None,
-    )
-
-
-def _number(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    reason = why_photos(spec, size)
+    if not reason:
+        figures = apply_convention(work_of(spec, size), find_components(spec), convention)
+        return ModelCount(spec, size, figures, *parameters(spec))
+    seen = see(spec, size, photos)
+    each = seen.figures(convention)
+    spread = _spread([(figures.total, 1) for figures in each])
+    return ModelCount(spec, size, seen.mean(convention), *parameters(spec), reason, spread)
 
 
 def count_dataset(
@@ -143,7 +102,11 @@ def count_dataset(
         sizes,
         mean_figures([(c.figures, n) for c, n in counts]),
         total=_spread([(c.figures.total, n) for c, n in counts]),
-        parts={part: _spread([(c.figures.of(part), n) for c, n in counts]) for part in PARTS},
+        parts={
+            stage.name: _spread([(c.figures.of(stage.name), n) for c, n in counts])
+            for stage in spec.stages
+            if stage.name
+        },
         params=first.params,
         encoder_params=first.encoder_params,
     )
@@ -152,12 +115,7 @@ def count_dataset(
 def count_backbone(name: str, padded: Size, convention: str) -> float:
     """Units of work of a backbone alone at one padded size."""
     spec = model_spec("m2f", name)
-    return apply_convention(_backbone_work(name, padded)[1], _finder(spec), convention).total
-
-
-def find_components(spec: ModelSpec) -> Callable[[str], str]:
-    """Module path of a full model -> dotted component, as :func:`work_of` gives the paths."""
-    return _finder(spec)
+    return apply_convention(backbone_work(spec, padded), find_components(spec), convention).total
 
 
 def _spread(weighted: list[tuple[float, int]]) -> Spread:
@@ -165,85 +123,3 @@ def _spread(weighted: list[tuple[float, int]]) -> Spread:
     variance = fmean(((units - mean) ** 2 for units, _ in weighted), weights=[n for _, n in weighted])
     values = [units for units, _ in weighted]
     return Spread(mean, variance**0.5, min(values), max(values))
-
-
-@lru_cache(maxsize=256)
-def meta_model(spec: ModelSpec) -> Segmenter:
-    """The model on the meta device: structure without weights."""
-    backbone = _meta_backbone(spec.backbone)
-    with torch.device("meta"):
-        return Segmenter(
-            backbone,
-            build_encoder(spec.encoder, backbone.channels, **dict(spec.options)),
-            _meta_decoder(spec.num_classes, spec.num_queries),
-            PostProcess(),
-        ).eval()
-
-
-def work_of(spec: ModelSpec, size: ImageSize) -> Count:
-    """All work of one forward pass at batch 1, post-processing included."""
-    features, backbone_count = _backbone_work(spec.backbone, size.padded)
-    maps, encoder_count = _encoder_work(spec, features)
-    masks, decoder_count = _decoder_work(spec.num_classes, spec.num_queries, maps)
-    return backbone_count + encoder_count + decoder_count + _postprocess_work(spec.num_classes, masks, size)
-
-
-@lru_cache(maxsize=32)
-def _meta_backbone(name: str) -> Any:
-    with torch.device("meta"):
-        return build_backbone(name).eval()
-
-
-@lru_cache(maxsize=256)
-def _parameters(spec: ModelSpec) -> tuple[int, int]:
-    """Number of parameters of the model and of its encoder."""
-    model = meta_model(spec)
-    return _number(model), _number(model.encoder)
-
-
-@lru_cache(maxsize=256)
-def _finder(spec: ModelSpec) -> Callable[[str], str]:
-    return component_finder(meta_model(spec))
-
-
-@lru_cache(maxsize=4096)
-def _backbone_work(name: str, padded: Size) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], Count]:
-    features, count = run_and_count(_meta_backbone(name), _empty((1, 3, *padded)))
-    shapes = tuple((level, tuple(m.shape)) for level, m in features.items())
-    return shapes, count.under("backbone")
-
-
-@lru_cache(maxsize=4096)
-def _encoder_work(spec: ModelSpec, features: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[Shapes, Count]:
-    maps = {level: _empty(shape) for level, shape in features}
-    output, count = run_and_count(meta_model(spec).encoder, maps)
-    shapes = tuple(tuple(m.shape) for m in (output.mask_features, *output.multi_scale))
-    return shapes, count.under("encoder")
-
-
-@lru_cache(maxsize=4096)
-def _decoder_work(num_classes: int, num_queries: int, maps: Shapes) -> tuple[Shapes, Count]:
-    mask_features, *multi_scale = (_empty(shape) for shape in maps)
-    decoder = _meta_decoder(num_classes, num_queries)
-    output, count = run_and_count(decoder, multi_scale, mask_features)
-    shapes = (tuple(output.class_logits.shape), tuple(output.mask_logits.shape))
-    return shapes, count.under("decoder")
-
-
-@lru_cache(maxsize=64)
-def _meta_decoder(num_classes: int, num_queries: int) -> MaskedDecoder:
-    with torch.device("meta"):
-        return MaskedDecoder(num_classes=num_classes, num_queries=num_queries).eval()
-
-
-@lru_cache(maxsize=16384)
-def _postprocess_work(num_classes: int, outputs: Shapes, size: ImageSize) -> Count:
-    class_logits, mask_logits = (_empty(shape) for shape in outputs)
-    _, count = run_and_count(
-        PostProcess().eval(), class_logits, mask_logits, size.padded, size.padded, size.original
-    )
-    return count.under("postprocess")
-
-
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, device="meta")

@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -273,11 +273,22 @@ def _eager() -> Iterator[None]:
 
 
 def run_and_count(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Count]:
-    """Run ``model(*args, **kwargs)`` once without gradients and return its output and its work.
+    """Run ``model(*args, **kwargs)`` once and return its output and its work; see :func:`count_call`."""
+    on_meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
+    return count_call(model, lambda: model(*args, **kwargs), on_meta)
+
+
+def count_call(model: nn.Module, call: Callable[[], Any], on_meta: bool = True) -> tuple[Any, Count]:
+    """Make a call that runs a model, once and without gradients; return what it gives and the model's work.
 
     The model must be on the inputs' device; on ``meta`` nothing is computed or stored. torch's fused
     transformer path, which hides whole layers from counters, is switched off meanwhile, and modules under
     ``torch.compile`` run as they are written.
+
+    Args:
+        model: work inside its modules has their paths, work around them the root's.
+        call: runs it.
+        on_meta: whether the inputs are on meta, so that an error may be for want of values.
 
     Raises:
         DataDependentError: on meta, the model asks for values (``nonzero``, ``item``, boolean indexing,
@@ -294,11 +305,10 @@ def run_and_count(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Cou
             _Attention(ledger),
             _Dispatches(ledger),
         ):
-            output = model(*args, **kwargs)
+            output = call()
     except (NotImplementedError, TypeError, RuntimeError) as error:
         # What leaves the dispatcher behind, as `tolist` and `numpy` do, or meets a tensor of another device.
         said = " ".join(str(error).split())
-        on_meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
         if on_meta and re.search(r"\bmeta\b|__format__", said):
             raise DataDependentError(
                 f"the model does not run on tensors without values ({said[:120]}): count on real inputs"

@@ -4,14 +4,18 @@ from collections import defaultdict
 from itertools import accumulate
 from typing import Any
 
+import torch
+
+from segmeter.encoders.interface import LayerTokens
 from segmeter.harness.counting.conventions import units_of
-from segmeter.harness.counting.count import meta_model, work_of
+from segmeter.harness.counting.work import work_of
 from segmeter.harness.inputs.sizes import ImageSize
 from segmeter.harness.models.components import component_finder
 from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import meta_model
+from segmeter.harness.models.token_layers import LayerCall, watch_token_layers
 
 LAYERS = "encoder.transformer.encoder.layers."
-CHANNELS = 256
 STRIDES = (32, 16, 8)
 
 
@@ -19,8 +23,7 @@ def layer_costs(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:
     """GMACs of each transformer layer, shared out over the levels (stride 32, 16, 8) of its tokens.
 
     The projection of values falls to the levels whose tokens are values, all else to those whose tokens are
-    queries, each in proportion to their tokens. How many tokens a layer reads and updates follows from its
-    own work: a 256 x 256 projection costs 65,536 for each token.
+    queries, each in proportion to their tokens.
 
     Returns:
         {"label", "model", "layers": one list of three GMACs for each layer, "updated": one list of three
@@ -37,27 +40,38 @@ def layer_costs(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:
             by_layer[int(number)][module] += units_of(work, find(work.module), "published")
     if not by_layer:
         raise ValueError(f"{spec.encoder_title} has no deformable encoder layers")
-    height, width = size.padded
-    tokens = [(height // stride) * (width // stride) for stride in STRIDES]
+    calls = _calls(spec, size)
     layers, updated = [], []
-    for _, inside in sorted(by_layer.items()):
-        values, queries = (
-            _levels(inside[f"self_attn.{name}"] // CHANNELS**2, tokens)
-            for name in ("value_proj", "output_proj")
-        )
+    for path, inside in sorted(by_layer.items()):
+        tokens = [height * width for height, width in calls[path].sizes]
+        values = _levels(calls[path].tokens.shape[1], tokens)
+        queries = _levels(calls[path].updated, tokens)
         rest = sum(inside.values()) - inside["self_attn.value_proj"]
         shares = [
-            inside["self_attn.value_proj"] * values[level] + rest * queries[level]
-            for level in range(len(tokens))
+            inside["self_attn.value_proj"] * value + rest * query
+            for value, query in zip(values, queries, strict=True)
         ]
         layers.append([units / 1e9 for units in shares])
         updated.append([share > 0 for share in queries])
     return {"label": spec.encoder_title, "model": spec.text, "layers": layers, "updated": updated}
 
 
+def _calls(spec: ModelSpec, size: ImageSize) -> dict[int, LayerTokens]:
+    """What each layer says of its tokens, by its number from 0."""
+    found: dict[int, LayerTokens] = {}
+
+    def see(call: LayerCall) -> None:
+        found[int(call.path.rpartition(".")[2])] = call.tokens
+
+    model = meta_model(spec)
+    with torch.no_grad(), watch_token_layers(model, see):
+        model(torch.empty((1, 3, *size.padded), device="meta"))
+    return found
+
+
 def _levels(count: int, tokens: list[int]) -> list[float]:
-    """Share of each level in the first ``count`` tokens, which are those of whole levels."""
+    """Share of each level in the first ``count`` tokens, padded with 0 to three levels."""
     for levels, total in enumerate(accumulate(tokens), start=1):
         if total == count:
-            return [n / count for n in tokens[:levels]] + [0.0] * (len(tokens) - levels)
+            return [n / count for n in tokens[:levels]] + [0.0] * (len(STRIDES) - levels)
     raise ValueError(f"{count} tokens are not those of whole levels of {tokens}")

@@ -14,7 +14,7 @@ import io
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,12 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from segmeter.cuda_ops.formulas import fvcore_handles, ptflops_hooks
-from segmeter.encoders.segmenter.model import normalise
+from segmeter.encoders.chain import Sizes, Stage
+from segmeter.encoders.images import normalise
 from segmeter.harness.counting.conventions import CONVENTIONS
-from segmeter.harness.counting.count import PARTS, meta_model
-from segmeter.harness.counting.counter import Count, run_and_count
-from segmeter.harness.counting.on_photos import count_on_meta
+from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
 from segmeter.harness.counting.record import versions
+from segmeter.harness.counting.work import why_photos
 from segmeter.harness.crosscheck.quirks import (
     added_products,
     bias_additions,
@@ -42,8 +42,10 @@ from segmeter.harness.crosscheck.quirks import (
 from segmeter.harness.crosscheck.tracing import traceable_on_meta
 from segmeter.harness.inputs.photos import find_photos, read_photo
 from segmeter.harness.inputs.sizes import ImageSize, format_size
-from segmeter.harness.models.own import blaming, build_whole
-from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.models.own import blaming
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import meta_stages, real_model
+from segmeter.harness.models.values import Form, filled, form_of, tensors_in
 from segmeter.harness.records.flops import GIGA
 
 SCHEMA = "segmeter.crosscheck/1"
@@ -80,6 +82,8 @@ REASONS = {
     "added_products": "baddbmm, a matrix product with an addition, has no handle",
 }
 COUNTERS = tuple(KNOWN)
+# What a model that is one part is called.
+WHOLE = "model"
 
 
 @dataclass(frozen=True)
@@ -153,12 +157,20 @@ def crosscheck_subject(spec: ModelSpec, size: ImageSize) -> Subject:
     """Build a model for :func:`cross_check` at one size.
 
     Raises:
-        ValueError: the user's own code failed; or an own encoder's work depends on its input.
+        ValueError: the user's own code failed.
+        DataDependentError: the work of a part depends on its input.
     """
-    if isinstance(spec, WholeModelSpec):
-        return _whole(spec, size)
-    with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
+    reason = why_photos(spec, size)
+    if not reason:
         return Subject(_parts(spec, size))
+    if not spec.system.is_own_whole:
+        raise DataDependentError(reason)
+    # On a photo the model is one part: what goes from one of its own modules to the next is not known.
+    model = real_model(spec)
+    image = normalise(read_photo(find_photos(())[0], size.padded))[None]
+    with blaming(f"{spec.encoder} failed on a {format_size(size.padded)} image"):
+        run_and_count(model, image)
+    return module_subject(model, (image,), reason)
 
 
 def cross_check_record(
@@ -288,69 +300,30 @@ def module_subject(module: nn.Module, inputs: tuple[Tensor, ...], reason: str = 
     """Any module as one part, called ``model``; what it returns may be nested as it likes."""
 
     def run(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(_tensors(part(*tensors)))
+        return tuple(tensors_in(part(*tensors)))
 
-    return Subject({"model": (TensorsOnly(module, run).eval(), inputs)}, reason)
-
-
-def _whole(spec: WholeModelSpec, size: ImageSize) -> Subject:
-    """A whole model on meta where that can hold, otherwise on a photo."""
-    model, count, reason = count_on_meta(spec, size)
-    if count is not None:
-        return module_subject(model, (torch.empty((1, 3, *size.padded), device="meta"),))
-    model = build_whole(spec.load(), dict(spec.options), "cpu")
-    image = normalise(read_photo(find_photos(())[0], size.padded))[None]
-    with blaming(f"{spec.encoder} failed on a {format_size(size.padded)} image"):
-        run_and_count(model, image)
-    return module_subject(model, (image,), reason)
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in whatever a model returns."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        yield from _tensors(list(output.values()))
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for each in output:
-            yield from _tensors(each)
-    elif hasattr(output, "__dict__"):
-        yield from _tensors(vars(output))
+    return Subject({WHOLE: (TensorsOnly(module, run).eval(), inputs)}, reason)
 
 
 def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
-    """Each part with meta inputs of the shapes it gets at this size."""
-    model = meta_model(spec)
-    image = torch.empty((1, 3, *size.padded), device="meta")
-    with torch.no_grad():
-        features = model.backbone(image)
-        encoded = model.encoder(features)
-        decoded = model.decoder(encoded.multi_scale, encoded.mask_features)
-    names = tuple(features)
+    """Each stage with meta inputs of the shapes it gets at this size."""
+    sizes = Sizes(size.padded, size.padded, size.original)
+    value: Any = torch.empty((1, 3, *size.padded), device="meta")
+    parts: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+    for stage, module in meta_stages(spec):
+        inputs = tuple(tensors_in(value))
+        parts[stage.name or WHOLE] = (TensorsOnly(module, _flat(stage, form_of(value), sizes)).eval(), inputs)
+        with torch.no_grad():
+            value = stage.call(module, value, sizes)
+    return parts
 
-    def run_backbone(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(part(tensors[0]).values())
 
-    def run_encoder(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        output = part(dict(zip(names, tensors, strict=True)))
-        return (output.mask_features, *output.multi_scale)
+def _flat(
+    stage: Stage, form: Form, sizes: Sizes
+) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A stage's call with flat tensors in and out."""
 
-    def run_decoder(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        output = part(list(tensors[1:]), tensors[0])
-        return output.class_logits, output.mask_logits
+    def run(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensors_in(stage.call(part, filled(form, iter(tensors)), sizes)))
 
-    def run_postprocess(part: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        output = part(*tensors, size.padded, size.padded, size.original)
-        return output.semantic, output.masks
-
-    calls = (run_backbone, run_encoder, run_decoder, run_postprocess)
-    inputs: tuple[tuple[Tensor, ...], ...] = (
-        (image,),
-        tuple(features.values()),
-        (encoded.mask_features, *encoded.multi_scale),
-        (decoded.class_logits, decoded.mask_logits),
-    )
-    return {
-        part: (TensorsOnly(getattr(model, part), call).eval(), tensors)
-        for part, call, tensors in zip(PARTS, calls, inputs, strict=True)
-    }
+    return run

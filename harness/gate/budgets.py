@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segmeter.encoders.interface import nearest
+from segmeter.words import nearest
 
 CONVENTIONS = ("published", "macs", "flops")
 FILE_KEYS = ("baseline", "models", "size", "convention", "tolerance", "num_classes", "num_queries")

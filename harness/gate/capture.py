@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from segmeter.encoders.table import ENCODERS
 from segmeter.harness.counting.conventions import units_of
-from segmeter.harness.counting.count import meta_model, work_of
-from segmeter.harness.counting.counter import Count, DataDependentError
-from segmeter.harness.counting.on_photos import count_segmenter_on_photos, count_whole
+from segmeter.harness.counting.counter import Count
+from segmeter.harness.counting.work import see
 from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
 from segmeter.harness.inputs.sizes import ImageSize, format_size
 from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.own import blaming
-from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.models.spec import ModelSpec
 from segmeter.harness.models.structure import structure_of
 
 
@@ -35,19 +32,10 @@ def take_snapshot(
     Raises:
         ValueError: the model cannot be built or run.
     """
-    if isinstance(spec, WholeModelSpec):
-        seen = count_whole(spec, size)
-        return snapshot_of(spec.text, size, convention, seen.counts, seen.model, patterns), seen.model
-    model: nn.Module = meta_model(spec)
-    try:
-        with blaming(f"{spec.encoder} failed at {format_size(size.padded)}"):
-            counts: tuple[Count, ...] = (work_of(spec, size),)
-    except DataDependentError as error:
-        on_photos = count_segmenter_on_photos(spec, size, (), str(error))
-        model, counts = on_photos.model, on_photos.counts
+    seen = see(spec, size)
     # An encoder of the user's own is written without the model that segmeter builds around it.
-    at = "encoder" if ENCODERS[spec.encoder].check else ""
-    return snapshot_of(spec.text, size, convention, counts, model, patterns, at), model
+    at = spec.system.own_part or ""
+    return snapshot_of(spec.text, size, convention, seen.counts, seen.model, patterns, at), seen.model
 
 
 def snapshot_of(

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from segmeter.encoders.interface import nearest
 from segmeter.harness.counting.conventions import UNITS
 from segmeter.harness.gate.budgets import Budgets, Limit, ModelBudget
 from segmeter.harness.gate.capture import take_snapshot
@@ -18,6 +17,7 @@ from segmeter.harness.inputs.sizes import ImageSize, SizeSet, default_classes, p
 from segmeter.harness.models.own import relative_source
 from segmeter.harness.models.spec import ModelSpec, parse_model
 from segmeter.harness.models.structure import source_line
+from segmeter.words import nearest
 
 SCHEMA = "segmeter.check/1"
 # Verdicts on one figure.

@@ -24,7 +24,7 @@ import re
 import sys
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -34,16 +34,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import EncoderOutput, nearest
-from segmeter.encoders.table import ENCODERS, EncoderKind
+from segmeter.encoders.chain import Choice, Stage, System
+from segmeter.encoders.interface import EncoderKind, EncoderOutput
+from segmeter.encoders.options import Option, write_value
+from segmeter.encoders.segmenter.model import masked_system
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.models.structure import meta_copy
+from segmeter.model_text import COMPONENTS, relative_source, source_parts
+from segmeter.words import nearest
 
 ENTRY_POINTS = "segmeter.encoders"
 DECODER_CHANNELS = 256
 TOML_KEYS = ("model", "options", "components")
-# An option of this prefix names a component: ``components.layers.*.ffn=ffn``.
-COMPONENTS = "components."
-_SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
 
 
 class OwnModelError(ValueError):
@@ -55,7 +57,8 @@ class OwnModel:
     """What a source names: how to build it, and whether it is an encoder or a whole model.
 
     ``options`` are the names it takes, with their defaults; None where it takes any name. ``components`` are
-    module-path patterns with the names of components, before the module's own.
+    module-path patterns with the names of components, before the module's own. ``identity`` is what the
+    source named when it was loaded: one text can name two things, in two folders.
     """
 
     source: str
@@ -63,15 +66,7 @@ class OwnModel:
     is_encoder: bool
     options: Mapping[str, Any] | None
     components: Mapping[str, str] = field(default_factory=dict)
-
-
-def is_source(text: str) -> bool:
-    """Whether the text is written as ``module:attribute`` or ``file.py:Name``.
-
-    >>> is_source("mine.py:MyEncoder"), is_source("pro-scale")
-    (True, False)
-    """
-    return _SOURCE.fullmatch(text) is not None
+    identity: Hashable = None
 
 
 def entry_point_names() -> list[str]:
@@ -99,17 +94,25 @@ def load_own(source: str) -> OwnModel:
     """
     if source.endswith(".toml"):
         return _from_toml(Path(source))
-    found = _SOURCE.fullmatch(source)
-    if found is not None:
-        module = _import(found["where"])
-        target = _attribute(module, found["name"], found["where"])
+    parts = source_parts(source)
+    if parts is not None:
+        where, name = parts
+        target = _attribute(_import(where), name, where)
     else:
         points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
         if source not in points:
-            raise ValueError(f"unknown encoder {source!r}{nearest(source, [*ENCODERS, *points])}")
+            raise ValueError(f"unknown encoder {source!r}{nearest(source, [*SYSTEMS, *points])}")
         with blaming(f"cannot import {points[source].value}"):
             target = points[source].load()
-    return _describe(source, target)
+    return replace(_describe(source, target), identity=_identity(target))
+
+
+def _identity(target: Any) -> Hashable:
+    try:
+        hash(target)
+    except TypeError:
+        return id(target)
+    return target
 
 
 def own_title(source: str) -> str:
@@ -121,38 +124,73 @@ def own_title(source: str) -> str:
     return Path(source).stem if source.endswith(".toml") else source.rpartition(":")[2]
 
 
-def add_encoder(source: str) -> None:
-    """Put an own encoder beside the four under its source's text, so that every command takes it.
+def own_system(source: str) -> System:
+    """The system of the user's own code: Mask2Former around an encoder, or a whole model.
 
     Raises:
-        ValueError: as :func:`load_own`; or the source names a whole model.
+        ValueError: as :func:`load_own`.
     """
-    if source in ENCODERS:
-        return
     own = load_own(source)
-    if not own.is_encoder:
-        raise ValueError(f"{source} is a whole model: its factory has no parameter 'in_channels'")
+    return masked_system(_encoder_kind(own)) if own.is_encoder else _whole_system(own)
 
+
+def _encoder_kind(own: OwnModel) -> EncoderKind:
     def build(in_channels: Mapping[str, int], **given: Any) -> nn.Module:
         options, components = split_components(given)
-        with blaming(f"{source} cannot be built"):
+        with blaming(f"{own.source} cannot be built"):
             encoder = own.build(in_channels=dict(in_channels), **options)
-        check_module(source, encoder)
+        check_module(own.source, encoder)
         name_components(encoder, {**own.components, **components})
-        encoder.register_forward_hook(lambda module, inputs, output: check_output(source, output))
+        encoder.register_forward_hook(lambda module, inputs, output: check_output(own.source, output))
         return encoder
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (own.options or {}).items()
-    ]
-    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    ENCODERS[source] = EncoderKind(
-        build=build,
-        title=own_title(source),
+    return EncoderKind(
+        name=own.source,
+        title=own_title(own.source),
         summary="your own",
-        source=source,
-        check=lambda option, value: value,
+        source=own.source,
+        build=build,
+        options=tuple(Option(name=name, default=default) for name, default in (own.options or {}).items()),
+        takes_any=own.options is None,
+        is_own=True,
+        identity=own.identity,
+    )
+
+
+def _whole_system(own: OwnModel) -> System:
+    """One stage, which is the model itself; only the options that are given are its own."""
+
+    def check(values: Mapping[str, Any]) -> None:
+        check_own_options(own, split_components(values)[0])
+
+    def title(values: Mapping[str, Any]) -> str:
+        options = split_components(values)[0]
+        return " ".join([own_title(own.source), *(f"{k}={write_value(v)}" for k, v in options.items())])
+
+    def stages(choice: Choice) -> Sequence[Stage]:
+        options = dict(choice.options)
+        return (
+            Stage(
+                name="",
+                key=(own.source, own.identity, tuple(sorted(options.items()))),
+                build=lambda built: build_whole(own, options),
+                call=lambda model, images, sizes: model(images),
+            ),
+        )
+
+    return System(
+        name=own.source,
+        title=own_title(own.source),
+        summary="your own",
+        source=own.source,
+        stages=stages,
+        together=check,
+        titled=title,
+        backbones=(),
+        size_divisor=1,
+        takes_any=True,
+        identity=own.identity,
+        own_part="",
     )
 
 
@@ -204,8 +242,8 @@ def check_output(source: str, output: Any) -> EncoderOutput:
     return output
 
 
-def build_whole(own: OwnModel, given: Mapping[str, Any], device: str) -> nn.Module:
-    """A whole model in eval mode on ``cpu`` (weights from seed 0) or ``meta``.
+def build_whole(own: OwnModel, given: Mapping[str, Any]) -> nn.Module:
+    """A whole model with random weights on the current default device, ``meta`` included.
 
     ``given`` are the factory's options and names of components, as :func:`split_components` takes them.
 
@@ -213,21 +251,19 @@ def build_whole(own: OwnModel, given: Mapping[str, Any], device: str) -> nn.Modu
         OwnModelError: the factory raised. ValueError: it gave no module.
     """
     options, components = split_components(given)
+    on_meta = torch.get_default_device().type == "meta"
     with blaming(f"{own.source} cannot be built"):
-        if device == "meta":
-            try:
-                with torch.device("meta"):
-                    model = own.build(**options)
-            except Exception:
-                # Many constructors read values, as in `linspace(...).tolist()`; those need real tensors.
-                model = own.build(**options)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+        try:
+            model = own.build(**options)
+        except Exception:
+            if not on_meta:
+                raise
+            # Many constructors read values, as in `linspace(...).tolist()`; those need real tensors.
+            with torch.device("cpu"):
                 model = own.build(**options)
     check_module(own.source, model)
     name_components(model, {**own.components, **components})
-    return (meta_copy(model) if device == "meta" else model.to(device)).eval()
+    return meta_copy(model) if on_meta else model
 
 
 @contextmanager
@@ -323,19 +359,8 @@ def _from_toml(path: Path) -> OwnModel:
         build=lambda **given: build(**{**fixed, **given}),
         options=None if own.options is None else {**own.options, **fixed},
         components=components,
+        identity=(own.identity, repr(sorted(options.items())), repr(sorted(components.items()))),
     )
-
-
-def relative_source(text: str, folder: Path) -> str:
-    """A model as a file in ``folder`` writes it, as it is written from here; an absolute path stays one.
-
-    >>> relative_source("mine.py:Net@r50:width=3", Path("models"))
-    'models/mine.py:Net@r50:width=3'
-    >>> relative_source("m2f@r50", Path("models"))
-    'm2f@r50'
-    """
-    file = text.partition(":")[0].partition("@")[0]
-    return f"{folder / file}{text[len(file) :]}" if file.endswith((".py", ".toml")) else text
 
 
 def check_own_options(own: OwnModel, options: Iterable[str]) -> None:

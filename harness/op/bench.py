@@ -26,7 +26,6 @@ from segmeter.cuda_ops import (
     use_implementation,
 )
 from segmeter.cuda_ops.implementation import kernel_for
-from segmeter.encoders.interface import nearest
 from segmeter.harness.machine.environment import cpu_name, git_state
 from segmeter.harness.op.peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
 from segmeter.harness.op.problems import (
@@ -40,6 +39,7 @@ from segmeter.harness.op.problems import (
     draw_problem,
 )
 from segmeter.harness.records.flops import write_json
+from segmeter.words import nearest
 
 SCHEMA = "segmeter.op-bench/2"
 # Written before each timed call: more than the last-level cache of any GPU, and of most processors.

@@ -22,6 +22,7 @@ from segmeter.harness.machine.memory import (
 )
 from segmeter.harness.machine.watch import Watch
 from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import meta_model
 from segmeter.harness.profiling.clock import interleave
 from segmeter.harness.profiling.components import (
     ComponentMemory,
@@ -31,7 +32,7 @@ from segmeter.harness.profiling.components import (
 )
 from segmeter.harness.profiling.roofline import Peaks, Work, component_work, measure_peaks
 from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
-from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, build, make_inputs, make_subject
+from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, make_inputs, make_subject
 from segmeter.harness.records.runs import Run, new_id, now
 
 
@@ -176,7 +177,7 @@ def _run(
 def _work(spec: ModelSpec, settings: Settings, notes: dict[str, str]) -> dict[str, Work]:
     shape = (settings.batch, 3, *settings.padded_size)
     try:
-        return component_work(build(spec, "meta"), shape, DTYPES[settings.dtype].itemsize, settings.depth)
+        return component_work(meta_model(spec), shape, DTYPES[settings.dtype].itemsize, settings.depth)
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
         # A model of the user's own that reads values or keeps tensors of its own on one device.
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

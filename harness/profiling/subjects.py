@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import nearest
-from segmeter.encoders.segmenter.model import build_segmenter, normalise
-from segmeter.harness.counting.count import meta_model
+from segmeter.encoders.images import normalise
 from segmeter.harness.inputs.photos import find_photos, read_photo
 from segmeter.harness.inputs.sizes import Size, format_size
 from segmeter.harness.machine.memory import is_out_of_memory, keeps_freed_memory, lasting
-from segmeter.harness.models.own import build_whole
-from segmeter.harness.models.spec import ModelSpec, WholeModelSpec
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import real_model
 from segmeter.harness.profiling.clock import Plan, WarmUp, warm_up
+from segmeter.words import nearest
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INPUTS = 4
@@ -189,7 +188,7 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> S
         ValueError: it cannot be built or does not run so; told with the model's name.
     """
     device = settings.torch_device
-    model = lasting(lambda: build(spec, "cpu").to(device))
+    model = lasting(lambda: real_model(spec).to(device))
     eager = timed = _caller(model, inputs, settings)
     try:
         chosen = torch.compile(model) if settings.compile else model
@@ -214,23 +213,6 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> S
     return Subject(
         spec, model, timed, eager, warm, (lambda moved: _caller(moved, inputs, settings)) if movable else None
     )
-
-
-def build(spec: ModelSpec, device: str) -> nn.Module:
-    """The model of a spec in eval mode, with weights from seed 0 (``cpu``) or without any (``meta``).
-
-    Raises:
-        ValueError: a model of the user's own cannot be built.
-    """
-    if isinstance(spec, WholeModelSpec):
-        return build_whole(spec.load(), dict(spec.options), device)
-    if device == "meta":
-        return meta_model(spec)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_segmenter(
-            spec.encoder, spec.backbone, spec.num_classes, spec.num_queries, **dict(spec.options)
-        ).eval()
 
 
 def _caller(model: Callable[..., Any], inputs: list[Tensor], settings: Settings) -> Callable[[], object]:

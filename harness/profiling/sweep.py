@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import segmeter
-from segmeter.harness.records.runs import Run, nearest, now, read_run, save
+from segmeter.harness.records.runs import Run, now, read_run, save
+from segmeter.words import nearest
 
 # What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
 ROOT = Path(segmeter.__file__).parents[1]

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from segmeter.encoders.interface import nearest
 from segmeter.harness.inputs.sizes import Size
 from segmeter.harness.models.spec import ModelSpec, model_spec
 from segmeter.harness.published.tables import PRO_SCALE, published_rows
+from segmeter.words import nearest
 
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
 TABLES = range(1, 8)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from segmeter.harness.records.runs import nearest
+from segmeter.words import nearest
 
 PRO_SCALE = "pro-scale"
 # The start of a table's title in others.csv -> whose figures these are.

@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from segmeter.encoders.segmenter.model import normalise, pad_to_multiple
+from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
 from segmeter.files import check_regular
 from segmeter.harness.inputs.photos import open_photo

@@ -76,9 +76,9 @@ def predict_photo(
     Raises:
         ValueError: an unknown data set, or a photo that cannot be read.
     """
-    from segmeter.encoders.interface import nearest
     from segmeter.encoders.segmenter.postprocess import instances, panoptic
     from segmeter.harness.quality.inference import read_image, segment
+    from segmeter.words import nearest
 
     if dataset is not None and dataset not in LAYOUTS:
         raise ValueError(f"unknown data set {dataset!r}{nearest(dataset, list(LAYOUTS))}")

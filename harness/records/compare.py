@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from segmeter.harness.published.tables import PRO_SCALE, published_rows
-from segmeter.harness.records.runs import Damaged, Run, environment_differences, nearest, read_run
+from segmeter.harness.records.runs import Damaged, Run, environment_differences, read_run
+from segmeter.words import nearest
 
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
 CONDITIONS = (

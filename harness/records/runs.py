@@ -11,7 +11,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import orjson
 
 from segmeter.files import MAX_SHOWN, plain_id
 from segmeter.harness.records.flops import write_text
+from segmeter.words import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,20 +83,6 @@ class Damaged:
 
     path: Path
     reason: str
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """The end of an error line: the nearest valid choice, or the first few.
-
-    Like :func:`encoders.interface.nearest`, for readers of records, which do without torch.
-
-    >>> nearest("cvs", FORMATS)
-    "; did you mean 'csv'?"
-    """
-    close = get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; choose from {', '.join(choices[:8])}" if choices else ""
 
 
 _KNOWN = {f.name for f in fields(Run)} - {"more"}

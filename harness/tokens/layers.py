@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
-from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
-from segmeter.encoders.rt_m2f import TransformerLayer
+from segmeter.harness.models.token_layers import LayerCall, watch_token_layers
 
 SCALES = ("s1", "s2", "s3", "s4")
 SCALE_STRIDES = dict(zip(SCALES, FEATURE_STRIDES.values(), strict=True))
@@ -40,12 +39,6 @@ class LayerTokens:
     seen: int
 
 
-def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
-    """Attention layers of an encoder, in the order they run in."""
-    kinds = (DeformableEncoderLayer, TransformerLayer)
-    return [module for module in encoder.modules() if isinstance(module, kinds)]
-
-
 @contextmanager
 def watch_layers(
     encoder: nn.Module, features: Mapping[str, Tensor], see: Callable[[LayerTokens], None]
@@ -53,38 +46,21 @@ def watch_layers(
     """While inside, call ``see`` after each layer of the encoder; maps are views and are not kept.
 
     Args:
-        encoder: one of this repository's, or one of the user's that is built of the same layers.
+        encoder: one whose layers tell their tokens.
         features: the encoder's input, batch 1.
         see: called with each layer's tokens, in order.
     """
     coarsest = features[FEATURE_NAMES[-1]].shape[-2:]
     sizes_of_one = ((coarsest[0], coarsest[1]),)
 
-    def hook(number: int) -> Callable[..., None]:
-        def after_layer(
-            module: nn.Module, inputs: tuple[Any, ...], settings: dict[str, Any], output: Tensor
-        ) -> None:
-            given = (
-                dict(zip(("tokens", "position", "levels", "num_queries"), inputs, strict=False)) | settings
-            )
-            tokens = given["tokens"]
-            levels = given.get("levels")
-            sizes = levels.sizes if isinstance(levels, Levels) else sizes_of_one
-            updated = output.shape[1]
-            before, after = _split(tokens[:, :updated], sizes), _split(output, sizes)
-            see(LayerTokens(number, before, after, updated, tokens.shape[1]))
+    def told(call: LayerCall) -> None:
+        tokens = call.tokens
+        sizes = tokens.sizes or sizes_of_one
+        before, after = _split(tokens.tokens[:, : tokens.updated], sizes), _split(call.output, sizes)
+        see(LayerTokens(call.number, before, after, tokens.updated, tokens.tokens.shape[1]))
 
-        return after_layer
-
-    handles = [
-        layer.register_forward_hook(hook(number), with_kwargs=True)
-        for number, layer in enumerate(encoder_layers(encoder), start=1)
-    ]
-    try:
+    with watch_token_layers(encoder, told):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _split(tokens: Tensor, sizes: tuple[tuple[int, int], ...]) -> Maps:

@@ -7,12 +7,10 @@ kept but sums, so memory does not grow with their number, and no result depends 
 
 import base64
 import io
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmeter.encoders.segmenter.model import pad_to_multiple
+from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.harness.inputs.photos import Photo, read_photo
-from segmeter.harness.inputs.sizes import COCO_RULE, ResizeRule, Size, format_size
+from segmeter.harness.inputs.sizes import COCO_RULE, ResizeRule, Size, format_size, pad
 from segmeter.harness.machine.environment import environment
+from segmeter.harness.machine.memory import resident_bytes
 from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.models.token_layers import token_layers
 from segmeter.harness.tokens.layers import (
     SCALE_STRIDES,
     LayerTokens,
     Maps,
-    encoder_layers,
     feature_scales,
     output_scales,
     watch_layers,
@@ -77,7 +76,7 @@ def chosen_places(at: str, network: Network) -> tuple[str, ...]:
     Raises:
         ValueError: no such place; those that there are, are named.
     """
-    number = len(encoder_layers(network.encoder)) if network.encoder is not None else 0
+    number = len(token_layers(network.encoder)) if network.encoder is not None else 0
     layers = tuple(f"layer {n}" for n in range(1, number + 1))
     if at == "backbone":
         return ("backbone",)
@@ -153,7 +152,7 @@ def run_tokens(
                 largest = max(largest, one.bytes)
             if len(examples) < EXAMPLES:
                 examples.append(_example(photo, pixels, found))
-            padded_sizes[_padded(size)] += 1
+            padded_sizes[pad(size)] += 1
             done.append(photo)
             step()
     except KeyboardInterrupt:
@@ -203,7 +202,7 @@ def run_tokens(
         "what_if": what_if(specs, network.backbone.channels, commonest, scales, settings.thresholds),
         "examples": examples,
         "seconds": asdict(seconds),
-        "memory": {"analysis_bound_bytes": largest, "peak_rss_bytes": _peak_rss()},
+        "memory": {"analysis_bound_bytes": largest, "peak_rss_bytes": resident_bytes("VmHWM")},
         "environment": environment(torch.device("cpu"), torch.float32),
     }
 
@@ -236,10 +235,8 @@ def _one_image(
     network: Network, pixels: np.ndarray, settings: Settings, names: Sequence[str], seconds: Seconds
 ) -> list[_Found]:
     """Everything about one image, place by place."""
-    image = torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
-    batch = pad_to_multiple(((image - mean) / std)[None])
-    valid = (image.shape[1], image.shape[2])
+    batch = pad_to_multiple(normalise(pixels, network.mean, network.std)[None])
+    valid = (pixels.shape[0], pixels.shape[1])
     found: list[_Found] = []
     spent = Seconds()
 
@@ -288,10 +285,6 @@ def _inside(level: Tensor, valid: Size, scale: str) -> Tensor:
     return level[:, : -(-valid[0] // stride), : -(-valid[1] // stride)]
 
 
-def _padded(size: Size) -> Size:
-    return -(-size[0] // 32) * 32, -(-size[1] // 32) * 32
-
-
 def _example(photo: Photo, pixels: np.ndarray, found: Sequence[_Found]) -> dict[str, Any]:
     """A small picture of the photo and its similarity maps at the backbone."""
     picture = Image.fromarray(pixels)
@@ -328,13 +321,3 @@ def _weights(weights: Any) -> dict[str, Any]:
 
 def _optional(tally: Tally, name: str) -> float | None:
     return float(tally.mean(name)) if name in tally else None
-
-
-def _peak_rss() -> int | None:
-    """The process's peak resident set so far, in bytes; None where the system does not say."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None

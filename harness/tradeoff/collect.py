@@ -275,7 +275,7 @@ def _covers(a: Point, b: Point) -> bool:
     return same and all(b[key] in (None, a[key]) for key in QUALITIES)
 
 
-def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
+def counted_point(model: str, dataset: str, source: str = "measured", backbone: str | None = None) -> Point:
     """One model's GFLOPs at the data set's common size; no quality.
 
     Raises:
@@ -286,7 +286,7 @@ def counted_point(model: str, dataset: str, source: str = "measured") -> Point:
     if dataset not in COMMON_SIZES:
         raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")
     # Only a model that the user named may be the user's own; others come from tables and records.
-    spec = parse_model(model, num_classes=CLASSES[dataset], own=source == "own")
+    spec = parse_model(model, backbone=backbone, num_classes=CLASSES[dataset], own=source == "own")
     size = COMMON_SIZES[dataset]
     padded, original = format_size(size.padded), format_size(size.original)
     return point(

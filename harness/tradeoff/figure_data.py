@@ -12,7 +12,6 @@ from segmeter.harness.counting.count import count_model
 from segmeter.harness.counting.layers import layer_costs
 from segmeter.harness.counting.record import flops_record
 from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
-from segmeter.harness.models.own import load_own
 from segmeter.harness.models.spec import ModelSpec, parse_model
 from segmeter.harness.published.cells import CLASSES
 from segmeter.harness.records.flops import FlopsRecord
@@ -78,7 +77,7 @@ def points_data(
     points = all_points(records_dir, add)
     for model in models:
         for dataset in COMMON_SIZES:
-            counted = counted_point(_on(model, backbone), dataset, source="own")
+            counted = counted_point(model, dataset, source="own", backbone=backbone)
             named = [
                 p
                 for p in points
@@ -98,14 +97,14 @@ def points_data(
 
 def breakdown_data(backbone: str, models: Sequence[str] = ()) -> list[FlopsRecord]:
     """Records of the four encoders, and own models, at Cityscapes' size."""
-    return [_record(_on(model, backbone), "cityscapes") for model in (*ENCODERS, *models)]
+    return [_record(model, backbone, "cityscapes") for model in (*ENCODERS, *models)]
 
 
 def resolution_data(backbone: str, models: Sequence[str] = ()) -> dict[str, Any]:
     """Encoder cost at several sizes: ``series`` of {"label", "model", "gmacs", "own", "what"}."""
     series = []
     for name in (*RESOLUTION_MODELS, *models):
-        spec = parse_model(_on(name, backbone), num_classes=19, own=name in models)
+        spec = _spec(name, backbone, own=name in models)
         # A whole model of the user's own has no encoder to tell apart.
         part = "encoder" if spec.backbone else "total"
         gmacs = [_part(spec, size, part) for size in RESOLUTIONS]
@@ -127,7 +126,7 @@ def layers_data(backbone: str) -> dict[str, Any]:
     return {
         "size": format_size(size.padded),
         "levels": ["s4 (1/32)", "s3 (1/16)", "s2 (1/8)"],
-        "encoders": [layer_costs(parse_model(_on(m, backbone), num_classes=19), size) for m in LAYER_MODELS],
+        "encoders": [layer_costs(_spec(m, backbone), size) for m in LAYER_MODELS],
     }
 
 
@@ -135,14 +134,11 @@ def lpe_data(backbone: str) -> list[dict[str, Any]]:
     """Encoder cost with the 3x3 convolution and with LPE, at Cityscapes' size."""
     found = []
     for model in LPE_MODELS:
-        with_conv, with_lpe = (
-            parse_model(f"{_on(model, backbone)}:pixel_embedding={kind}", num_classes=19)
-            for kind in ("conv", "lpe")
-        )
+        with_conv, with_lpe = (_spec(f"{model}:pixel_embedding={kind}", backbone) for kind in ("conv", "lpe"))
         padded = COMMON_SIZES["cityscapes"].padded
         found.append(
             {
-                "label": parse_model(_on(model, backbone), num_classes=19).encoder_title,
+                "label": _spec(model, backbone).encoder_title,
                 "conv": _part(with_conv, padded, "encoder"),
                 "lpe": _part(with_lpe, padded, "encoder"),
                 "size": format_size(padded),
@@ -177,25 +173,14 @@ def realised_data(records_dir: Path | None, models: Sequence[str] = ()) -> list[
     return realised_savings([run for _, run in read_records(records_dir).runs], models)
 
 
-def _on(model: str, backbone: str) -> str:
-    """A model on a backbone, unless it names its own or is a whole model of the user's.
-
-    >>> _on("pro-scale:stages=1,1,1", "r50"), _on("m2f@swin-t", "r50")
-    ('pro-scale@r50:stages=1,1,1', 'm2f@swin-t')
-    """
-    if "@" in model:
-        return model
-    head, *settings = model.split(":")
-    if head not in ENCODERS and settings:
-        head = f"{head}:{settings.pop(0)}"
-    if head not in ENCODERS and not load_own(head).is_encoder:
-        return model
-    return ":".join([f"{head}@{backbone}", *settings])
+def _spec(model: str, backbone: str, dataset: str = "cityscapes", own: bool = False) -> ModelSpec:
+    """A model on a backbone, unless it names its own or is a whole model of the user's."""
+    return parse_model(model, backbone=backbone, num_classes=CLASSES[dataset], own=own)
 
 
 @lru_cache(maxsize=64)
-def _record(model: str, dataset: str) -> FlopsRecord:
-    spec = parse_model(model, num_classes=CLASSES[dataset], own=True)
+def _record(model: str, backbone: str, dataset: str) -> FlopsRecord:
+    spec = _spec(model, backbone, dataset, own=True)
     return flops_record(count_model(spec, COMMON_SIZES[dataset], CONVENTION))
 
 

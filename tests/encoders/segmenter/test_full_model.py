@@ -18,14 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from segmeter.encoders.segmenter.model import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Segmenter,
-    build_segmenter,
-    normalise,
-    pad_to_multiple,
-)
+from segmeter.encoders.chain import Model
+from segmeter.encoders.images import PIXEL_MEAN, PIXEL_STD, normalise, pad_to_multiple
+from segmeter.encoders.segmenter.model import build_masked_model
 from tests.helpers.parity_recipe import image, load_recipe
 from tests.helpers.places import DATA
 
@@ -46,8 +41,8 @@ def official_name(name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def r50_m2f() -> Segmenter:
-    return build_segmenter("m2f", "r50", num_classes=133).eval()
+def r50_m2f() -> Model:
+    return build_masked_model("m2f", "r50", num_classes=133).eval()
 
 
 # "full": all weights scaled by their fan-in; the 100 queries nearly collapse to one output and
@@ -91,7 +86,7 @@ def test_outputs_equal_the_official_ones(r50_m2f, case, variant, salt):
 )
 def test_parameters_equal_the_official_ones(encoder, backbone, options, total, encoder_total):
     with torch.device("meta"):
-        model = build_segmenter(encoder, backbone, num_classes=19, **options)
+        model = build_masked_model(encoder, backbone, num_classes=19, **options)
     assert sum(p.numel() for p in model.encoder.parameters()) == encoder_total
     assert sum(p.numel() for p in model.parameters()) == total
 
@@ -101,7 +96,7 @@ def test_parameters_equal_the_official_ones(encoder, backbone, options, total, e
 )
 def test_every_encoder_makes_a_whole_model(encoder, mask_stride):
     with torch.device("meta"):
-        model = build_segmenter(encoder, "r50", num_classes=19, num_queries=7).eval()
+        model = build_masked_model(encoder, "r50", num_classes=19, num_queries=7).eval()
         decoded = []
         model.decoder.register_forward_hook(lambda module, args, out: decoded.append(out))
         output = model(torch.empty(2, 3, 96, 160), image_size=(90, 150), original_size=(45, 75))
@@ -148,11 +143,11 @@ def test_padding_is_zero_at_the_bottom_and_right():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: build_segmenter("m2f", "r50", 0), "num_classes must be .* at least 1, got 0"),
-        (lambda: build_segmenter("m2f", "r50", 19, 0), "num_queries must be .* at least 1, got 0"),
-        (lambda: build_segmenter("m2", "r50", 19), "did you mean 'm2f'"),
-        (lambda: build_segmenter("m2f", "r5", 19), "did you mean 'r50'"),
-        (lambda: build_segmenter("m2f", "r50", 19, stages=(1, 1, 1)), "m2f has no option 'stages'"),
+        (lambda: build_masked_model("m2f", "r50", 0), "num_classes must be .* at least 1, got 0"),
+        (lambda: build_masked_model("m2f", "r50", 19, 0), "num_queries must be .* at least 1, got 0"),
+        (lambda: build_masked_model("m2", "r50", 19), "did you mean 'm2f'"),
+        (lambda: build_masked_model("m2f", "r5", 19), "did you mean 'r50'"),
+        (lambda: build_masked_model("m2f", "r50", 19, stages=(1, 1, 1)), "m2f has no option 'stages'"),
         (lambda: normalise(np.zeros((4, 4), np.uint8)), r"image must be uint8 \(H, W, 3\)"),
         (lambda: normalise(np.zeros((4, 4, 3))), r"image must be uint8 \(H, W, 3\), got float64"),
         (lambda: pad_to_multiple(torch.ones(3, 4, 4), 0), "multiple must be at least 1, got 0"),

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmeter.harness.counting.conventions import CONVENTIONS, OMISSIONS, apply_convention
-from segmeter.harness.counting.count import count_dataset, count_model, meta_model, work_of
+from segmeter.harness.counting.count import count_dataset, count_model
 from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.counting.work import work_of
 from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, SizeSet, dataset_sizes, from_image
 from segmeter.harness.models.components import component_finder
 from segmeter.harness.models.spec import ModelSpec, model_spec, parse_model
+from segmeter.harness.models.stages import meta_model
 from tests.helpers.places import DATA
 
 OFFICIAL = json.loads((DATA / "official_flops.json").read_text())

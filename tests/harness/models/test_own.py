@@ -12,9 +12,9 @@ from segmeter.harness.counting.count import count_model
 from segmeter.harness.counting.counter import run_and_count
 from segmeter.harness.counting.record import flops_record
 from segmeter.harness.inputs.sizes import ImageSize
-from segmeter.harness.models.own import OwnModelError, build_whole, entry_point_names, load_own
-from segmeter.harness.models.spec import WholeModelSpec
+from segmeter.harness.models.own import OwnModelError, entry_point_names, load_own
 from segmeter.harness.models.spec import parse_model as parse_text
+from segmeter.harness.models.stages import real_model
 
 
 def parse_model(text: str):
@@ -128,7 +128,7 @@ def test_an_own_encoder_stands_beside_the_four(mine: str) -> None:
 
 def test_a_whole_model_is_an_image_in_and_anything_out(mine: str) -> None:
     spec = parse_model(f"{mine}:Net:width=7")
-    assert isinstance(spec, WholeModelSpec)
+    assert spec.system.is_own_whole
     record = flops_record(count_model(spec, SIZE, "macs"))
     # 3 channels in, 7 out, at 64*96 places.
     assert record["total_gmacs"] == pytest.approx(3 * 7 * 64 * 96 / 1e9, rel=1e-12)  # one division
@@ -277,7 +277,7 @@ def test_a_bad_toml_file_is_one_line(mine: str, text: str, message: str) -> None
 
 def test_options_have_the_types_that_they_look_like(mine: str) -> None:
     spec = parse_model(f"{mine}:Options:flag=false:depths=2,6:rate=0.5:name=gelu:nothing=none")
-    model = build_whole(spec.load(), dict(spec.options), "cpu")
+    model = real_model(spec)
     assert model.given == {"flag": False, "depths": (2, 6), "rate": 0.5, "name": "gelu", "nothing": None}
 
 

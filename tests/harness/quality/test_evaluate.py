@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from segmeter.commands.main import main
-from segmeter.encoders.segmenter.model import build_segmenter
+from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.quality.datasets import check_folder, open_dataset
 from segmeter.harness.quality.evaluate import model_cost, quality_record, score_folder
@@ -273,7 +273,7 @@ def test_a_missing_piece_is_told_with_its_place(tmp_path):
 def weights(tmp_path_factory) -> Path:
     """A PRO-SCALE of three classes that is sure of what it says: random weights, sharp class scores."""
     torch.manual_seed(0)
-    model = build_segmenter("pro-scale", "r50", 3, 20, stages=(1, 1, 1))
+    model = build_masked_model("pro-scale", "r50", 3, 20, stages=(1, 1, 1))
     with torch.no_grad():
         model.decoder.class_embed.weight.mul_(60)
         model.decoder.query_feat.weight.mul_(3)

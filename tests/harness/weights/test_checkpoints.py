@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from segmeter.encoders.segmenter.model import build_segmenter, normalise, pad_to_multiple
+from segmeter.encoders.images import normalise, pad_to_multiple
+from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.models.spec import model_spec, parse_model
 from segmeter.harness.weights.load import (
     CheckpointMismatchError,
@@ -67,7 +68,9 @@ def official_shapes(spec_text: str, classes: int = 133) -> dict[str, tuple[int, 
     """Official name -> shape of a whole model in detectron2's naming."""
     spec = parse_model(spec_text, num_classes=classes)
     with torch.device("meta"):
-        model = build_segmenter(spec.encoder, spec.backbone, classes, spec.num_queries, **dict(spec.options))
+        model = build_masked_model(
+            spec.encoder, spec.backbone, classes, spec.num_queries, **dict(spec.options)
+        )
     backbone = r50_names() if spec.backbone == "r50" else swin_names((2, 2, 6, 2))
     names = {name: our_name("detectron2", name) for name in backbone}
     for ours in model.state_dict():
@@ -208,7 +211,7 @@ def foreign_backbone(name: str, ours: str) -> str:
 def test_other_names_are_recognised_and_every_entry_is_used(text, naming, tmp_path):
     spec = parse_model(text, num_classes=19)
     with torch.device("meta"):
-        model = build_segmenter(spec.encoder, spec.backbone, 19, spec.num_queries, **dict(spec.options))
+        model = build_masked_model(spec.encoder, spec.backbone, 19, spec.num_queries, **dict(spec.options))
     rooms = {"encoder": "sem_seg_head.pixel_decoder.", "decoder": "sem_seg_head.predictor."}
     entries = {}
     for name, entry in model.state_dict().items():

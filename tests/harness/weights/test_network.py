@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from segmeter.encoders.backbones.table import Backbone, build_backbone
-from segmeter.encoders.segmenter.model import build_segmenter
+from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.inputs.photos import package_photos
 from segmeter.harness.models.spec import model_spec
 from segmeter.harness.weights.network import (
@@ -174,7 +174,7 @@ def test_a_detectron2_backbone_alone(tmp_path: Path) -> None:
 
 def test_a_whole_models_file_gives_both_parts(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    model = build_segmenter("pro-scale", "r50", 5, 10, stages=(1, 1, 1))
+    model = build_masked_model("pro-scale", "r50", 5, 10, stages=(1, 1, 1))
     file = saved(model.state_dict(), tmp_path / "whole.pth")
     alone = load_network(None, None, file)
     assert alone.backbone.name == "r50" and alone.encoder is None

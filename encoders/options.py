@@ -1,0 +1,213 @@
+"""Options of encoders and systems: name, default, check, how a value is read and what a title says of it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from segmeter.model_text import COMPONENTS
+from segmeter.words import nearest
+
+# Name and value -> the value in its final type; raises ValueError in one line.
+Check = Callable[[str, Any], Any]
+
+
+def read_value(text: str) -> Any:
+    """A value from its text: a number, true, false, none, a word, or several with commas.
+
+    >>> read_value("16"), read_value("false"), read_value("2,6"), read_value("none")
+    (16, False, (2, 6), None)
+    """
+    if "," in text:
+        return tuple(read_value(part.strip()) for part in text.strip("()[]").split(",") if part.strip())
+    if text.lower() in ("none", "off"):
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def write_value(value: Any) -> str:
+    """A value as :func:`read_value` reads it.
+
+    >>> write_value((3, 3, 3)), write_value(None)
+    ('3,3,3', 'none')
+    """
+    if isinstance(value, tuple):
+        return ",".join(write_value(part) for part in value)
+    return "none" if value is None else str(value)
+
+
+def anything(name: str, value: Any) -> Any:
+    """Any number, word or list of them."""
+    return frozen(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: as the command line and a model's text have it, with underscores.
+        default: its value where none is given.
+        check: raises ValueError in one line unless a value is allowed; gives it in its final type.
+        help: one line.
+        choices: words that it takes -> what they mean; empty where it takes numbers.
+        read: a value from its text.
+        title: what a model's title says of a value; by default its name and the value.
+        in_title: whether titles name it even where it is the default.
+    """
+
+    name: str
+    default: Any
+    check: Check = anything
+    help: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    read: Callable[[str], Any] = read_value
+    title: Callable[[Any], str] | None = None
+    in_title: bool = False
+
+    def titled(self, value: Any) -> str:
+        """Words of a title."""
+        return self.title(value) if self.title else f"{self.name.replace('_', ' ')} {write_value(value)}"
+
+    def defaulting(self, value: Any) -> "Option":
+        """The same with another default."""
+        return replace(self, default=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one encoder or system.
+
+    Attributes:
+        owner: whose they are, for error lines.
+        known: in the order in which they are listed.
+        takes_any: whether other names are taken as they are.
+        takes_components: whether ``components.PATTERN=NAME`` is taken.
+        together: checks that need several options' values.
+    """
+
+    owner: str
+    known: tuple[Option, ...] = ()
+    takes_any: bool = False
+    takes_components: bool = False
+    together: Callable[[Mapping[str, Any]], None] = lambda values: None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Name -> default."""
+        return {option.name: option.default for option in self.known}
+
+    def find(self, name: str) -> Option | None:
+        """The option of this name."""
+        return next((option for option in self.known if option.name == name), None)
+
+    def read(self, name: str, text: str) -> Any:
+        """A value from its text; one of an unknown option as it looks."""
+        if name.startswith(COMPONENTS):
+            return text
+        option = self.find(name)
+        return option.read(text) if option else read_value(text)
+
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given values in their final types.
+
+        Raises:
+            ValueError: an unknown option or a value that is not allowed, in one line.
+        """
+        checked = {}
+        for name, value in given.items():
+            option = self.find(name)
+            if option is not None:
+                checked[name] = frozen(name, option.check(name, value))
+            elif self.takes_any or (self.takes_components and name.startswith(COMPONENTS)):
+                checked[name] = frozen(name, value)
+            elif not self.known:
+                raise ValueError(f"{self.owner} has no options, got {name!r}")
+            else:
+                raise ValueError(f"{self.owner} has no option {name!r}{nearest(name, self.defaults)}")
+        self.together({**self.defaults, **checked})
+        return checked
+
+    def title(self, values: Mapping[str, Any]) -> list[str]:
+        """Words of a title for the values that are not their defaults."""
+        return [
+            option.titled(values[option.name])
+            for option in self.known
+            if option.name in values and (option.in_title or values[option.name] != option.default)
+        ]
+
+
+def whole_number(minimum: int, maximum: int) -> Check:
+    """A whole number from ``minimum`` to ``maximum``."""
+
+    def check(name: str, value: Any) -> int:
+        if not is_integer(value) or not minimum <= value <= maximum:
+            raise ValueError(f"{name} must be a whole number from {minimum} to {maximum}, got {value!r}")
+        return int(value)
+
+    return check
+
+
+def whole_numbers(minimum: int, maximum: int, what: str = "") -> Check:
+    """One or several whole numbers, as a tuple."""
+
+    def check(name: str, value: Any) -> tuple[int, ...]:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        if not values or not all(is_integer(each) and minimum <= each <= maximum for each in values):
+            asked = what or f"whole numbers from {minimum} to {maximum}, joined by commas"
+            raise ValueError(f"{name} must be {asked}, got {write_value(value)!r}")
+        return tuple(int(each) for each in values)
+
+    return check
+
+
+def number(minimum: float, maximum: float) -> Check:
+    """A finite number from ``minimum`` to ``maximum``."""
+
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
+            raise ValueError(f"{name} must be a number from {minimum:g} to {maximum:g}, got {value!r}")
+        return float(value)
+
+    return check
+
+
+def one_of(choices: Iterable[str]) -> Check:
+    """One of these words."""
+    known = tuple(choices)
+
+    def check(name: str, value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}{nearest(str(value), known)}")
+        return str(value)
+
+    return check
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def frozen(name: str, value: Any) -> Any:
+    """The value with tuples in place of lists, so that it can be compared and kept.
+
+    Raises:
+        ValueError: a table.
+    """
+    if isinstance(value, dict):
+        raise ValueError(f"{name} must be a number, a word or a list of them, got the table {value!r}")
+    return tuple(frozen(name, each) for each in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Whole models: a file and a line of the table for each."""

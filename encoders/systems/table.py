@@ -1,0 +1,21 @@
+"""The visible table of systems: Mask2Former with each of the encoders, then every other system."""
+
+from segmeter.encoders.chain import System
+from segmeter.encoders.segmenter.model import masked_system
+from segmeter.encoders.table import ENCODERS
+from segmeter.words import nearest
+
+SYSTEMS: dict[str, System] = {
+    system.name: system for system in (*(masked_system(kind) for kind in ENCODERS.values()),)
+}
+
+
+def find_system(name: str) -> System:
+    """A system by its name.
+
+    Raises:
+        ValueError: no such system; the nearest name is given.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"unknown encoder {name!r}{nearest(name, SYSTEMS)}")
+    return SYSTEMS[name]

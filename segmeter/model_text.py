@@ -1,0 +1,107 @@
+"""How a model is written: ``NAME[@BACKBONE][:OPTION=VALUE]...``. The one place that takes such a text apart.
+
+NAME is an encoder's or a system's, or the source of the user's own code: ``mine.py:MyEncoder``,
+``package.module:attribute``, ``mine.toml``. Nothing is looked up or imported here.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# An option of this prefix names a component: ``components.layers.*.ffn=ffn``.
+COMPONENTS = "components."
+_SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """The parts of a written model; ``str`` puts them together again.
+
+    Attributes:
+        name: of the encoder or system, or the source of the user's own code.
+        backbone: "" where none is written.
+        options: (name, value as written), in order.
+    """
+
+    name: str
+    backbone: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, names: Collection[str] = ()) -> "ModelText":
+        """Take a text apart.
+
+        Args:
+            text: as a user or a record writes a model.
+            names: known names; one of them is never the file of a source such as ``m2f:layers``.
+
+        Raises:
+            ValueError: an option without a value, or one that is given twice.
+
+        >>> ModelText.parse("mine.py:Net@r50:width=16")
+        ModelText(name='mine.py:Net', backbone='r50', options=(('width', '16'),))
+        """
+        head, *settings = text.strip().split(":")
+        first = settings[0].partition("@")[0] if settings else ""
+        if "@" not in head and head not in names and is_source(f"{head}:{first}"):
+            # A source of the user's own has the colon in its name.
+            head = f"{head}:{settings.pop(0)}"
+        name, _, backbone = head.partition("@")
+        options: dict[str, str] = {}
+        for setting in settings:
+            option, equals, value = setting.partition("=")
+            option = option.strip().replace("-", "_")
+            if not equals or not option:
+                raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")
+            if option in options:
+                raise ValueError(f"{option} is given twice in {text!r}")
+            options[option] = value.strip()
+        return cls(name.strip(), backbone.strip(), tuple(options.items()))
+
+    def __str__(self) -> str:
+        at = f"@{self.backbone}" if self.backbone else ""
+        return self.name + at + "".join(f":{name}={value}" for name, value in self.options)
+
+    def on(self, backbone: str) -> "ModelText":
+        """The same on a backbone, unless it names its own.
+
+        >>> str(ModelText.parse("pro-scale:stages=1,1,1").on("r50"))
+        'pro-scale@r50:stages=1,1,1'
+        """
+        return self if self.backbone else replace(self, backbone=backbone)
+
+    def option(self, name: str) -> str | None:
+        """An option's value as written; None where it is not."""
+        return dict(self.options).get(name)
+
+
+def is_source(text: str) -> bool:
+    """Whether the text is written as ``module:attribute`` or ``file.py:Name``.
+
+    >>> is_source("mine.py:MyEncoder"), is_source("pro-scale")
+    (True, False)
+    """
+    return _SOURCE.fullmatch(text) is not None
+
+
+def source_parts(text: str) -> tuple[str, str] | None:
+    """File or module, and name in it; None where the text is no source.
+
+    >>> source_parts("mine.py:MyEncoder")
+    ('mine.py', 'MyEncoder')
+    """
+    found = _SOURCE.fullmatch(text)
+    return (found["where"], found["name"]) if found else None
+
+
+def relative_source(text: str, folder: Path) -> str:
+    """A model as a file in ``folder`` writes it, as it is written from here; an absolute path stays one.
+
+    >>> relative_source("mine.py:Net@r50:width=3", Path("models"))
+    'models/mine.py:Net@r50:width=3'
+    >>> relative_source("m2f@r50", Path("models"))
+    'm2f@r50'
+    """
+    file = text.partition(":")[0].partition("@")[0]
+    return f"{folder / file}{text[len(file) :]}" if file.endswith((".py", ".toml")) else text

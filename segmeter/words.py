@@ -1,0 +1,40 @@
+"""The words of an error line; needs nothing."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+# More choices than these do not fit into a line.
+LISTED = 12
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of an error line: the nearest valid choice, or the first few.
+
+    >>> nearest("pro-scal", ["m2f", "pro-scale"])
+    "; did you mean 'pro-scale'?"
+    >>> nearest("x", ["m2f", "pro-scale"])
+    '; choose from m2f, pro-scale'
+    """
+    known = list(choices)
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"; choose from {', '.join(known[:LISTED])}{more}" if known else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line; its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Parts joined as a sentence lists them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    parts = list(parts)
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
