@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest, replaced_file
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -169,12 +169,27 @@ def prepare(kind: Kind, architecture: int) -> Path:
     Raises:
         KernelUnavailableError: it cannot be compiled, or the cache cannot be written.
     """
-    texts = [(SOURCES / name).read_text(encoding="utf-8") for name in ("gpu.cu", "sample.h")]
-    key = digest(*texts, nvrtc_version(), *OPTIONS, *kind.options())
     return cached_file(
-        f"sm_{architecture}-{key}.cubin",
-        lambda target: _write(target, compile_kind(kind, architecture).cubin),
+        _name(kind, architecture), lambda target: _write(target, compile_kind(kind, architecture).cubin)
     )
+
+
+def mend(kind: Kind, architecture: int) -> bytes | None:
+    """The machine code of a kind, compiled anew and kept; None if what the cache holds is just that.
+
+    Raises:
+        KernelUnavailableError: as :func:`prepare`; what the cache holds then stays.
+    """
+    cubin = compile_kind(kind, architecture).cubin
+    if prepare(kind, architecture).read_bytes() == cubin:
+        return None
+    replaced_file(_name(kind, architecture), lambda target: _write(target, cubin))
+    return cubin
+
+
+def _name(kind: Kind, architecture: int) -> str:
+    texts = [(SOURCES / name).read_text(encoding="utf-8") for name in ("gpu.cu", "sample.h")]
+    return f"sm_{architecture}-{digest(*texts, nvrtc_version(), *OPTIONS, *kind.options())}.cubin"
 
 
 def _write(target: Path, content: bytes) -> None:
@@ -193,11 +208,19 @@ def _nvrtc() -> Any:
     return module
 
 
+class CudaError(RuntimeError):
+    """A call of CUDA's libraries failed; ``status`` is their name for it, e.g. CUDA_ERROR_OUT_OF_MEMORY."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"CUDA call failed: {status}")
+        self.status = status
+
+
 def checked_all(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a call of the bindings returned beside its status, which must be success."""
     status, *results = answer
     if int(status):
-        raise RuntimeError(f"CUDA call failed: {status.name}")
+        raise CudaError(status.name)
     return tuple(results)
 
 

@@ -11,24 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmeter.cuda_ops.cache import KernelUnavailableError
+from segmeter.cuda_ops.cache import KernelUnavailableError, Reasons
 from segmeter.cuda_ops.cuda_build import (
     ARCHITECTURES,
     LOAD_BYTES,
+    CudaError,
     Kind,
     checked,
     choose_kind,
     install_hint,
+    mend,
     nvrtc_version,
     prepare,
 )
 
+# What the driver says of a file that is no code for this GPU; anything else is no fault of the file.
+DAMAGED = frozenset(
+    f"CUDA_ERROR_{what}"
+    for what in ("INVALID_IMAGE", "INVALID_SOURCE", "NO_BINARY_FOR_GPU", "INVALID_PTX", "FILE_NOT_FOUND")
+)
 MAX_BLOCKS = 2**31 - 1  # of a grid's first dimension, on every GPU
 INPUTS = ("value", "shapes", "starts", "places", "weights", "reference")
+_missing = Reasons()
 
 
-def check_available() -> None:
-    """Check that kernels can be compiled and loaded for the current GPU, by building M2F's.
+def check_available(device_index: int) -> None:
+    """Check that kernels can be compiled and loaded for a GPU, by building M2F's.
 
     Raises:
         KernelUnavailableError: saying what is missing.
@@ -41,7 +49,7 @@ def check_available() -> None:
     _driver()
     kind = choose_kind(torch.float32, 8, 32, 3, 4, fused=True)
     assert kind is not None, "the encoders' shapes fit a block"
-    _kernels(kind, _architecture(torch.cuda.current_device()))
+    _kernels(kind, _architecture(device_index))
 
 
 @cache
@@ -52,33 +60,39 @@ def _kernels(kind: Kind, architecture: int) -> dict[str, Any]:
         raise KernelUnavailableError(
             f"this GPU is sm_{architecture}; the kernels need sm_{ARCHITECTURES[0]} or later"
         )
-    place = prepare(kind, architecture)
+    code = prepare(kind, architecture).read_bytes()
     try:
-        library = checked(driver.cuLibraryLoadData(place.read_bytes(), [], [], 0, [], [], 0))
-    except RuntimeError:
-        # A damaged file, e.g. after a full disk: build it once more.
-        place.unlink(missing_ok=True)
-        code = prepare(kind, architecture).read_bytes()
-        try:
-            library = checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
-        except RuntimeError as error:
+        library = _load(code)
+    except CudaError as error:
+        if error.status not in DAMAGED:
+            # Memory, or a GPU that another program broke: nothing is known against the file.
             raise KernelUnavailableError(
-                f"the driver does not load what NVRTC {nvrtc_version()} built ({error}); "
-                "a driver as new as torch's CUDA version would"
+                f"the driver cannot load a kernel now ({error.status})", passing=True
             ) from None
+        library = _mended(kind, architecture, error)
     return {
         name: checked(driver.cuLibraryGetKernel(library, name.encode()))
         for name in ("segmeter_forward", "segmeter_backward")
     }
 
 
-@cache
-def _why_missing(kind: Kind, architecture: int) -> str:
+def _load(code: bytes) -> Any:
+    return checked(_driver().cuLibraryLoadData(code, [], [], 0, [], [], 0))
+
+
+def _mended(kind: Kind, architecture: int, error: CudaError) -> Any:
+    """The library of a build that the driver does not take: after a full disk, say, it is built anew."""
+    code = mend(kind, architecture)
     try:
-        _kernels(kind, architecture)
-    except KernelUnavailableError as error:
-        return str(error)
-    return ""
+        if code is not None:
+            return _load(code)
+    except CudaError as again:
+        error = again
+    raise KernelUnavailableError(
+        f"the driver does not load what NVRTC {nvrtc_version()} built ({error}); "
+        "a driver as new as torch's CUDA version would",
+        passing=error.status not in DAMAGED,
+    )
 
 
 @cache
@@ -118,7 +132,8 @@ def refusal(value: Tensor, places: Tensor, *, fused: bool) -> str:
         return f"{samples} samples per query and head are more than a block of threads can hold"
     if block_count(kind, places) > MAX_BLOCKS:
         return f"batch * queries * heads, {places.shape[:3].numel()}, are more than one launch can take"
-    return _why_missing(kind, _architecture(value.device.index))
+    architecture = _architecture(value.device.index)
+    return _missing.of((kind, architecture), lambda: _kernels(kind, architecture))
 
 
 def block_count(kind: Kind, places: Tensor) -> int:

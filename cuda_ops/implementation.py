@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from segmeter.cuda_ops import cpu_kernel, cuda_kernel
-from segmeter.cuda_ops.cache import KernelUnavailableError
+from segmeter.cuda_ops.cache import Reasons
 
 ASKED = "asked for by SEGMETER_OP or use_implementation"
 CHOICES = ("auto", "reference")
 NAMES = {"cpu": "cpu-kernel", "cuda": "cuda-kernel"}
+_missing = Reasons()
 _KERNELS: dict[str, ModuleType] = {"cpu": cpu_kernel, "cuda": cuda_kernel}
 _forced: ContextVar[str | None] = ContextVar("segmeter_op", default=None)
 
@@ -77,7 +78,7 @@ def implementation_for(device: torch.device | str, dtype: torch.dtype) -> Implem
         return Implementation("reference", f"there is no compiled kernel for device {kind}")
     if dtype not in cpu_kernel.DTYPES:
         return Implementation("reference", f"there is no compiled kernel for {dtype}")
-    missing = _why_missing(kind)
+    missing = _why_missing(torch.device(device))
     if missing:
         return Implementation("reference", missing)
     return Implementation(NAMES[kind], f"compiled for this {'processor' if kind == 'cpu' else 'GPU'}")
@@ -106,16 +107,14 @@ def notice(kind: str, reason: str) -> None:
     sys.stderr.write(f"segmeter: deformable attention on {kind} runs the slow reference: {reason}\n")
 
 
-@cache
-def _why_missing(kind: str) -> str:
-    try:
-        if kind == "cpu":
-            cpu_kernel.library()
-        else:
-            cuda_kernel.check_available()
-    except KernelUnavailableError as error:
-        return str(error)
-    return ""
+def _why_missing(device: torch.device) -> str:
+    if device.type == "cpu":
+        return _missing.of("cpu", cpu_kernel.library)
+    # Two GPUs of one machine may be of different ages.
+    index = device.index
+    if index is None:
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    return _missing.of(index, lambda: cuda_kernel.check_available(index))
 
 
 def _check(choice: str, what: str) -> None:

@@ -116,8 +116,19 @@ def _keeps(tensor: Tensor) -> bool:
     return tensor.is_cuda and type(tensor) is Tensor and not torch.compiler.is_compiling()
 
 
-@lru_cache(maxsize=64)
+# A replay of a captured CUDA graph reads what its capture read: that must outlive any number of other sizes.
+_captured: dict[tuple[object, ...], Levels] = {}
+
+
 def _kept_levels(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
+    kept = _captured.get((sizes, device, dtype)) or _recent_levels(sizes, device, dtype)
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        _captured[sizes, device, dtype] = kept
+    return kept
+
+
+@lru_cache(maxsize=64)
+def _recent_levels(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
     # Kept tensors must serve training too, whoever asked first.
     with torch.inference_mode(False), torch.no_grad():
         return Levels.of_sizes(sizes, device, dtype)

@@ -5,7 +5,7 @@
 #include "gpu_emulator.cpp"
 
 // cuda.h's numbers.
-constexpr int kSuccess = 0, kInvalidValue = 1, kNoContext = 201, kInvalidImage = 200, kNotFound = 500;
+constexpr int kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNoContext = 201, kInvalidImage = 200, kNotFound = 500;
 static char a_context, a_library, a_kernel[2], a_function[2];
 static void* current;
 
@@ -35,6 +35,12 @@ static int load(void** library, const void* code, void*, void*, unsigned options
     if (std::memcmp(code, "\x7f" "ELF", 4)) {
         SAY("not code");
         return kInvalidImage;
+    }
+    static bool full = std::getenv("FULL_AT_FIRST") != nullptr;
+    if (full) {
+        full = false;
+        SAY("full");
+        return kOutOfMemory;
     }
     SAY("library");
     *library = &a_library;

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from segmeter.cuda_ops import cuda_build, reference
-from segmeter.cuda_ops.cache import SOURCES
+from segmeter.cuda_ops import (
+    Implementation,
+    cuda_build,
+    cuda_kernel,
+    implementation,
+    implementation_for,
+    reference,
+)
+from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, Reasons
 from segmeter.cuda_ops.cpu_kernel import find_compiler
 from tests.cuda_ops.test_op_gpu_source import missing
 from tests.helpers.op_inputs import draw
@@ -36,12 +43,20 @@ torch.save(data, sys.argv[1])
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the driver has another name there")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver: test_op_on_gpu shows more")
-@pytest.mark.skipif(bool(missing("nvrtc")), reason=missing("nvrtc"))
-@pytest.mark.skipif(bool(missing("compiler")), reason=missing("compiler"))
+WHY_NOT = (
+    ("the driver has another name there" if sys.platform != "linux" else "")
+    or ("there is a driver: test_op_on_gpu shows more" if torch.cuda.is_available() else "")
+    or missing("nvrtc")
+    or missing("compiler")
+)
+needs_all = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+@needs_all
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_launch_reaches_the_driver_as_it_was_planned(fused: bool, tmp_path: Path) -> None:
+def test_a_launch_reaches_the_driver_as_it_was_planned(
+    fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = draw([(4, 6), (2, 3)], batch=2, queries=21, heads=3, dim=16, points=2)
     value, points = inputs.value.float(), inputs.points.float() if fused else None
     chosen = (inputs.offsets, inputs.logits) if fused else (inputs.locations, inputs.weights)
@@ -58,18 +73,10 @@ def test_a_launch_reaches_the_driver_as_it_was_planned(fused: bool, tmp_path: Pa
 
     kind = cuda_build.choose_kind(torch.float32, 3, 16, 2, 2, fused=fused)
     assert kind is not None
-    source = Path(__file__).with_name("driver_stand_in.cpp")
-    flags = ["-std=c++17", "-O1", "-pthread", "-shared", "-fPIC", f"-I{SOURCES}", *kind.options()]
-    built = [find_compiler().path, *flags, "-o", str(tmp_path / "libcuda.so.1"), str(source)]
-    subprocess.run(built, check=True, capture_output=True)
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "SEGMETER_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = _with_driver(kind, tmp_path)
+    monkeypatch.setenv("SEGMETER_CACHE", environment["SEGMETER_CACHE"])
     # A build that a full disk cut short is not code; it is built again.
-    cubin = _prepared(kind, environment)
+    cubin = cuda_build.prepare(kind, 90)
     cubin.write_bytes(b"")
 
     ran = [sys.executable, "-c", LAUNCH, str(tmp_path / "tensors.pt")]
@@ -98,10 +105,88 @@ def test_a_launch_reaches_the_driver_as_it_was_planned(fused: bool, tmp_path: Pa
         torch.testing.assert_close(found[name].double(), theirs, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def _prepared(kind: cuda_build.Kind, environment: dict[str, str]) -> Path:
-    program = (
-        f"import sys; from cuda_ops import cuda_build; print(cuda_build.prepare(cuda_build.{kind!r}, 90))"
-    )
-    ran = [sys.executable, "-c", program]
-    done = subprocess.run(ran, check=True, capture_output=True, text=True, env=environment)
-    return Path(done.stdout.strip())
+# Which two calls of one kind fare how, where the driver's first loading finds no memory.
+TWO_CALLS = """
+import sys
+import torch
+from segmeter.cuda_ops import cuda_kernel
+torch.cuda.get_device_capability = lambda index: (9, 0)
+value = torch.empty(2, 30, 3, 16, device="meta")
+places = torch.empty(2, 21, 3, 2, 2, 2, device="meta")
+for _ in range(2):
+    print(cuda_kernel.refusal(value, places, fused=False))
+"""
+
+
+@needs_all
+def test_a_gpu_without_memory_now_costs_neither_the_build_nor_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = cuda_build.choose_kind(torch.float32, 3, 16, 2, 2, fused=False)
+    assert kind is not None
+    environment = _with_driver(kind, tmp_path) | {"FULL_AT_FIRST": "1"}
+    monkeypatch.setenv("SEGMETER_CACHE", environment["SEGMETER_CACHE"])
+    cubin = cuda_build.prepare(kind, 90)
+    written = cubin.stat()
+    ran = [sys.executable, "-c", TWO_CALLS]
+    done = subprocess.run(ran, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stderr.splitlines() == ["full", "library"]
+    first, second = done.stdout.split("\n")[:2]
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in first and second == ""
+    assert (cubin.stat().st_mtime_ns, cubin.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+
+
+@needs_all
+def test_a_driver_too_old_for_a_whole_build_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGMETER_CACHE", str(tmp_path))
+    kind = cuda_build.choose_kind(torch.float32, 3, 16, 2, 2, fused=False)
+    assert kind is not None
+    place = cuda_build.prepare(kind, 90)
+    whole, node = place.read_bytes(), place.stat().st_ino
+    assert cuda_build.mend(kind, 90) is None
+    assert place.read_bytes() == whole and place.stat().st_ino == node
+    place.write_bytes(whole[:100])
+    assert cuda_build.mend(kind, 90) == whole == place.read_bytes()
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_each_gpu_says_for_itself_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = torch.device("cuda", 11), torch.device("cuda", 12)
+
+    def check(index: int) -> None:
+        if index == old.index:
+            raise KernelUnavailableError("too old")
+
+    monkeypatch.setattr(cuda_kernel, "check_available", check)
+    monkeypatch.setattr(implementation, "_missing", Reasons())
+    assert implementation_for(new, torch.float32).name == "cuda-kernel"
+    assert implementation_for(old, torch.float32) == Implementation("reference", "too old")
+    assert implementation_for(new, torch.float32).name == "cuda-kernel"
+
+
+def test_what_may_pass_is_asked_again_and_what_lasts_is_not() -> None:
+    failures = [KernelUnavailableError("full", passing=True), KernelUnavailableError("old")]
+
+    def load() -> None:
+        if failures:
+            raise failures.pop(0)
+
+    reasons = Reasons()
+    assert [reasons.of("a", load) for _ in range(3)] == ["full", "old", "old"]
+    assert reasons.of("b", load) == ""
+
+
+def _with_driver(kind: cuda_build.Kind, folder: Path) -> dict[str, str]:
+    """The environment of a process that finds the stand-in, built for this kind, and an empty cache."""
+    source = Path(__file__).with_name("driver_stand_in.cpp")
+    flags = ["-std=c++17", "-O1", "-pthread", "-shared", "-fPIC", f"-I{SOURCES}", *kind.options()]
+    built = [find_compiler().path, *flags, "-o", str(folder / "libcuda.so.1"), str(source)]
+    subprocess.run(built, check=True, capture_output=True)
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "SEGMETER_CACHE": str(folder / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }

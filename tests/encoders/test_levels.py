@@ -1,9 +1,12 @@
 """The levels' geometry, and that what is kept of it serves every later pass."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
-from segmeter.encoders.parts.layers import Levels, _kept_levels
+from segmeter.encoders.parts.layers import Levels, _kept_levels, _recent_levels
 
 SIZES = ((2, 3), (4, 6), (8, 12))
 CPU = torch.device("cpu")
@@ -28,7 +31,7 @@ def test_the_first_levels_are_the_levels_of_the_first_maps() -> None:
 
 
 def test_geometry_kept_from_inference_can_be_trained_with() -> None:
-    _kept_levels.cache_clear()
+    _recent_levels.cache_clear()
     with torch.inference_mode():
         kept = _kept_levels(SIZES, CPU, torch.float32)
     fresh = Levels.of_sizes(SIZES, CPU, torch.float32)
@@ -38,6 +41,24 @@ def test_geometry_kept_from_inference_can_be_trained_with() -> None:
     (kept.centres * weight).sum().backward()
     assert weight.grad is not None and weight.grad.tolist() == pytest.approx(fresh.centres.sum(0).tolist())
     assert _kept_levels(SIZES, CPU, torch.float32) is kept
+
+
+def test_geometry_that_a_cuda_graph_reads_outlives_any_number_of_other_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _recent_levels.cache_clear()
+    warmed_up = _kept_levels(SIZES, CPU, torch.float32)
+    with monkeypatch.context() as capture:
+        capture.setattr(torch.cuda, "is_initialized", lambda: True)
+        capture.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        captured = weakref.ref(_kept_levels(SIZES, CPU, torch.float32).shapes)
+    assert captured() is warmed_up.shapes
+    del warmed_up
+    for width in range(1, 100):
+        _kept_levels(((1, width),), CPU, torch.float32)
+    gc.collect()
+    # Freed memory would hold something else by the next replay.
+    assert captured() is not None and _kept_levels(SIZES, CPU, torch.float32).shapes is captured()
 
 
 @pytest.mark.cuda
