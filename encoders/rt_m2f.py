@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from segmeter.encoders.interface import (
     EncoderKind,
     EncoderOutput,
-    LayerTokens,
     check_channels,
     check_features,
 )
-from segmeter.encoders.parts.attention import Attention
-from segmeter.encoders.parts.layers import NORM_EPS, to_tokens
+from segmeter.encoders.parts.layers import to_tokens
+from segmeter.encoders.parts.transformer import TransformerLayer
 
 DIM = 256
 HEADS = 8
@@ -82,34 +81,12 @@ class FusionBlock(nn.Module):
         return self.bottlenecks(self.conv1(x)) + self.conv2(x)
 
 
-class TransformerLayer(nn.Module):
-    """Self-attention and FFN over the stride-32 tokens, post-norm, GELU."""
-
-    def __init__(self, dim: int, heads: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(dim, heads)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-
-    def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """(B, K, C), position (1, K, C) on queries and keys only -> (B, K, C)."""
-        query = tokens + position
-        tokens = self.norm1(tokens + self.self_attn(query, query, tokens))
-        return self.norm2(tokens + self.linear2(F.gelu(self.linear1(tokens))))
-
-    def layer_tokens(self, tokens: Tensor, position: Tensor) -> LayerTokens:
-        """The tokens of a call of :meth:`forward`: all of one map."""
-        return LayerTokens(tokens, (), tokens.shape[1])
-
-
 class TransformerEncoder(nn.Module):
     """The official nesting: ``encoder.0.layers.0``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([TransformerLayer(DIM, HEADS, FFN_DIM)])
+        self.layers = nn.ModuleList([TransformerLayer(DIM, HEADS, FFN_DIM, F.gelu)])
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """(B, K, C) -> (B, K, C)."""

@@ -177,7 +177,7 @@ def forward_pass(spec: ModelSpec, photo: Photo) -> ForwardPass:
         outputs={
             "class_logits": tuple(output.class_logits.shape),
             "masks": tuple(output.masks.shape),
-            "semantic": tuple(output.semantic.shape),
+            "semantic": tuple(output.semantic_map().shape),
         },
         weights=f"random, seed {SEED}",
         device="cpu",

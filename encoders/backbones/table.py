@@ -128,7 +128,7 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
-def _resnet(name: str, timm_name: str) -> Backbone:
+def _resnet(name: str, timm_name: str, norm: type[nn.Module] = FrozenBatchNorm2d) -> Backbone:
     import timm
 
     trunk: Any = timm.create_model(
@@ -136,7 +136,7 @@ def _resnet(name: str, timm_name: str) -> Backbone:
         pretrained=False,
         features_only=True,
         out_indices=(1, 2, 3, 4),
-        norm_layer=FrozenBatchNorm2d,
+        norm_layer=norm,
         # A frozen norm with weight 0 would switch its residual branch off for good.
         zero_init_last=False,
     )
@@ -169,6 +169,11 @@ BACKBONES: dict[str, BackboneKind] = {
         build=partial(_resnet, timm_name="resnet50"),
         title="R50",
         summary="ResNet-50, stride in the 3x3 convolutions, frozen batch norms",
+    ),
+    "r50-bn": BackboneKind(
+        build=partial(_resnet, timm_name="resnet50", norm=nn.BatchNorm2d),
+        title="R50-BN",
+        summary="ResNet-50 as r50, with batch norms that are trained: their scales and shifts are parameters",
     ),
     "r101": BackboneKind(
         build=partial(_resnet, timm_name="resnet101"),

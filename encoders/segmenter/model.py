@@ -44,16 +44,21 @@ def masked_stages(kind: EncoderKind, choice: Choice) -> Sequence[Stage]:
             build=lambda built: MaskedDecoder(choice.num_classes, choice.num_queries),
             call=lambda decoder, encoded, sizes: decoder(encoded.multi_scale, encoded.mask_features),
         ),
-        Stage(
-            name="postprocess",
-            key=("post-processing", choice.num_classes),
-            build=lambda built: PostProcess(),
-            call=lambda postprocess, decoded, sizes: postprocess(
-                decoded.class_logits, decoded.mask_logits, sizes.padded, sizes.image, sizes.original
-            ),
-            reads_sizes=True,
-            full_precision=True,
+        postprocess_stage(choice.num_classes),
+    )
+
+
+def postprocess_stage(num_classes: int, semantic: bool = True) -> Stage:
+    """:class:`encoders.segmenter.decoder.DecoderOutput` -> masks and semantic map at the original size."""
+    return Stage(
+        name="postprocess",
+        key=("post-processing", num_classes, semantic),
+        build=lambda built: PostProcess(semantic),
+        call=lambda postprocess, decoded, sizes: postprocess(
+            decoded.class_logits, decoded.mask_logits, sizes.padded, sizes.image, sizes.original
         ),
+        reads_sizes=True,
+        full_precision=True,
     )
 
 

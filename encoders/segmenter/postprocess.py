@@ -23,14 +23,19 @@ class SegmentationOutput:
     """What a segmentation model returns.
 
     Attributes:
-        semantic: (B, K, H, W) class scores at the original size; not normalised over classes.
+        semantic: (B, K, H, W) class scores at the original size, not normalised over classes; None from a
+            system that makes none (:meth:`semantic_map` does then).
         masks: (B, Q, H, W) mask logits at the original size.
         class_logits: (B, Q, K + 1); the last entry is "no object".
     """
 
-    semantic: Tensor
+    semantic: Tensor | None
     masks: Tensor
     class_logits: Tensor
+
+    def semantic_map(self) -> Tensor:
+        """The class scores (B, K, H, W), worked out from masks and classes if they are not there."""
+        return semantic_scores(self.class_logits, self.masks) if self.semantic is None else self.semantic
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,25 @@ class InstanceResult:
     scores: Tensor
 
 
+def semantic_scores(class_logits: Tensor, masks: Tensor) -> Tensor:
+    """Class logits (B, Q, K + 1) and mask logits (B, Q, H, W) -> class scores (B, K, H, W)."""
+    class_scores = class_logits.softmax(dim=-1)[..., :-1]
+    return torch.einsum("bqk,bqhw->bkhw", class_scores, masks.sigmoid())
+
+
 class PostProcess(nn.Module):
     """Masks to the original image's size, and the semantic map.
 
     Masks are enlarged to the padded size, cut to the valid region and resized to the original size:
     two bilinear resizes, both run also where a size does not change, as in the official code.
+
+    Args:
+        semantic: whether a semantic map is made; configurations of some systems have it off.
     """
+
+    def __init__(self, semantic: bool = True) -> None:
+        super().__init__()
+        self.makes_semantic = semantic
 
     def forward(
         self,
@@ -102,8 +120,7 @@ class PostProcess(nn.Module):
         height, width = image_size
         masks = _resize(mask_logits, padded_size)[..., :height, :width]
         masks = _resize(masks, original_size)
-        class_scores = class_logits.softmax(dim=-1)[..., :-1]
-        semantic = torch.einsum("bqk,bqhw->bkhw", class_scores, masks.sigmoid())
+        semantic = semantic_scores(class_logits, masks) if self.makes_semantic else None
         return SegmentationOutput(semantic=semantic, masks=masks, class_logits=class_logits)
 
 

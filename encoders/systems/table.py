@@ -2,11 +2,18 @@
 
 from segmeter.encoders.chain import System
 from segmeter.encoders.segmenter.model import masked_system
+from segmeter.encoders.systems import maskformer, pem, yoso
 from segmeter.encoders.table import ENCODERS
 from segmeter.words import nearest
 
 SYSTEMS: dict[str, System] = {
-    system.name: system for system in (*(masked_system(kind) for kind in ENCODERS.values()),)
+    system.name: system
+    for system in (
+        *(masked_system(kind) for kind in ENCODERS.values()),
+        maskformer.SYSTEM,
+        pem.SYSTEM,
+        yoso.SYSTEM,
+    )
 }
 
 

@@ -56,6 +56,24 @@ OMISSIONS = (
         ),
     ),
     Omission(
+        "deformable_convolution",
+        "modulated deformable convolution: the convolution",
+        "a Python operator (or torchvision's), which fvcore does not know",
+        lambda component, operator: operator == "deform_conv",
+    ),
+    Omission(
+        "deformable_convolution_sampling",
+        "modulated deformable convolution: bilinear sampling and its factors",
+        "inside the same operator",
+        lambda component, operator: operator == "deform_conv_sampling",
+    ),
+    Omission(
+        "dynamic_convolution",
+        "dynamic 1-d convolutions among the queries",
+        'conv1d with padding "same" is traced as _convolution_mode, which fvcore does not know',
+        lambda component, operator: operator == "conv" and component.endswith("dynamic_convolution"),
+    ),
+    Omission(
         "linear_resizing",
         "resizing of relative-position tables",
         "fvcore has no handle for upsample_linear1d",
@@ -63,9 +81,12 @@ OMISSIONS = (
     ),
 )
 
-# The FPN step's resizing is a plain call in the official head, outside the pixel decoder's own modules, so
-# the papers' tool books it with the head's other resizing.
-PUBLISHED_PLACES = {"encoder.pixel_embedding.upsampling": "postprocess.fpn_upsampling"}
+# An FPN's resizing is a plain call in the official heads, outside the pixel decoder's own modules, so the
+# papers' tool books it with the head's other resizing.
+PUBLISHED_PLACES = {
+    "encoder.pixel_embedding.upsampling": "postprocess.fpn_upsampling",
+    "encoder.fpn.upsampling": "postprocess.fpn_upsampling",
+}
 
 
 @dataclass(frozen=True)

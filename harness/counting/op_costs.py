@@ -189,6 +189,17 @@ def _deformable_fused(args: Any, out: Any) -> list[Cost]:
     ]
 
 
+def _deformable_convolution(args: Any, out: Any) -> list[Cost]:
+    inputs, weight, modulation = args[0], args[1], args[3]
+    taps = prod(weight.shape[2:]) * inputs.shape[1] * out.numel() // out.shape[1]
+    # Every input channel is sampled at every tap of every output position: 4 bilinear corners, 1 factor.
+    modulated = 1 if modulation.numel() else 0
+    return [
+        *_mac("deform_conv", conv_macs(_shape(weight), _shape(out))),
+        *_mac("deform_conv_sampling", (4 + modulated) * taps),
+    ]
+
+
 _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::convolution": _convolution,
     "aten::_convolution": _convolution,
@@ -223,6 +234,7 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::_softmax": _per_output("softmax", 0, 5),
     "aten::_safe_softmax": _per_output("softmax", 0, 5),
     "aten::_log_softmax": _per_output("softmax", 0, 5),
+    "aten::linalg_vector_norm": _per_input("elementwise", 0, 2),
     "aten::sigmoid": _per_output("elementwise", 0, 4),
     "aten::silu": _per_output("elementwise", 0, 5),
     "aten::gelu": _per_output("elementwise", 0, 5),
@@ -234,6 +246,7 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::log_sigmoid_forward": _per_output("elementwise", 0, 4),
     "aten::sum": _per_input("elementwise", 0, 1),
     "aten::cumsum": _per_output("elementwise", 0, 1),
+    "torchvision::deform_conv2d": _deformable_convolution,
     "segmeter::ms_deform_attn": _deformable,
     "segmeter::ms_deform_attn_fused": _deformable_fused,
 }

@@ -85,3 +85,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(each)
     elif hasattr(value, "__dict__"):
         yield from tensors_in(vars(value))
+
+
+def in_full_precision(value: Any) -> Any:
+    """The same value with all its floating-point tensors in float32."""
+    tensors = (each.float() if each.is_floating_point() else each for each in tensors_in(value))
+    return filled(form_of(value), tensors)

@@ -20,11 +20,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from segmeter.encoders.chain import Model
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
 from segmeter.files import check_regular
 from segmeter.harness.inputs.photos import open_photo
 from segmeter.harness.inputs.sizes import ResizeRule
+from segmeter.harness.models.values import in_full_precision
 from segmeter.harness.quality.datasets import Entry, PanopticSet, read_json
 from segmeter.harness.quality.instance_ap import encode_mask
 from segmeter.harness.quality.png_ids import segment_png
@@ -77,7 +79,7 @@ def segment(
     """Run a model on images of one size, and bring its results to that size.
 
     Args:
-        model: a :class:`encoders.segmenter.model.Segmenter` on the settings' device, in their dtype.
+        model: a whole model, its stages in a row, on the settings' device, in their dtype.
         images: (H, W, 3) uint8 RGB, all of one size.
         rule: how they are resized for the network (PIL's bilinear filter, as detectron2 does).
         settings: device and dtype; post-processing is always in float32.
@@ -89,16 +91,15 @@ def segment(
         for image in images
     ]
     batch = pad_to_multiple(torch.stack(resized)).to(settings.device, DTYPES[settings.dtype])
-    encoded = model.encoder(model.backbone(batch))  # type: ignore[operator]
-    decoded = model.decoder(encoded.multi_scale, encoded.mask_features)  # type: ignore[operator]
-    padded = (batch.shape[2], batch.shape[3])
-    output: SegmentationOutput = model.postprocess(  # type: ignore[operator]
-        decoded.class_logits.float(),
-        decoded.mask_logits.float(),
-        padded,
-        (height, width),
-        (original[0], original[1]),
-    )
+    if not isinstance(model, Model):
+        raise TypeError(f"expected a model as a row of stages, got {type(model).__name__}")
+    value: Any = batch
+    sizes = model.sizes_of(batch, (height, width), (original[0], original[1]))
+    for stage in model.stages:
+        if stage.full_precision:
+            value = in_full_precision(value)
+        value = stage.call(model.get_submodule(stage.name), value, sizes)
+    output: SegmentationOutput = value
     return output
 
 
@@ -275,10 +276,11 @@ def _results(
     things = [index for index, category in enumerate(dataset.categories) if category.isthing]
     ids = [category.id for category in dataset.categories]
     found = instances(output, thing_ids=things)
+    semantic = output.semantic_map()
     for index, (entry, result) in enumerate(zip(group, panoptic(output, things), strict=True)):
         name = f"{entry.image_id}.png"
         write_png(folder / "panoptic" / name, segment_png(result.segmentation.cpu().numpy()))
-        classes = output.semantic[index].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        classes = semantic[index].argmax(dim=0).to(torch.uint8).cpu().numpy()
         write_png(folder / "semantic" / name, Image.fromarray(classes))
         best = found[index]
         yield {

@@ -103,7 +103,7 @@ def predict_photo(
         whole.segmentation.cpu().numpy(),
         {s.id: s.category_id for s in whole.segments},
         sorted(drawn, key=lambda one: -one[2]),
-        output.semantic[0].argmax(dim=0).cpu().numpy(),
+        output.semantic_map()[0].argmax(dim=0).cpu().numpy(),
     )
 
 
