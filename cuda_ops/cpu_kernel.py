@@ -5,19 +5,17 @@ torch version.
 """
 
 import ctypes
-import os
 import platform
-import shutil
 import subprocess
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest
+from segmeter.compiler import KernelUnavailableError, cached_file, digest, find_compiler
 
+SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 # -ffp-contract=off: the shared header adds the rounding errors of its products, which a product merged with
 # the next addition would not have. Where a merged one is wanted, the code says so itself.
@@ -52,32 +50,6 @@ class Call(ctypes.Structure):
             *("reference_batches", "reference_levels", "threads", "dtype"),
         )
     )
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """A C++ compiler and its version line."""
-
-    path: str
-    version: str
-
-
-def find_compiler() -> Compiler:
-    """``$CXX``, else c++, g++ or clang++.
-
-    Raises:
-        KernelUnavailableError: there is none, or it does not run.
-    """
-    asked = os.environ.get("CXX")
-    path = next(filter(None, map(shutil.which, [asked] if asked else ["c++", "g++", "clang++"])), None)
-    if path is None:
-        wanted = f"CXX={asked} is not a program" if asked else "no C++ compiler found"
-        raise KernelUnavailableError(f"{wanted}; install one, e.g. `apt install g++`, or set CXX")
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise KernelUnavailableError(f"{path} does not run ({error}); set CXX to a C++ compiler") from None
-    return Compiler(path, done.stdout.partition("\n")[0])
 
 
 def _cpu_features() -> str:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, cached_file, digest, replaced_file
+from segmeter.compiler import KernelUnavailableError, cached_file, digest, replaced_file
 
+SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 LOAD_BYTES = 16  # the widest load of one thread

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmeter.cuda_ops.cache import KernelUnavailableError, Reasons
+from segmeter.compiler import KernelUnavailableError, Reasons
 from segmeter.cuda_ops.cuda_build import (
     ARCHITECTURES,
     LOAD_BYTES,

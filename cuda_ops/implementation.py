@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from segmeter.compiler import Reasons
 from segmeter.cuda_ops import cpu_kernel, cuda_kernel
-from segmeter.cuda_ops.cache import Reasons
 
 ASKED = "asked for by SEGMETER_OP or use_implementation"
 CHOICES = ("auto", "reference")

@@ -1,16 +1,19 @@
-"""Where compiled kernels are kept: one file per key, whole or not there at all.
+"""The system's C++ compiler, and the folder that keeps what it builds: one file per key, whole or not there.
 
-``$SEGMETER_CACHE``, else ``~/.cache/segmeter``. A file is written beside its place and renamed into it, so
-that two processes which build at once both end with a whole file, and an interrupted build leaves none.
+The op's CPU kernel and the reader of panoptic pictures are compiled at first use; without a compiler both
+have a slower stand-in. The folder is ``$SEGMETER_CACHE``, else ``~/.cache/segmeter``. A file is written
+beside its place and renamed into it, so that two processes which build at once both end with a whole file,
+and an interrupted build leaves none. Needs nothing of the rooms, and no torch.
 """
 
 import hashlib
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
-
-SOURCES = Path(__file__).parent / "csrc"
 
 
 class KernelUnavailableError(RuntimeError):
@@ -43,6 +46,32 @@ class Reasons:
             else:
                 self._known[key] = ""
         return self._known[key]
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler and its version line."""
+
+    path: str
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """``$CXX``, else c++, g++ or clang++.
+
+    Raises:
+        KernelUnavailableError: there is none, or it does not run.
+    """
+    asked = os.environ.get("CXX")
+    path = next(filter(None, map(shutil.which, [asked] if asked else ["c++", "g++", "clang++"])), None)
+    if path is None:
+        wanted = f"CXX={asked} is not a program" if asked else "no C++ compiler found"
+        raise KernelUnavailableError(f"{wanted}; install one, e.g. `apt install g++`, or set CXX")
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise KernelUnavailableError(f"{path} does not run ({error}); set CXX to a C++ compiler") from None
+    return Compiler(path, done.stdout.partition("\n")[0])
 
 
 def cache_folder() -> Path:

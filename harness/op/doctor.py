@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from segmeter.compiler import KernelUnavailableError, cache_folder, find_compiler
 from segmeter.cuda_ops import cpu_kernel, cuda_build, implementation_for
-from segmeter.cuda_ops.cache import KernelUnavailableError, cache_folder
 
 SCHEMA = "segmeter.doctor/1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -25,7 +25,7 @@ def diagnose() -> dict[str, Any]:
         "schema": SCHEMA,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "cache": str(cache_folder()),
-        "compiler": _or_reason(lambda: cpu_kernel.find_compiler().version),
+        "compiler": _or_reason(lambda: find_compiler().version),
         "nvrtc": _or_reason(cuda_build.nvrtc_version),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "implementations": [

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from zlib_ng import zlib_ng
 
+from segmeter.compiler import KernelUnavailableError, cached_file, digest, find_compiler
 from segmeter.files import check_regular
 
 MAX_ID = 256**3 - 1
@@ -112,8 +113,6 @@ def segment_png(ids: np.ndarray) -> Image.Image:
 @cache
 def build_decoder() -> Path | None:
     """The compiled decoder's file, built if it is not in the cache; None if it cannot be had here."""
-    from segmeter.cuda_ops.cache import KernelUnavailableError, cached_file, digest
-    from segmeter.cuda_ops.cpu_kernel import find_compiler
 
     def build(target: Path) -> None:
         command = [compiler.path, *FLAGS, "-o", str(target), str(SOURCE)]

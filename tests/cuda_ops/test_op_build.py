@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from segmeter.compiler import KernelUnavailableError, cached_file, find_compiler
 from segmeter.cuda_ops import implementation_for, ms_deform_attn, use_implementation
-from segmeter.cuda_ops.cache import KernelUnavailableError, cached_file
-from segmeter.cuda_ops.cpu_kernel import find_compiler
 from tests.helpers.op_inputs import as_leaves, draw
 from tests.helpers.places import ROOT
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from segmeter.compiler import KernelUnavailableError, find_compiler
 from segmeter.cuda_ops import cuda_build, cuda_kernel, reference
-from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError
-from segmeter.cuda_ops.cpu_kernel import find_compiler
+from segmeter.cuda_ops.cuda_build import SOURCES
 from tests.helpers.op_inputs import Inputs, draw, relative_error, starts_of
 from tests.helpers.places import DATA
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segmeter.compiler import KernelUnavailableError, Reasons, find_compiler
 from segmeter.cuda_ops import (
     Implementation,
     cuda_build,
@@ -16,8 +17,7 @@ from segmeter.cuda_ops import (
     implementation_for,
     reference,
 )
-from segmeter.cuda_ops.cache import SOURCES, KernelUnavailableError, Reasons
-from segmeter.cuda_ops.cpu_kernel import find_compiler
+from segmeter.cuda_ops.cuda_build import SOURCES
 from tests.cuda_ops.test_op_gpu_source import missing
 from tests.helpers.op_inputs import draw
 from tests.helpers.places import ROOT

@@ -31,8 +31,7 @@ GPU = types.SimpleNamespace(
 
 def build_nvml(folder: Path) -> dict[str, str]:
     """Build the stand-in for NVML's library, or skip; the environment in which a process finds it."""
-    from segmeter.cuda_ops.cache import KernelUnavailableError
-    from segmeter.cuda_ops.cpu_kernel import find_compiler
+    from segmeter.compiler import KernelUnavailableError, find_compiler
 
     if sys.platform != "linux":
         pytest.skip("NVML's library has another name there")
