@@ -86,7 +86,7 @@ class System:
         title: as a paper writes it.
         summary: what it is, in one line.
         source: the paper.
-        options: see :class:`encoders.options.Options`.
+        options: see :class:`encoders.options.Options`, as ``chooser`` and ``further``.
         stages: the stages of a choice, in the order in which they run.
         together: checks that need several options' values; raises ValueError in one line.
         backbones: the backbones that it takes; None for any of :mod:`encoders.backbones`; empty for none.
@@ -106,6 +106,8 @@ class System:
     stages: Callable[[Choice], Sequence[Stage]] = field(compare=False)
     options: tuple[Option, ...] = field(default=(), compare=False)
     together: Callable[[Mapping[str, Any]], None] = field(default=lambda values: None, compare=False)
+    chooser: str = field(default="", compare=False)
+    further: Mapping[str, tuple[Option, ...]] = field(default_factory=dict, compare=False)
     backbones: tuple[str, ...] | None = field(default=None, compare=False)
     default_backbone: str = field(default="swin-t", compare=False)
     default_queries: Callable[[str], int] = field(default=lambda backbone: 0, compare=False)
@@ -134,6 +136,8 @@ class System:
             takes_any=self.takes_any,
             takes_components=self.is_own,
             together=self.together,
+            chooser=self.chooser,
+            further=self.further,
         )
 
 

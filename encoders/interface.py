@@ -25,16 +25,46 @@ FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOutput:
+class MultiScaleOutput:
+    """What an encoder hands to a decoder of boxes.
+
+    Attributes:
+        multi_scale: (B, C, h, w) maps from low to high resolution: strides 32, 16 and 8 in Mask2Former, where
+            other systems have strides 64 and 4 as well.
+    """
+
+    multi_scale: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput(MultiScaleOutput):
     """What an encoder hands to the mask decoder.
 
     Attributes:
         mask_features: (B, C, H/4, W/4) pixel embeddings (H/8, W/8 for RT-M2F).
-        multi_scale: (B, C, h, w) maps from low to high resolution: strides 32, 16 and 8.
     """
 
     mask_features: Tensor
-    multi_scale: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What the system around an encoder asks of it.
+
+    Attributes:
+        levels: of tokens, names of feature levels from low to high resolution; ``res6`` is a further one at
+            stride 64, projected from ``res5`` by a 3x3 convolution of stride 2.
+        ffn_dim: hidden channels of the FFN in the encoder's layers.
+        has_masks: whether it wants pixel embeddings; without them an encoder gives a
+            :class:`MultiScaleOutput` and has no stride-4 path.
+    """
+
+    levels: tuple[str, ...] = ("res5", "res4", "res3")
+    ffn_dim: int = 1024
+    has_masks: bool = True
+
+
+MASK2FORMER = Host()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +78,9 @@ class EncoderKind:
         source: the paper.
         build: takes the channels of ``res2`` to ``res5`` and the options by name.
         options: see :class:`encoders.options.Options`.
+        hosted: its options inside another system than Mask2Former; its ``build`` then takes that ``host`` by
+            name as well. None where it goes into no other system.
+        levels: the levels of its maps in a host with these options, from low to high resolution.
         is_own: whether it is the user's own.
         identity: tells two encoders of the user's own of one name apart.
     """
@@ -59,6 +92,10 @@ class EncoderKind:
     build: Callable[..., nn.Module]
     options: tuple[Option, ...] = ()
     together: Callable[[Mapping[str, Any]], None] = field(default=lambda values: None)
+    hosted: Callable[[Host], tuple[Option, ...]] | None = None
+    levels: Callable[[Host, Mapping[str, Any]], tuple[str, ...]] = field(
+        default=lambda host, options: host.levels
+    )
     takes_any: bool = False
     is_own: bool = False
     identity: Hashable = None
@@ -81,14 +118,16 @@ class LayerTokens:
 
     Attributes:
         tokens: (B, K, C) all tokens that the layer reads.
-        sizes: (H, W) of each level in the order of the tokens, low to high resolution; empty where they
-            are of one map whose sides the layer is not told.
-        updated: how many leading tokens it updates; its output has those.
+        sizes: (H, W) of each level in the order of the tokens; empty where they are of one map whose sides
+            the layer is not told.
+        updated: how many tokens it updates; its output has those. They are whole levels.
+        first: the first of them; 0 where the tokens run from low to high resolution.
     """
 
     tokens: Tensor
     sizes: tuple[tuple[int, int], ...]
     updated: int
+    first: int = 0
 
 
 @runtime_checkable

@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import EncoderKind
-from segmeter.encoders.m2f import DIM, MAX_LAYERS, TOKEN_LEVELS, DeformablePixelDecoder
+from segmeter.encoders.interface import MASK2FORMER, EncoderKind, Host
+from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder, DeformablePixelDecoder, around
 from segmeter.encoders.options import Option, whole_number
 from segmeter.encoders.parts import pixel_embedding
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
-
-HIGH_LEVELS = 2  # stride 32 and 16: the leading tokens
 
 
 def interleave(high_level_layers: int, full_layers: int) -> tuple[bool, ...]:
@@ -41,16 +39,18 @@ def interleave(high_level_layers: int, full_layers: int) -> tuple[bool, ...]:
 
 
 class InterleavedStack(nn.Module):
-    """Layers that update either the high-level tokens alone or all tokens."""
+    """Layers that update either the high-level tokens (all but the finest level's) or all tokens."""
 
-    def __init__(self, order: tuple[bool, ...]) -> None:
+    def __init__(self, order: tuple[bool, ...], host: Host = MASK2FORMER) -> None:
         super().__init__()
         self.order = order
-        self.layers = nn.ModuleList(DeformableEncoderLayer(DIM, levels=len(TOKEN_LEVELS)) for _ in order)
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(DIM, host.ffn_dim, levels=len(host.levels)) for _ in order
+        )
 
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """(B, K, C) -> (B, K, C)."""
-        high_level_tokens = sum(levels.tokens_per_level[:HIGH_LEVELS])
+        high_level_tokens = sum(levels.tokens_per_level[:-1])
         for layer, is_full in zip(self.layers, self.order, strict=True):
             if is_full:
                 tokens = layer(tokens, position, levels)
@@ -63,13 +63,14 @@ class InterleavedStack(nn.Module):
 def build_lite_m2f(
     in_channels: Mapping[str, int],
     *,
+    host: Host = MASK2FORMER,
     high_level_layers: int = 5,
     full_layers: int = 1,
     pixel_embedding: str = "conv",
-) -> DeformablePixelDecoder:
+) -> DeformablePixelDecoder | DeformableEncoder:
     """Lite-M2F with that many layers of either kind in all; (A+1)xB is A*B high-level, B full."""
-    stack = InterleavedStack(interleave(high_level_layers, full_layers))
-    return DeformablePixelDecoder(in_channels, stack, pixel_embedding)
+    stack = InterleavedStack(interleave(high_level_layers, full_layers), host)
+    return around(stack, in_channels, host, pixel_embedding)
 
 
 def _check_some_layer(values: Mapping[str, Any]) -> None:
@@ -78,16 +79,24 @@ def _check_some_layer(values: Mapping[str, Any]) -> None:
 
 
 _LAYERS = whole_number(0, MAX_LAYERS)
+_OPTIONS = (
+    Option(name="high_level_layers", default=5, check=_LAYERS, help="Layers over all but the finest level."),
+    Option(name="full_layers", default=1, check=_LAYERS, help="Layers over all tokens."),
+)
+
+
+def hosted_options(host: Host) -> tuple[Option, ...]:
+    """The options inside a host."""
+    return (*_OPTIONS, pixel_embedding.OPTION) if host.has_masks else _OPTIONS
+
+
 KIND = EncoderKind(
     name="lite-m2f",
     title="Lite-M2F",
     summary="5 layers update strides 32 and 16 only, then 1 layer updates all tokens",
     source="Lite DETR, arXiv 2303.07335, as PRO-SCALE's Table 1 applies it",
     build=build_lite_m2f,
-    options=(
-        Option(name="high_level_layers", default=5, check=_LAYERS, help="Layers over strides 32 and 16."),
-        Option(name="full_layers", default=1, check=_LAYERS, help="Layers over all tokens."),
-        pixel_embedding.OPTION,
-    ),
+    options=hosted_options(MASK2FORMER),
+    hosted=hosted_options,
     together=_check_some_layer,
 )

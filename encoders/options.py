@@ -90,6 +90,8 @@ class Options:
         takes_any: whether other names are taken as they are.
         takes_components: whether ``components.PATTERN=NAME`` is taken.
         together: checks that need several options' values.
+        chooser: the option whose value decides which further options there are; "" for none.
+        further: its value -> the options that come with it.
     """
 
     owner: str
@@ -97,15 +99,30 @@ class Options:
     takes_any: bool = False
     takes_components: bool = False
     together: Callable[[Mapping[str, Any]], None] = lambda values: None
+    chooser: str = ""
+    further: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Name -> default."""
-        return {option.name: option.default for option in self.known}
+        """Name -> default, where nothing is chosen."""
+        return self.defaults_with({})
 
-    def find(self, name: str) -> Option | None:
-        """The option of this name."""
-        return next((option for option in self.known if option.name == name), None)
+    def defaults_with(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Name -> default, of the options that there are with these values."""
+        return {option.name: option.default for option in self.present(given)}
+
+    def present(self, given: Mapping[str, Any]) -> tuple[Option, ...]:
+        """The options that there are with these values."""
+        chooser = next((option for option in self.known if option.name == self.chooser), None)
+        if chooser is None:
+            return self.known
+        return (*self.known, *self.further.get(given.get(self.chooser, chooser.default), ()))
+
+    def find(self, name: str, given: Mapping[str, Any] | None = None) -> Option | None:
+        """The option of this name, of any choice or of these values alone."""
+        every = (*self.known, *(each for options in self.further.values() for each in options))
+        options = every if given is None else self.present(given)
+        return next((option for option in options if option.name == name), None)
 
     def read(self, name: str, text: str) -> Any:
         """A value from its text; one of an unknown option as it looks."""
@@ -121,8 +138,9 @@ class Options:
             ValueError: an unknown option or a value that is not allowed, in one line.
         """
         checked = {}
-        for name, value in given.items():
-            option = self.find(name)
+        # The chooser first: a wrong choice is told as such, not by the options that do not come with it.
+        for name, value in sorted(given.items(), key=lambda item: item[0] != self.chooser):
+            option = self.find(name, given)
             if option is not None:
                 checked[name] = frozen(name, option.check(name, value))
             elif self.takes_any or (self.takes_components and name.startswith(COMPONENTS)):
@@ -130,15 +148,35 @@ class Options:
             elif not self.known:
                 raise ValueError(f"{self.owner} has no options, got {name!r}")
             else:
-                raise ValueError(f"{self.owner} has no option {name!r}{nearest(name, self.defaults)}")
-        self.together({**self.defaults, **checked})
+                raise ValueError(self._no_option(name, given))
+        self.together({**self.defaults_with(checked), **checked})
         return checked
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given values in their final types, and the defaults of all others.
+
+        Raises:
+            ValueError: as :meth:`check`.
+        """
+        checked = self.check(given)
+        return {**self.defaults_with(checked), **checked}
+
+    def _no_option(self, name: str, given: Mapping[str, Any]) -> str:
+        chosen = self.defaults_with(given)
+        with_it = [value for value, options in self.further.items() if name in [o.name for o in options]]
+        if not with_it:
+            return f"{self.owner} has no option {name!r}{nearest(name, chosen)}"
+        is_now = given.get(self.chooser, chosen[self.chooser])
+        return (
+            f"{self.owner} has no option {name!r} with {self.chooser}={write_value(is_now)}; "
+            f"it comes with {self.chooser}={' or '.join(with_it)}"
+        )
 
     def title(self, values: Mapping[str, Any]) -> list[str]:
         """Words of a title for the values that are not their defaults."""
         return [
             option.titled(values[option.name])
-            for option in self.known
+            for option in self.present(values)
             if option.name in values and (option.in_title or values[option.name] != option.default)
         ]
 

@@ -7,29 +7,44 @@ stride-16 ones, stage 3 p3 layers on all three levels. No layer shares weights w
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmeter.encoders.interface import EncoderKind
-from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformablePixelDecoder
-from segmeter.encoders.options import Option, is_integer
+from segmeter.encoders.interface import MASK2FORMER, EncoderKind, Host
+from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder, DeformablePixelDecoder, around
+from segmeter.encoders.options import Check, Option, is_integer
 from segmeter.encoders.parts import pixel_embedding as embedding
 from segmeter.encoders.parts import recalibration as trc
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
 
-Stages = tuple[int, int, int]
+Stages = tuple[int, ...]
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 class ProgressiveStack(nn.Module):
-    """Layers over a growing prefix of the tokens, with optional recalibration of the coarse ones."""
+    """Layers over a growing prefix of the tokens, with optional recalibration of the coarse ones.
 
-    def __init__(self, stages: Stages, recalibration: str | None, recalibration_temperature: float) -> None:
+    Args:
+        stages: layers of each stage; stage n is over the n coarsest levels.
+        recalibration: a key of :data:`encoders.parts.recalibration.RECALIBRATIONS`, or None.
+        recalibration_temperature: of it.
+        ffn_dim: hidden channels of the FFN.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        recalibration: str | None,
+        recalibration_temperature: float,
+        ffn_dim: int = MASK2FORMER.ffn_dim,
+    ) -> None:
         super().__init__()
         self.stages = stages
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(DIM, levels=stage)
+            DeformableEncoderLayer(DIM, ffn_dim, levels=stage)
             for stage, count in enumerate(stages, start=1)
             for _ in range(count)
         )
@@ -44,7 +59,7 @@ class ProgressiveStack(nn.Module):
         first_layer = 0
         for stage, count in enumerate(self.stages, start=1):
             if self.token_excite is not None and stage < len(self.stages):
-                # Level by level, before its first stage, by stride-8 tokens that no layer has updated.
+                # Level by level, before its first stage, by the finest tokens, which no layer has updated.
                 parts[stage - 1] = self.token_excite(
                     parts[stage - 1], guide, levels.sizes[stage - 1], levels.sizes[-1]
                 )
@@ -61,14 +76,19 @@ class ProgressiveStack(nn.Module):
 def build_pro_scale(
     in_channels: Mapping[str, int],
     *,
+    host: Host = MASK2FORMER,
     stages: Stages = (3, 3, 3),
     pixel_embedding: str = "lpe",
     recalibration: str | None = "linear",
     recalibration_temperature: float = 0.1,
-) -> DeformablePixelDecoder:
-    """PRO-SCALE (p1, p2, p3); the paper's stage 1 holds the coarsest tokens (stride 32)."""
-    stack = ProgressiveStack(stages, recalibration, recalibration_temperature)
-    return DeformablePixelDecoder(in_channels, stack, pixel_embedding)
+) -> DeformablePixelDecoder | DeformableEncoder:
+    """PRO-SCALE (p1, p2, p3); the paper's stage 1 holds the coarsest tokens (stride 32).
+
+    In a host of four levels, three stages leave out the one at stride 64, and four begin with it.
+    """
+    host = replace(host, levels=_levels(host, stages))
+    stack = ProgressiveStack(stages, recalibration, recalibration_temperature, host.ffn_dim)
+    return around(stack, in_channels, host, pixel_embedding)
 
 
 def read_stages(text: str) -> tuple[int, ...]:
@@ -83,18 +103,45 @@ def read_stages(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.strip("()").split(","))
     except ValueError:
-        raise ValueError(f"stages must be three whole numbers such as 3,3,3; got {text!r}") from None
+        raise ValueError(f"stages must be whole numbers such as 3,3,3; got {text!r}") from None
 
 
-def _check_stages(name: str, value: Any) -> Stages:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise ValueError(f"{name} must be three numbers p1,p2,p3, got {value!r}")
-    stages = tuple(value)
-    if len(stages) != 3 or not all(is_integer(p) and 0 <= p <= MAX_LAYERS for p in stages):
-        raise ValueError(f"{name} must be three whole numbers p1,p2,p3 from 0 to {MAX_LAYERS}, got {value!r}")
-    if not any(stages):
-        raise ValueError(f"{name} must not all be 0: the encoder would have no layer")
-    return stages
+def _levels(host: Host, stages: Stages) -> tuple[str, ...]:
+    return host.levels[len(host.levels) - len(stages) :]
+
+
+def _check_stages(most: int) -> Check:
+    """Three stages, or one for each level of a host that has more."""
+    allowed = range(3, most + 1)
+    count = " or ".join(NUMBERS[number] for number in allowed)
+
+    def check(name: str, value: Any) -> Stages:
+        asked = f"{name} must be {count} whole numbers p1,p2,p3{',...' if most > 3 else ''}"
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ValueError(f"{asked}, got {value!r}")
+        stages = tuple(value)
+        if len(stages) not in allowed or not all(is_integer(p) and 0 <= p <= MAX_LAYERS for p in stages):
+            raise ValueError(f"{asked} from 0 to {MAX_LAYERS}, got {value!r}")
+        if not any(stages):
+            raise ValueError(f"{name} must not all be 0: the encoder would have no layer")
+        return stages
+
+    return check
+
+
+def hosted_options(host: Host) -> tuple[Option, ...]:
+    """The options inside a host."""
+    stages = Option(
+        name="stages",
+        default=(3, 3, 3),
+        check=_check_stages(len(host.levels)),
+        help="Layers p1,p2,p3 over one, two and three levels.",
+        read=read_stages,
+        title=lambda stages: f"({','.join(map(str, stages))})",
+        in_title=True,
+    )
+    path = (embedding.OPTION.defaulting("lpe"),) if host.has_masks else ()
+    return (stages, *path, trc.OPTION, trc.TEMPERATURE)
 
 
 KIND = EncoderKind(
@@ -103,18 +150,7 @@ KIND = EncoderKind(
     summary="p1, p2, p3 layers over one, two and three levels; light-weight pixel embedding",
     source="PRO-SCALE, Progressive Token Length Scaling",
     build=build_pro_scale,
-    options=(
-        Option(
-            name="stages",
-            default=(3, 3, 3),
-            check=_check_stages,
-            help="Layers p1,p2,p3 over one, two and three levels.",
-            read=read_stages,
-            title=lambda stages: f"({','.join(map(str, stages))})",
-            in_title=True,
-        ),
-        embedding.OPTION.defaulting("lpe"),
-        trc.OPTION,
-        trc.TEMPERATURE,
-    ),
+    options=hosted_options(MASK2FORMER),
+    hosted=hosted_options,
+    levels=lambda host, options: _levels(host, options["stages"]),
 )

@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.encoders.interface import (
+    MASK2FORMER,
     EncoderKind,
     EncoderOutput,
+    Host,
+    MultiScaleOutput,
     check_channels,
     check_features,
 )
@@ -54,6 +57,18 @@ class ConvBatchNorm(nn.Module):
         return F.silu(normed) if self.activation else normed
 
 
+class FusedRepVggBlock(nn.Module):
+    """A RepVGG block as it runs after training: both branches and their norms in one 3x3 convolution."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.silu(self.conv(x))
+
+
 class RepVggBlock(nn.Module):
     """SiLU of a 3x3 and a 1x1 branch summed; no identity branch. Not re-parameterised."""
 
@@ -70,11 +85,12 @@ class RepVggBlock(nn.Module):
 class FusionBlock(nn.Module):
     """RT-DETR's CSPRepLayer at expansion 1: RepVGG blocks beside a 1x1 shortcut, summed."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, fused: bool = False) -> None:
         super().__init__()
         self.conv1 = ConvBatchNorm(2 * dim, dim, 1)
         self.conv2 = ConvBatchNorm(2 * dim, dim, 1)
-        self.bottlenecks = nn.Sequential(*(RepVggBlock(dim) for _ in range(REP_BLOCKS)))
+        block = FusedRepVggBlock if fused else RepVggBlock
+        self.bottlenecks = nn.Sequential(*(block(dim) for _ in range(REP_BLOCKS)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Two maps joined (B, 2C, H, W) -> (B, C, H, W)."""
@@ -114,14 +130,15 @@ def hybrid_position_code(
     return torch.cat(parts, dim=1).to(dtype)
 
 
-class HybridPixelDecoder(nn.Module):
-    """RT-DETR's hybrid encoder and a 1x1 convolution to pixel embeddings at stride 8.
+class HybridFrame(nn.Module):
+    """RT-DETR's hybrid encoder: what both of its uses share.
 
     Args:
         in_channels: channels of ``res3`` to ``res5``; ``res2`` may be given and is not used.
+        fused: whether the RepVGG blocks have the form in which they run after training.
     """
 
-    def __init__(self, in_channels: Mapping[str, int]) -> None:
+    def __init__(self, in_channels: Mapping[str, int], fused: bool = False) -> None:
         super().__init__()
         check_channels(in_channels, INPUT_LEVELS)
         self.in_channels = dict(in_channels)
@@ -132,13 +149,12 @@ class HybridPixelDecoder(nn.Module):
         self.encoder = nn.ModuleList([TransformerEncoder()])
         steps = len(INPUT_LEVELS) - 1
         self.lateral_convs = nn.ModuleList(ConvBatchNorm(DIM, DIM, 1) for _ in range(steps))
-        self.fpn_blocks = nn.ModuleList(FusionBlock(DIM) for _ in range(steps))
+        self.fpn_blocks = nn.ModuleList(FusionBlock(DIM, fused) for _ in range(steps))
         self.downsample_convs = nn.ModuleList(ConvBatchNorm(DIM, DIM, 3, stride=2) for _ in range(steps))
-        self.pan_blocks = nn.ModuleList(FusionBlock(DIM) for _ in range(steps))
-        self.mask_features = nn.Conv2d(DIM, DIM, kernel_size=1)
+        self.pan_blocks = nn.ModuleList(FusionBlock(DIM, fused) for _ in range(steps))
 
-    def forward(self, features: dict[str, Tensor]) -> EncoderOutput:
-        """``res3`` to ``res5`` -> pixel embeddings at stride 8 and maps at strides 32, 16, 8."""
+    def update(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """``res3`` to ``res5`` -> maps (B, C, h, w) at strides 32, 16 and 8."""
         check_features(features, self.in_channels, INPUT_LEVELS)
         stride_8, stride_16, stride_32 = (
             project(features[name]) for project, name in zip(self.input_proj, INPUT_LEVELS, strict=True)
@@ -153,7 +169,7 @@ class HybridPixelDecoder(nn.Module):
         for step, coarser in enumerate(reversed(inner)):
             reduced = self.downsample_convs[step](outputs[-1])
             outputs.append(self.pan_blocks[step](torch.cat((reduced, coarser), dim=1)))
-        return EncoderOutput(mask_features=self.mask_features(outputs[0]), multi_scale=outputs[::-1])
+        return outputs[::-1]
 
     def _attend(self, stride_32: Tensor) -> Tensor:
         height, width = stride_32.shape[-2:]
@@ -178,9 +194,32 @@ class HybridPixelDecoder(nn.Module):
         }
 
 
-def build_rt_m2f(in_channels: Mapping[str, int]) -> HybridPixelDecoder:
-    """RT-M2F; it has no options."""
-    return HybridPixelDecoder(in_channels)
+class HybridEncoder(HybridFrame):
+    """RT-DETR's hybrid encoder for detectors: no pixel embeddings."""
+
+    def forward(self, features: dict[str, Tensor]) -> MultiScaleOutput:
+        """``res3`` to ``res5`` -> maps at strides 32, 16, 8."""
+        return MultiScaleOutput(multi_scale=self.update(features))
+
+
+class HybridPixelDecoder(HybridFrame):
+    """RT-DETR's hybrid encoder and a 1x1 convolution to pixel embeddings at stride 8."""
+
+    def __init__(self, in_channels: Mapping[str, int]) -> None:
+        super().__init__(in_channels)
+        self.mask_features = nn.Conv2d(DIM, DIM, kernel_size=1)
+
+    def forward(self, features: dict[str, Tensor]) -> EncoderOutput:
+        """``res3`` to ``res5`` -> pixel embeddings at stride 8 and maps at strides 32, 16, 8."""
+        multi_scale = self.update(features)
+        return EncoderOutput(mask_features=self.mask_features(multi_scale[-1]), multi_scale=multi_scale)
+
+
+def build_rt_m2f(
+    in_channels: Mapping[str, int], *, host: Host = MASK2FORMER
+) -> HybridPixelDecoder | HybridEncoder:
+    """RT-M2F; it has no options, and strides 32, 16 and 8 in any host."""
+    return HybridPixelDecoder(in_channels) if host.has_masks else HybridEncoder(in_channels)
 
 
 KIND = EncoderKind(
@@ -189,4 +228,6 @@ KIND = EncoderKind(
     summary="RT-DETR's hybrid encoder; pixel embeddings at stride 8",
     source="RT-DETR, arXiv 2304.08069, as PRO-SCALE's Table 1 applies it",
     build=build_rt_m2f,
+    hosted=lambda host: (),
+    levels=lambda host, options: INPUT_LEVELS[::-1],
 )

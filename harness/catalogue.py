@@ -25,7 +25,7 @@ def catalogue() -> dict[str, Any]:
         "choices": {
             f"{option.name}={choice}": text
             for system in SYSTEMS.values()
-            for option in system.options
+            for option in (*system.options, *(each for more in system.further.values() for each in more))
             for choice, text in option.choices.items()
         },
         "entry_points": own_encoders(),

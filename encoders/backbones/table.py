@@ -41,6 +41,7 @@ class Backbone(nn.Module):
         *,
         channels_last: bool = False,
         norm_eps: float | None = None,
+        any_size: bool = False,
     ) -> None:
         """Wrap a trunk.
 
@@ -50,8 +51,10 @@ class Backbone(nn.Module):
             channels: channels of the four maps.
             channels_last: the trunk's maps are NHWC, not NCHW.
             norm_eps: epsilon of the output LayerNorms (NHWC trunks only); None for no norms.
+            any_size: whether it takes sides that are no multiples of 32; maps are then rounded up.
         """
         super().__init__()
+        self.any_size = any_size
         self.name = name
         self.channels = dict(zip(FEATURE_NAMES, channels, strict=True))
         self.channels_last = channels_last
@@ -65,7 +68,7 @@ class Backbone(nn.Module):
         """Compute the feature maps.
 
         Args:
-            images: (B, 3, H, W), normalised, H and W multiples of 32.
+            images: (B, 3, H, W), normalised, H and W multiples of 32 unless it takes any size.
 
         Returns:
             ``res2`` to ``res5``: (B, C, H / stride, W / stride) at strides 4, 8, 16 and 32.
@@ -77,7 +80,8 @@ class Backbone(nn.Module):
         if len(shape) != 4 or shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), got {shape}")
         height, width = shape[2:]
-        if not height or not width or height % MAX_STRIDE or width % MAX_STRIDE:
+        multiple = 1 if self.any_size else MAX_STRIDE
+        if not height or not width or height % multiple or width % multiple:
             raise ValueError(f"image sides must be multiples of {MAX_STRIDE}, got {height}x{width}")
         features = {}
         for level, feature in zip(FEATURE_NAMES, self.trunk(images), strict=True):
@@ -128,6 +132,25 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
+class SpelledOutNorm2d(FrozenBatchNorm2d):
+    """The same norm as a product and a sum, as DETR's descendants write it: to counters it is no norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+def spell_out_norms(backbone: "Backbone") -> "Backbone":
+    """The backbone with each frozen norm as a product and a sum."""
+    for module in backbone.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            # Same weights, another way to run them.
+            module.__class__ = SpelledOutNorm2d
+    return backbone
+
+
 def _resnet(name: str, timm_name: str, norm: type[nn.Module] = FrozenBatchNorm2d) -> Backbone:
     import timm
 
@@ -140,7 +163,7 @@ def _resnet(name: str, timm_name: str, norm: type[nn.Module] = FrozenBatchNorm2d
         # A frozen norm with weight 0 would switch its residual branch off for good.
         zero_init_last=False,
     )
-    return Backbone(name, trunk, trunk.feature_info.channels())
+    return Backbone(name, trunk, trunk.feature_info.channels(), any_size=True)
 
 
 def _swin(name: str, timm_name: str, width: int) -> Backbone:
@@ -174,6 +197,11 @@ BACKBONES: dict[str, BackboneKind] = {
         build=partial(_resnet, timm_name="resnet50", norm=nn.BatchNorm2d),
         title="R50-BN",
         summary="ResNet-50 as r50, with batch norms that are trained: their scales and shifts are parameters",
+    ),
+    "r50vd": BackboneKind(
+        build=partial(_resnet, timm_name="resnet50d"),
+        title="R50-vd",
+        summary="ResNet-50-vd: three 3x3 convolutions at the head, pooled shortcuts, frozen batch norms",
     ),
     "r101": BackboneKind(
         build=partial(_resnet, timm_name="resnet101"),

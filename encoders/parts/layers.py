@@ -184,7 +184,8 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: (B, Q, C) tokens plus position, which feed offsets and weights only.
-            centres: (Q, 2) reference points in [0, 1], the same for all levels.
+            centres: (Q, 2) reference points in [0, 1], the same for all levels and images; or (B, Q, 4)
+                reference boxes (centre x and y, width, height), in which offsets are shares of half a side.
             tokens: (B, K, C) the values, without position.
             levels: geometry of the K tokens.
 
@@ -195,11 +196,21 @@ class MSDeformAttn(nn.Module):
         by_point = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(2, (*by_point, 2))
         logits = self.attention_weights(query).unflatten(2, by_point)
+        if centres.shape[-1] == 4:
+            points, offsets = self._in_boxes(centres, offsets, levels)
+        else:
+            points = centres[None, :, None]
         # The softmax over levels and points, and the division of pixels by (W, H), happen inside.
-        sampled = ms_deform_attn_fused(
-            value, levels.shapes, levels.starts, centres[None, :, None], offsets, logits
-        )
+        sampled = ms_deform_attn_fused(value, levels.shapes, levels.starts, points, offsets, logits)
         return self.output_proj(sampled)
+
+    def _in_boxes(self, boxes: Tensor, offsets: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+        """Centres (B, Q, 1, 2) of boxes and offsets (B, Q, M, L, P, 2) in pixels.
+
+        As pixels, offsets keep their precision in half precision, and the centres stay in float32.
+        """
+        half_sides = boxes[:, :, None, 2:] * (0.5 / self.points) * levels.shapes.flip(-1)
+        return boxes[:, :, None, :2], offsets * half_sides[:, :, None, :, None].to(offsets.dtype)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -259,6 +270,14 @@ class ConvNorm(nn.Conv2d):
         return self.norm(super().forward(x))
 
 
-def input_projection(in_channels: int, dim: int) -> nn.Sequential:
-    """1x1 convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width."""
-    return nn.Sequential(nn.Conv2d(in_channels, dim, kernel_size=1), nn.GroupNorm(GROUPS, dim, eps=NORM_EPS))
+def input_projection(in_channels: int, dim: int, halving: bool = False) -> nn.Sequential:
+    """Convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width.
+
+    The convolution is 1x1; the one that halves the resolution is 3x3 of stride 2.
+    """
+    convolution = (
+        nn.Conv2d(in_channels, dim, kernel_size=3, stride=2, padding=1)
+        if halving
+        else nn.Conv2d(in_channels, dim, kernel_size=1)
+    )
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, dim, eps=NORM_EPS))

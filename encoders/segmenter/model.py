@@ -106,7 +106,7 @@ def build_masked_model(
     check_backbone(backbone)
     if num_queries is None:
         num_queries = default_num_queries(backbone)
-    options = {**kind.settings.defaults, **kind.settings.check(encoder_options)}
+    options = kind.settings.complete(encoder_options)
     for what, count in (("num_classes", num_classes), ("num_queries", num_queries)):
         if count < 1:
             raise ValueError(f"{what} must be a whole number of at least 1, got {count!r}")

@@ -2,7 +2,7 @@
 
 from segmeter.encoders.chain import System
 from segmeter.encoders.segmenter.model import masked_system
-from segmeter.encoders.systems import maskformer, pem, yoso
+from segmeter.encoders.systems import dino, maskformer, pem, yoso
 from segmeter.encoders.table import ENCODERS
 from segmeter.words import nearest
 
@@ -13,6 +13,7 @@ SYSTEMS: dict[str, System] = {
         maskformer.SYSTEM,
         pem.SYSTEM,
         yoso.SYSTEM,
+        dino.SYSTEM,
     )
 }
 

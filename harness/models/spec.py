@@ -65,7 +65,7 @@ class ModelSpec:
     @property
     def text(self) -> str:
         """The shortest way to write it down; :func:`parse_model` reads it back."""
-        defaults = self.system.settings.defaults
+        defaults = self.system.settings.defaults_with(dict(self.options))
         options = tuple(
             (name, write_value(value))
             for name, value in self.options
@@ -119,8 +119,7 @@ def _checked(
     num_queries: int | None,
     options: Mapping[str, Any],
 ) -> ModelSpec:
-    checked = {**system.settings.defaults, **system.settings.check(options)}
-    settings = tuple(sorted(checked.items()))
+    settings = tuple(sorted(system.settings.complete(options).items()))
     if system.backbones == ():
         if backbone:
             raise ValueError(_takes_no_backbone(system, backbone))

@@ -132,7 +132,7 @@ def test_defaults_are_the_papers() -> None:
         ("pro-scale", {"stages": (0, 0, 0)}, "must not all be 0"),
         ("pro-scale", {"stages": (1, 1)}, "three whole numbers"),
         ("pro-scale", {"stages": (1, -1, 1)}, "three whole numbers"),
-        ("pro-scale", {"stages": "333"}, "three numbers"),
+        ("pro-scale", {"stages": "333"}, "three whole numbers"),
         ("pro-scale", {"pixel_embedding": "lpee"}, "did you mean 'lpe'"),
         ("pro-scale", {"recalibration": "linea"}, "did you mean 'linear'"),
         ("pro-scale", {"recalibration_temperature": float("nan")}, "finite"),

@@ -57,7 +57,7 @@ def test_parts_join_and_must_not_clash() -> None:
         ("m2f:layers", "expected OPTION=VALUE"),
         ("m2f:layers=x", "whole number"),
         ("m2f:layers=1:layers=2", "given twice"),
-        ("pro-scale:stages=1,2,x", "three whole numbers"),
+        ("pro-scale:stages=1,2,x", "whole numbers such as 3,3,3"),
         ("", "unknown encoder"),
     ],
 )
