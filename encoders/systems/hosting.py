@@ -48,7 +48,8 @@ class Hosting:
     @property
     def option(self) -> Option:
         """Which encoder."""
-        choices = {OWN: "the system's own encoder", **{name: kind.summary for name, kind in self.kinds.items()}}
+        own = {OWN: "the system's own encoder"}
+        choices = own | {name: kind.summary for name, kind in self.kinds.items()}
         return Option(
             name=CHOOSER,
             default=OWN,
