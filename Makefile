@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 	rm -rf $(TYPES) && mkdir -p $(TYPES)
 	ln -s $(foreach room,commands cuda_ops encoders harness reports results,$(CURDIR)/$(room)) $(TYPES)
 	ln -s $(CURDIR)/segmeter/*.py $(TYPES)
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 # segmeter's own gate: its encoders against results/budgets.toml.
 check: $(INSTALLED)

@@ -19,7 +19,7 @@ from fvcore.nn import FlopCountAnalysis
 from segmeter.cuda_ops.formulas import fvcore_handles
 from segmeter.encoders.chain import Model
 from segmeter.encoders.segmenter.model import build_masked_model
-from segmeter.harness.audit.reproduce import reproduce
+from segmeter.harness.audit.reproduce import reproduce_cells
 from segmeter.harness.counting import meta_ops
 from segmeter.harness.counting.count import count_dataset, count_model, work_of
 from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes
@@ -86,7 +86,7 @@ def main() -> None:
 def main_meta() -> None:
     """The parts that touch meta tensors only, so that the peak memory is theirs."""
     start = time.process_time()
-    cells = reproduce(family_cells())
+    cells = reproduce_cells(family_cells())
     seconds = time.process_time() - start
     print(f"reproduce: {len(cells)} cells in {seconds:.1f} s of process time")
     start = time.process_time()

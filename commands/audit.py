@@ -5,25 +5,22 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import (
+from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.options import (
     BackboneOpt,
     EncoderOpt,
     JsonOpt,
     ModelArg,
-    PixelEmbeddingOpt,
-    StagesOpt,
+    ModelCommand,
     chosen_spec,
-    progress_bar,
-    show,
-    show_json,
-    user_input,
+    encoder_options,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(audit)
-    app.command()(reconcile)
+    app.command(cls=ModelCommand)(reconcile)
 
 
 def audit(
@@ -68,13 +65,12 @@ def audit(
 
 
 def reconcile(
+    context: typer.Context,
     model: ModelArg = None,
     published: Annotated[str | None, typer.Option(help="The figure as printed, e.g. 117.0.")] = None,
     what: Annotated[str, typer.Option(help="What it is said to be: encoder or total.")] = "encoder",
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
-    stages: StagesOpt = None,
-    pixel_embedding: PixelEmbeddingOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Find which unit, counting path, component boundary and image size gives a printed figure."""
@@ -87,15 +83,13 @@ def reconcile(
         read_figure(published)
         if what not in WHATS:
             raise ValueError(f"unknown --what {what!r}{nearest(what, WHATS)}")
-        spec = chosen_spec(
-            model, encoder, backbone, 133, None, stages=stages, pixel_embedding=pixel_embedding
-        )
+        spec = chosen_spec(model, encoder, backbone, 133, None, encoder_options(context))
         if not spec.backbone:
             raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
-        from segmeter.harness.audit.reconcile import reconcile as find
+        from segmeter.harness.audit.reconcile import reconcile_figure
 
         with progress_bar("trying sizes", count_steps()) as advance:
-            record = find(
+            record = reconcile_figure(
                 spec.encoder, spec.backbone, published, what, options=dict(spec.options), step=advance
             )
     if json:

@@ -7,6 +7,13 @@ import typer
 
 from segmeter.commands.console import (
     EXIT_FAILED,
+    progress_bar,
+    show,
+    show_json,
+    user_input,
+    warn,
+)
+from segmeter.commands.options import (
     MODEL_SYNTAX,
     AnnotationsOpt,
     BackboneOpt,
@@ -14,48 +21,38 @@ from segmeter.commands.console import (
     ConventionOpt,
     DatasetOpt,
     EncoderOpt,
-    FullLayersOpt,
-    HighLayersOpt,
     ImageOpt,
     JsonOpt,
-    LayersOpt,
     ModelArg,
+    ModelCommand,
     OriginalOpt,
     PaddedOpt,
     PhotoOpt,
-    PixelEmbeddingOpt,
     QueriesOpt,
-    RecalibrationOpt,
     RuleOpt,
-    StagesOpt,
-    TemperatureOpt,
     VerboseOpt,
     check_convention,
     chosen_classes,
     chosen_sizes,
     chosen_spec,
     count_at,
-    progress_bar,
-    show,
-    show_json,
-    user_input,
-    warn,
+    encoder_options,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(models)
-    app.command()(flops)
+    app.command(cls=ModelCommand)(flops)
     app.command()(compare)
-    app.command()(crosscheck)
+    app.command(cls=ModelCommand)(crosscheck)
     app.command()(reproduce)
 
 
 def models(json: JsonOpt = False) -> None:
     """List encoders with their options, backbones, data sets and the papers' rows."""
     from segmeter.harness.catalogue import catalogue
-    from segmeter.reports.text.flops import catalogue_tables
+    from segmeter.reports.text.catalogue import catalogue_tables
 
     with user_input():
         listed = catalogue()
@@ -65,16 +62,10 @@ def models(json: JsonOpt = False) -> None:
 
 
 def flops(
+    context: typer.Context,
     model: ModelArg = None,
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
-    stages: StagesOpt = None,
-    pixel_embedding: PixelEmbeddingOpt = None,
-    recalibration: RecalibrationOpt = None,
-    recalibration_temperature: TemperatureOpt = None,
-    layers: LayersOpt = None,
-    high_level_layers: HighLayersOpt = None,
-    full_layers: FullLayersOpt = None,
     num_classes: ClassesOpt = None,
     num_queries: QueriesOpt = None,
     padded_size: PaddedOpt = None,
@@ -102,13 +93,7 @@ def flops(
             backbone,
             chosen_classes(num_classes, sizes),
             num_queries,
-            stages=stages,
-            pixel_embedding=pixel_embedding,
-            recalibration=recalibration,
-            recalibration_temperature=recalibration_temperature,
-            layers=layers,
-            high_level_layers=high_level_layers,
-            full_layers=full_layers,
+            encoder_options(context),
         )
     from segmeter.reports.text.flops import flops_notes, flops_tree
 
@@ -161,8 +146,7 @@ def compare(
         specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
         if len(specs) < 2:
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
-    from segmeter.reports.comparison import comparison_summary
-    from segmeter.reports.text.flops import comparison, flops_notes
+    from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
     counted = [count_at(spec, sizes, convention, photo or []) for spec in specs]
     if json:
@@ -171,16 +155,10 @@ def compare(
 
 
 def crosscheck(
+    context: typer.Context,
     model: ModelArg = None,
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
-    stages: StagesOpt = None,
-    pixel_embedding: PixelEmbeddingOpt = None,
-    recalibration: RecalibrationOpt = None,
-    recalibration_temperature: TemperatureOpt = None,
-    layers: LayersOpt = None,
-    high_level_layers: HighLayersOpt = None,
-    full_layers: FullLayersOpt = None,
     num_classes: ClassesOpt = None,
     num_queries: QueriesOpt = None,
     padded_size: PaddedOpt = None,
@@ -198,13 +176,7 @@ def crosscheck(
             backbone,
             chosen_classes(num_classes, sizes),
             num_queries,
-            stages=stages,
-            pixel_embedding=pixel_embedding,
-            recalibration=recalibration,
-            recalibration_temperature=recalibration_temperature,
-            layers=layers,
-            high_level_layers=high_level_layers,
-            full_layers=full_layers,
+            encoder_options(context),
         )
     from segmeter.harness.crosscheck.run import (
         COUNTERS,
@@ -213,7 +185,7 @@ def crosscheck(
         cross_check_record,
         crosscheck_subject,
     )
-    from segmeter.reports.text.flops import crosscheck_notes, crosscheck_table
+    from segmeter.reports.text.crosscheck import crosscheck_notes, crosscheck_table
 
     size = next(iter(sizes.images))
     with user_input():
@@ -235,13 +207,11 @@ def reproduce(
         from segmeter.harness.published.cells import family_cells
 
         cells = family_cells(table)
-    from segmeter.harness.audit.reproduce import CONVENTION, VERDICTS
-    from segmeter.harness.audit.reproduce import reproduce as measure
-    from segmeter.harness.report import reproduction_row
-    from segmeter.reports.text.flops import reproduction_notes, reproduction_tables
+    from segmeter.harness.audit.reproduce import CONVENTION, VERDICTS, reproduce_cells, reproduction_row
+    from segmeter.reports.text.reproduce import reproduction_notes, reproduction_tables
 
     with progress_bar("measuring published cells", len(cells)) as advance:
-        rows = [reproduction_row(r) for r in measure(cells, lambda done: advance())]
+        rows = [reproduction_row(r) for r in reproduce_cells(cells, lambda done: advance())]
     if json:
         return show_json({"convention": CONVENTION, "verdicts": VERDICTS, "cells": rows})
     show(*reproduction_tables(rows), *reproduction_notes(rows, VERDICTS))

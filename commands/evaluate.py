@@ -11,17 +11,8 @@ import typer
 
 from segmeter.commands import predict as predict_commands
 from segmeter.commands import weights as weights_commands
-from segmeter.commands.console import (
-    EXIT_FAILED,
-    BackboneOpt,
-    EncoderOpt,
-    JsonOpt,
-    progress_bar,
-    show,
-    show_json,
-    user_input,
-    warn,
-)
+from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt
 from segmeter.commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
 
 if TYPE_CHECKING:
@@ -164,7 +155,7 @@ def _list_faults(faults: list[str]) -> None:
 
 
 def _write_record(result: dict[str, Any], path: Path | None) -> Path:
-    from segmeter.harness.records.flops import write_json
+    from segmeter.harness.records.files import write_json
     from segmeter.harness.records.runs import DEFAULT_FOLDER, new_id
 
     path = path or DEFAULT_FOLDER / "quality" / f"{new_id()}.json"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, VerboseOpt, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, user_input, warn
+from segmeter.commands.options import VerboseOpt
 
 if TYPE_CHECKING:
     from segmeter.harness.gate.budgets import Budgets
@@ -59,7 +60,7 @@ def check(
         if output is None:
             sys.stdout.write(text)
         else:
-            from segmeter.harness.records.flops import write_text
+            from segmeter.harness.records.files import write_text
 
             write_text(output, text)
         if summary is not None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, JsonOpt, progress_bar, show, show_json, user_input
+from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input
+from segmeter.commands.options import JsonOpt
 
 op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from segmeter.commands.console import JsonOpt, VerboseOpt, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
+from segmeter.commands.options import JsonOpt, VerboseOpt
 
 PICTURES = (".pdf", ".svg", ".png")
 # Option -> the kinds it goes with; the others would pass over it in silence.
@@ -253,7 +254,7 @@ def _check_out(out: Path) -> None:
 def _write(figure: Any, out: Path, name: str) -> list[Path]:
     """Write the file asked for, or all three formats into a folder."""
     from segmeter.files import prepare_folder
-    from segmeter.harness.records.flops import write_bytes
+    from segmeter.harness.records.files import write_bytes
     from segmeter.reports.plots.breakdown import figure_bytes
 
     to_file = bool(out.suffix) and not out.is_dir()
@@ -296,7 +297,7 @@ def table(
         sys.stdout.write(text)
         return
     from segmeter.files import prepare_folder
-    from segmeter.harness.records.flops import write_text
+    from segmeter.harness.records.files import write_text
 
     with user_input():
         prepare_folder(out.parent)

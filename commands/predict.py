@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import JsonOpt, progress_bar, show, show_json, user_input
+from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.options import JsonOpt
 from segmeter.commands.weights import DeviceOpt, DtypeOpt, load, named_failures
 
 
@@ -53,7 +54,7 @@ def predict(
         models = [load(path, None, settings) for path in weights]
         names = [class_names(spec, dataset, data) for _, spec in models]
         out.mkdir(parents=True, exist_ok=True)
-        from segmeter.harness.records.flops import write_bytes
+        from segmeter.harness.records.files import write_bytes
         from segmeter.reports.plots.overlays import overlay_figure, picture_bytes
 
         written = []

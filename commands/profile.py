@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import (
-    EXIT_FAILED,
+from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.options import (
     MODEL_SYNTAX,
     BackboneOpt,
     ClassesOpt,
@@ -16,11 +16,6 @@ from segmeter.commands.console import (
     chosen_classes,
     chosen_sizes,
     chosen_spec,
-    progress_bar,
-    show,
-    show_json,
-    user_input,
-    warn,
 )
 
 
@@ -109,9 +104,9 @@ def profile(
     with user_input():
         paths = [save(run, out) for run in runs]
         if roofline is not None:
-            from segmeter.harness.records.flops import write_bytes
+            from segmeter.harness.records.files import write_bytes
             from segmeter.reports.plots.breakdown import figure_bytes
-            from segmeter.reports.text.profile import roofline_figure
+            from segmeter.reports.plots.roofline import roofline_figure
 
             write_bytes(roofline, figure_bytes(roofline_figure(records), roofline.suffix[1:]))
     if not json:

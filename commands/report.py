@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import (
-    BackboneOpt,
-    JsonOpt,
-    chosen_spec,
-    progress_bar,
-    show,
-    show_json,
-    user_input,
-    warn,
-)
+from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
+from segmeter.commands.options import BackboneOpt, JsonOpt, chosen_spec
 
 DEFAULT_RECORDS = Path("results")
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, JsonOpt, show, show_json, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn
+from segmeter.commands.options import JsonOpt
 
 if TYPE_CHECKING:
     from segmeter.harness.records.runs import Run

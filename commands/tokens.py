@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from segmeter.commands.console import JsonOpt, chosen_spec, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
+from segmeter.commands.options import JsonOpt, chosen_spec
 
 EXIT_INTERRUPTED = 130
 
@@ -111,7 +112,7 @@ def _encoder(text: str, backbone: str | None) -> Any:
 
 def _write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Record, CSV, text and figures; everything is made before the first file is touched."""
-    from segmeter.harness.records.flops import to_json, write_bytes
+    from segmeter.harness.records.files import to_json, write_bytes
     from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
     from segmeter.reports.text.tokens import TITLES, figures, markdown_section, tokens_csv
 

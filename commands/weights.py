@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmeter.commands.console import (
-    EXIT_FAILED,
-    BackboneOpt,
-    EncoderOpt,
-    chosen_spec,
-    one_line,
-    show,
-    user_input,
-    warn,
-)
+from segmeter.commands.console import EXIT_FAILED, one_line, show, user_input, warn
+from segmeter.commands.options import BackboneOpt, EncoderOpt, chosen_spec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,7 +30,7 @@ from segmeter.harness.counting.op_costs import register_formula
 from segmeter.harness.gate.budgets import Limit, ModelBudget, parse_limit
 from segmeter.harness.gate.capture import snapshot_of
 from segmeter.harness.gate.changes import Change, changes_between
-from segmeter.harness.gate.judge import WITHIN, Measured, Verdict, judge
+from segmeter.harness.gate.judge import WITHIN, Measured, Verdict, judge_measured
 from segmeter.harness.gate.snapshot import Snapshot
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.models.structure import meta_copy
@@ -250,7 +250,7 @@ def assert_within_budget(
     given = {"total": total, "params": params, "activations": activations, **(limits or {})}
     read: dict[str, Limit] = {k: parse_limit(k, v) for k, v in given.items() if v is not None}
     budget = ModelBudget(name, counted.snapshot.model, limits=read, allow_uncounted=allow_uncounted)
-    verdicts, _ = judge(Measured(budget, counted.snapshot, model), baseline)
+    verdicts, _ = judge_measured(Measured(budget, counted.snapshot, model), baseline)
     bad = [verdict for verdict in verdicts if verdict.status != WITHIN]
     if bad:
         raise OverBudgetError("\n".join(_sentence(verdict) for verdict in bad))

@@ -7,7 +7,7 @@ from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting.conventions import CONVENTIONS
 from segmeter.harness.inputs.sizes import DATASETS
 from segmeter.harness.models.own import own_encoders
-from segmeter.harness.published.cells import presets
+from segmeter.harness.models.presets import presets
 
 
 def catalogue() -> dict[str, Any]:

@@ -12,7 +12,6 @@ import torch
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.harness.audit import run as audit
-from segmeter.harness.audit.reproduce import Reproduction
 from segmeter.harness.audit.speeds import RECORD_FOLDERS
 from segmeter.harness.counting.count import count_dataset, count_model
 from segmeter.harness.counting.record import flops_record, versions
@@ -22,7 +21,7 @@ from segmeter.harness.models.spec import ModelSpec, model_spec
 from segmeter.harness.models.stages import SEED, real_model
 from segmeter.harness.records.flops import FlopsRecord
 from segmeter.harness.tokens.run import demo_record
-from segmeter.harness.tradeoff.figure_data import figure_data
+from segmeter.harness.tradeoff.figure_data import collect_figures
 
 SCHEMA = "segmeter.report/2"
 CONVENTION = "published"
@@ -83,7 +82,7 @@ def run_report(
     """
     # First what may refuse the user's data: nothing is measured in vain.
     step("points and figures")
-    figures = figure_data(backbone, records_dir, add)
+    figures = collect_figures(backbone, records_dir, add)
     forwards = []
     for spec in report_specs(backbone, DATASET_CLASSES["coco-val2017"]):
         step(f"forward pass of {spec.encoder_title}")
@@ -124,26 +123,6 @@ def run_report(
 def count_steps(photos: Sequence[Photo]) -> int:
     """How often :func:`run_report` calls ``step``."""
     return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 2 + audit.count_steps()
-
-
-def reproduction_row(result: Reproduction) -> dict[str, Any]:
-    """One published cell and its measurement as plain data; GMACs in the published convention."""
-    cell = result.cell
-    return {
-        "table": cell.table,
-        "row": cell.row,
-        "model": cell.label,
-        "backbone": cell.backbone,
-        "dataset": cell.dataset,
-        "what": cell.what,
-        "printed": cell.printed,
-        "published_gmacs": cell.value,
-        "measured_gmacs": result.measured,
-        "difference_percent": result.difference_percent,
-        "size": result.size,
-        "verdict": result.verdict,
-        "note": result.note,
-    }
 
 
 def _photo_sizes(photos: Sequence[Photo]) -> list[SizeSet]:

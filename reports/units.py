@@ -1,6 +1,5 @@
 """The only place where a number becomes text."""
 
-PARTS = ("backbone", "encoder", "decoder", "postprocess")
 PART_TITLES = {
     "backbone": "backbone",
     "encoder": "encoder",
@@ -70,3 +69,8 @@ def title(component: str) -> str:
     """
     name = component.rsplit(".", 1)[-1]
     return TITLES.get(name, name.replace("_", " "))
+
+
+def change(figure: float, reference: float) -> str:
+    """Change against a reference, in percent."""
+    return percent(100 * (figure / reference - 1), signed=True) if reference else "-"

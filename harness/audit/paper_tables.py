@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from segmeter.harness.audit.reproduce import reproduce
+from segmeter.harness.audit.reproduce import reproduce_cells
 from segmeter.harness.published.cells import PublishedCell, family_cells
+from segmeter.harness.published.names import MODIFIERS, TITLES
 from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
-from segmeter.harness.tradeoff.collect import MODIFIERS, TITLES
 from segmeter.words import nearest
 
 TABLES = {
@@ -58,7 +58,7 @@ def table_data(table: int, progress: Callable[[int], None] = lambda done: None) 
         "size", "verdict", "note"}, None where nothing is printed.
     """
     measured = {
-        (r.cell.row, r.cell.dataset, r.cell.what): r for r in reproduce(family_cells(table), progress)
+        (r.cell.row, r.cell.dataset, r.cell.what): r for r in reproduce_cells(family_cells(table), progress)
     }
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for cell in published_rows():

@@ -151,7 +151,7 @@ class Hypothesis:
     plausibility: float
 
 
-def reconcile(
+def reconcile_figure(
     encoder: str,
     backbone: str,
     published: str,

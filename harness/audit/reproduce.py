@@ -7,17 +7,14 @@ mean over the first 100 images of val2017.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from segmeter.harness.audit.subjects import cost_without_stride_4
 from segmeter.harness.counting.count import DatasetCount, count_dataset, count_model
 from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, format_size
+from segmeter.harness.models.presets import spec_of
 from segmeter.harness.models.spec import model_spec
-from segmeter.harness.published.cells import (
-    CITYSCAPES_SIZE,
-    COCO_ENCODER_SIZES,
-    PublishedCell,
-    spec_of,
-)
+from segmeter.harness.published.cells import CITYSCAPES_SIZE, COCO_ENCODER_SIZES, PublishedCell
 
 CONVENTION = "published"
 GIGA = 1e9
@@ -59,7 +56,7 @@ class Reproduction:
         return 100 * (self.measured / self.cell.value - 1)
 
 
-def reproduce(
+def reproduce_cells(
     cells: list[PublishedCell], progress: Callable[[int], None] = lambda done: None
 ) -> list[Reproduction]:
     """Measure each cell; ``progress`` is called with the number of cells done."""
@@ -68,6 +65,26 @@ def reproduce(
         results.append(_reproduce_cell(cell))
         progress(done)
     return results
+
+
+def reproduction_row(result: Reproduction) -> dict[str, Any]:
+    """One published cell and its measurement as plain data; GMACs in the published convention."""
+    cell = result.cell
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "model": cell.label,
+        "backbone": cell.backbone,
+        "dataset": cell.dataset,
+        "what": cell.what,
+        "printed": cell.printed,
+        "published_gmacs": cell.value,
+        "measured_gmacs": result.measured,
+        "difference_percent": result.difference_percent,
+        "size": result.size,
+        "verdict": result.verdict,
+        "note": result.note,
+    }
 
 
 def verdict(cell: PublishedCell, measured: float) -> str:

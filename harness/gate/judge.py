@@ -99,7 +99,7 @@ def _written(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def judge(measured: Measured, baseline: Snapshot | None) -> tuple[list[Verdict], list[Change]]:
+def judge_measured(measured: Measured, baseline: Snapshot | None) -> tuple[list[Verdict], list[Change]]:
     """Judge one model against its limits and its baseline.
 
     Raises:
@@ -215,7 +215,7 @@ def check_record(
     models: list[dict[str, Any]] = []
     for name, each in measured.items():
         before = baseline.get(name) if baseline is not None else None
-        verdicts, changes = judge(each, before)
+        verdicts, changes = judge_measured(each, before)
         models.append(
             {
                 "name": name,

@@ -38,7 +38,7 @@ from segmeter.harness.op.problems import (
     bytes_moved,
     draw_problem,
 )
-from segmeter.harness.records.flops import write_json
+from segmeter.harness.records.files import write_json
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.op-bench/2"

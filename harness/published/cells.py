@@ -1,14 +1,10 @@
 """The published figures as data, and what each of them should be measured with."""
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from segmeter.harness.inputs.sizes import Size
-from segmeter.harness.models.spec import ModelSpec, model_spec
 from segmeter.harness.published.tables import PRO_SCALE, published_rows
-from segmeter.words import nearest
 
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
 TABLES = range(1, 8)
@@ -27,7 +23,7 @@ class PublishedCell:
 
     Attributes:
         table, row: where it stands; rows count from 1 without the header.
-        model, stages, modifier, backbone, dataset: the row's model as the paper labels it.
+        model, variant, modifier, backbone, dataset: the row's model as the paper labels it.
         what: "encoder" or "total".
         printed: the figure as printed, e.g. "055.14".
         value: the same as a number, GMACs (printed as "GFLOPs").
@@ -36,7 +32,7 @@ class PublishedCell:
     table: int
     row: int
     model: str
-    stages: str
+    variant: str
     modifier: str
     backbone: str
     dataset: str
@@ -57,8 +53,8 @@ class PublishedCell:
     @property
     def label(self) -> str:
         """The row's model in a few words."""
-        stages = f" ({self.stages})" if self.stages else ""
-        return f"{self.model}{stages} {self.modifier}".strip()
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"{self.model}{variant} {self.modifier}".strip()
 
 
 def family_cells(table: int | None = None) -> list[PublishedCell]:
@@ -80,7 +76,7 @@ def gflops_cells(tables: Collection[int]) -> list[PublishedCell]:
             table=row.table,
             row=row.row,
             model=row.model,
-            stages=row.variant,
+            variant=row.variant,
             modifier=row.modifier,
             backbone=row.backbone,
             dataset=row.dataset,
@@ -91,63 +87,3 @@ def gflops_cells(tables: Collection[int]) -> list[PublishedCell]:
         for row in published_rows()
         if row.paper == PRO_SCALE and row.metric in METRICS and row.table in tables
     ]
-
-
-def spec_of(cell: PublishedCell) -> ModelSpec | None:
-    """The model a cell's label describes, or None where no encoder here has that structure.
-
-    Only Table 3's case C_1 ("completely remove s_1") is none of the encoders' options.
-    """
-    options: dict[str, Any] = {}
-    if cell.stages:
-        options["stages"] = tuple(int(p) for p in cell.stages.split(","))
-    if cell.modifier == "+lpe":
-        options["pixel_embedding"] = "lpe"
-    elif cell.modifier == "+s1":
-        options["pixel_embedding"] = "conv"
-    elif cell.modifier:
-        return None
-    return model_spec(cell.model, cell.backbone, num_classes=CLASSES[cell.dataset], **options)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A row of the paper as a model one can name.
-
-    Attributes:
-        model: as :func:`harness.models.spec.parse_model` reads it.
-        dataset: "coco" or "cityscapes".
-        source: the table and row it stands in first.
-    """
-
-    model: str
-    dataset: str
-    source: str
-
-
-def presets() -> dict[str, Preset]:
-    """The paper's rows under short names, e.g. "table2.4"; each model once for each data set."""
-    found: dict[str, Preset] = {}
-    seen: set[tuple[str, str]] = set()
-    for cell in family_cells():
-        spec = spec_of(cell)
-        if spec is None or (spec.text, cell.dataset) in seen:
-            continue
-        seen.add((spec.text, cell.dataset))
-        where = f"PRO-SCALE, Table {cell.table}, row {cell.row}"
-        found[f"table{cell.table}.{cell.row}"] = Preset(spec.text, cell.dataset, where)
-    return found
-
-
-def resolve_preset(text: str | None) -> str | None:
-    """A preset's model for its name ("table2.4"); any other text as it is.
-
-    Raises:
-        ValueError: a name like a preset's that is none.
-    """
-    if text is None or not re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
-        return text
-    found = presets()
-    if text.strip() not in found:
-        raise ValueError(f"unknown preset {text!r}{nearest(text, list(found))}")
-    return found[text.strip()].model

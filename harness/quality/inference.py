@@ -30,7 +30,7 @@ from segmeter.harness.models.values import in_full_precision
 from segmeter.harness.quality.datasets import Entry, PanopticSet, read_json
 from segmeter.harness.quality.instance_ap import encode_mask
 from segmeter.harness.quality.png_ids import segment_png
-from segmeter.harness.records.flops import write_bytes, write_json, write_parts
+from segmeter.harness.records.files import write_bytes, write_json, write_parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RUN_FILE = "run.json"

@@ -5,15 +5,13 @@ A record is what ``--json`` prints and what ``reports`` reads; it needs no torch
 under the ``flops`` convention).
 """
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 SCHEMA = "segmeter.flops/1"
 GIGA = 1e9
+# The parts that segmeter's own systems share, in the order in which they run.
+PARTS = ("backbone", "encoder", "decoder", "postprocess")
 
 
 class Component(TypedDict):
@@ -81,38 +79,17 @@ def component_tree(by_component: Mapping[str, float]) -> dict[str, Component]:
     return root
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: it is there whole, or not at all.
-
-    Raises:
-        OSError: the folder is missing or not writable, or the disk is full.
-    """
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As :func:`write_text`, for bytes."""
-    write_parts(path, (content,))
+def compared_parts(records: Sequence[FlopsRecord]) -> list[str]:
+    """segmeter's four parts, if a model has them, then the components of whole models of the user's own."""
+    found = list(PARTS) if any(record["backbone"] for record in records) else []
+    for record in records:
+        found += [name for name in record["components"] if name not in found]
+    return found
 
 
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """As :func:`write_bytes`, part after part, so that the whole need not fit into memory."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, indented, with a final newline."""
-    write_text(path, to_json(content))
-
-
-def to_json(content: Any) -> str:
-    """Indented JSON text with a final newline; NaN is refused rather than written."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def part_figure(record: FlopsRecord, part: str) -> float:
+    """A part's figure in the record's unit; ``total`` for the whole model."""
+    if part == "total":
+        return record["total_gmacs"]
+    node = record["components"].get(part)
+    return node["gmacs"] if node else 0.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from segmeter.files import MAX_SHOWN, plain_id
-from segmeter.harness.records.flops import write_text
+from segmeter.harness.records.files import write_text
 from segmeter.words import nearest
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def export(runs: Sequence[Run], kind: str, path: Path) -> None:
 
     import pandas as pd
 
-    from segmeter.harness.records.flops import write_bytes
+    from segmeter.harness.records.files import write_bytes
 
     if kind not in FORMATS:
         raise ValueError(f"unknown format {kind!r}{nearest(kind, FORMATS)}")

@@ -1,85 +1,28 @@
-"""Trade-off points as plain records: what a model costs and how good it is, with where both were read.
-
-A point is a dict with the keys of :data:`KEYS`, None where a figure is missing:
-
-- ``source``: "published" (all of it as printed), "measured" (its cost is segmeter's, its quality is a
-  record's or as printed: ``note`` says which), or "own" (the user's file or model).
-- ``gflops_encoder``, ``gflops_total``: in the papers' unit, 1e9 multiply-accumulates; ``encoder_basis`` and
-  ``total_basis`` name the input they are for, ``speed_basis`` the machine of ``fps`` and ``latency_ms``.
-  Figures of two bases are not to be compared; "" is an unknown basis, which compares with none. The user's
-  own points have the basis :data:`OWN`, which compares with all.
-- ``spread``: figure -> {"low", "high", "kind"} where one is known.
-"""
+"""Every trade-off point there is: what the papers print, what is measured, what records and the user add."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from segmeter.harness.counting.count import count_model
 from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES, FAMILY
+from segmeter.harness.models.presets import spec_of
+from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.published.cells import COCO_ENCODER_SIZES
+from segmeter.harness.published.names import MODIFIERS, TITLES
 from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.tradeoff.counted import counted_point
+from segmeter.harness.tradeoff.own import own_points
+from segmeter.harness.tradeoff.point import COSTS, FIGURES, QUALITIES, UNIT, Point
+from segmeter.harness.tradeoff.records import read_records, record_points
 
-Point = dict[str, Any]
-COSTS = ("gflops_encoder", "gflops_total", "fps", "latency_ms")
-QUALITIES = ("pq", "miou", "ap")
-FIGURES = (*COSTS, *QUALITIES)
-KEYS = (
-    *("label", "model", "encoder", "backbone", "dataset", "source", "paper", "reference", "command"),
-    *FIGURES,
-    *("spread", "size", "encoder_basis", "total_basis", "speed_basis", "convention", "note"),
-)
-TITLES = {
-    "m2f": "M2F",
-    "lite-m2f": "Lite-M2F",
-    "rt-m2f": "RT-M2F",
-    "pro-scale": "PRO-SCALE",
-    "maskformer": "MaskFormer",
-    "pem": "PEM",
-    "yoso": "YOSO",
-    "rap-sam": "RAP-SAM",
-    "remax": "ReMaX",
-    "maskclip": "MaskCLIP",
-    "fc-clip": "FC-CLIP",
-    "maskdino": "MaskDINO",
-    "segmenter": "Segmenter",
-    "segformer": "SegFormer",
-    "segformer++": "Segformer++",
-    "algm": "ALGM",
-    "step": "STEP",
-    "upsnet": "UPSNet",
-    "lpsnet": "LPSNet",
-    "fpsnet": "FPSNet",
-    "bgrnet": "BGRNet",
-    "pandeeplab": "Panoptic-DeepLab",
-    "kmaxdeeplab": "kMaX-DeepLab",
-    "realtimepan": "RealTimePan",
-    "bisenetv1": "BiSeNetV1",
-    "bisenetv2-l": "BiSeNetV2-L",
-    "stdc1": "STDC1",
-    "stdc2": "STDC2",
-    "stdc1-seg75": "STDC1-Seg75",
-    "stdc2-seg75": "STDC2-Seg75",
-    "ddrnet-23": "DDRNet-23",
-    "ddrnet-23-s": "DDRNet-23-S",
-    "pidnet-s": "PIDNet-S",
-    "pidnet-m": "PIDNet-M",
-    "pidnet-l": "PIDNet-L",
-}
-MODIFIERS = {"+proscale": "+ PRO-SCALE", "+algm": "+ ALGM", "+lpe": "+ LPE", "-s1": "without s1"}
-# One input for all: a 640x480 photo, the most frequent size of COCO, and Cityscapes' only size.
-COMMON_SIZES = {
-    "coco": ImageSize(padded=COCO_ENCODER_SIZES[0], original=(480, 640)),
-    "cityscapes": ImageSize(padded=CITYSCAPES_SIZE, original=CITYSCAPES_SIZE),
-}
 # Table 8 repeats rows of Table 1 under the names of the detectors.
 REPEATING_TABLES = {(PRO_SCALE, 8)}
 # Open-vocabulary systems: Table 10 does not say for which input, and its figures contradict its caption.
 UNKNOWN_INPUTS = {(PRO_SCALE, 10)}
-UNIT = "published"
-OWN = "own"
+BASES = ("encoder_basis", "total_basis", "speed_basis")
 _AXES = {"gflops_encoder": "gflops-encoder", "gflops_total": "gflops-total", "fps": "fps"}
 # How the data mark a cell that contradicts another one.
 _CONTRADICTION = re.compile(r"README O\d+: ")
@@ -97,9 +40,6 @@ def all_points(records_dir: Path | None = None, add: Path | None = None) -> list
         ValueError: damaged published or own data; file, line and column named.
         OSError: a file or folder that is not there.
     """
-    from segmeter.harness.tradeoff.own import own_points
-    from segmeter.harness.tradeoff.records import read_records, record_points
-
     # The user's file first: what is wrong with it is told at once.
     own = own_points(add) if add is not None else []
     published = published_points()
@@ -107,12 +47,6 @@ def all_points(records_dir: Path | None = None, add: Path | None = None) -> list
     if records_dir is not None:
         found += record_points(read_records(records_dir), published)
     return [*found, *own]
-
-
-def point(**values: Any) -> Point:
-    """A point with every key; what is not given is None, or "" for a text."""
-    texts = {key: "" for key in KEYS if key not in (*FIGURES, "spread")}
-    return {**dict.fromkeys(KEYS), **texts, **values}
 
 
 def published_points() -> list[Point]:
@@ -125,21 +59,26 @@ def published_points() -> list[Point]:
     for rows in _table_rows():
         new = _published(rows)
         # Only the PRO-SCALE paper prints one model in several tables; other sources train one for each.
-        alike = [p for p in found if _same_system(p, new)] if new["paper"] == PRO_SCALE else []
+        alike = [p for p in found if _same_system(p, new)] if new.paper == PRO_SCALE else []
         same = next((p for p in alike if _compatible(p, new)), None)
         if same is None:
             if alike:
-                new["note"] = _joined(f"differs from {alike[0]['reference']}", new["note"])
+                new = replace(new, note=_joined(f"differs from {alike[0].reference}", new.note))
             found.append(new)
             continue
-        same["note"] = _joined(same["note"], *(n for n in [new["note"]] if n not in same["note"]))
-        same["reference"] += f"; {new['reference'].partition(', ')[2]}"
-        same.update({key: new[key] for key in FIGURES if same[key] is None})
-        same["speed_basis"] = same["speed_basis"] or new["speed_basis"]
-        for key in ("encoder_basis", "total_basis"):
-            same[key] = same[key] or new[key]
-        same["size"] = same["size"] or new["size"]
+        found[found.index(same)] = _merged(same, new)
     return found
+
+
+def _merged(same: Point, new: Point) -> Point:
+    """One point of two that agree: what the first lacks is the second's."""
+    known: dict[str, Any] = {key: getattr(same, key) or getattr(new, key) for key in ("size", *BASES)}
+    figures: dict[str, Any] = {
+        key: getattr(new, key) if value is None else value for key, value in same.figures.items()
+    }
+    note = _joined(same.note, *(n for n in [new.note] if n not in same.note))
+    reference = f"{same.reference}; {new.reference.partition(', ')[2]}"
+    return replace(same, note=note, reference=reference, **known, **figures)
 
 
 def _joined(*texts: str) -> str:
@@ -158,14 +97,14 @@ def _table_rows() -> Iterator[list[PublishedRow]]:
 
 def _published(rows: Sequence[PublishedRow]) -> Point:
     row = rows[0]
-    figures: dict[str, float | None] = {r.metric: r.value for r in rows}
-    spec = row_spec(row)
+    figures: dict[str, Any] = {r.metric: r.value for r in rows}
+    spec = spec_of(row)
     size = _printed_size(spec, row, figures.get("gflops_encoder"))
     where = TITLES.get(row.paper, row.paper)
     known = (row.paper, row.table) not in UNKNOWN_INPUTS
     # COCO's totals are means over images, whatever one input the encoder's figure is from.
     total = "mean over images" if row.dataset == "coco" else size
-    return point(
+    return Point(
         label=_label(row, spec),
         model=spec.text if spec else "",
         encoder=row.model,
@@ -208,11 +147,14 @@ def _label(row: PublishedRow, spec: ModelSpec | None) -> str:
 
 
 def _same_system(a: Point, b: Point) -> bool:
-    return all(a[key] == b[key] for key in ("paper", "label", "model", "backbone", "dataset"))
+    return all(
+        getattr(a, key) == getattr(b, key) for key in ("paper", "label", "model", "backbone", "dataset")
+    )
 
 
 def _compatible(a: Point, b: Point) -> bool:
-    return all(a[key] is None or b[key] is None or a[key] == b[key] for key in FIGURES)
+    theirs = b.figures
+    return all(None in (value, theirs[key]) or value == theirs[key] for key, value in a.figures.items())
 
 
 def _printed_size(spec: ModelSpec | None, row: PublishedRow, encoder: float | None) -> str:
@@ -229,85 +171,27 @@ def _printed_size(spec: ModelSpec | None, row: PublishedRow, encoder: float | No
     return format_size(min(COCO_ENCODER_SIZES, key=off))
 
 
-def row_spec(row: PublishedRow) -> ModelSpec | None:
-    """The model that a published row describes, or None where no encoder here has that structure."""
-    if row.model not in FAMILY or row.dataset not in CLASSES or not row.backbone:
-        return None
-    options: dict[str, Any] = {}
-    if row.variant:
-        options["stages"] = tuple(int(p) for p in row.variant.split(","))
-    if row.modifier in ("+lpe", "lpe max-pooling"):
-        options["pixel_embedding"] = "lpe"
-    elif row.modifier == "+s1":
-        options["pixel_embedding"] = "conv"
-    elif row.modifier == "lpe avg-pooling":
-        options["pixel_embedding"] = "lpe-avg"
-    elif row.modifier.startswith("trc eps="):
-        options["recalibration_temperature"] = float(row.modifier.removeprefix("trc eps="))
-    elif row.modifier and not row.modifier.startswith("in21k"):
-        return None
-    return model_spec(row.model, row.backbone, num_classes=CLASSES[row.dataset], **options)
-
-
 def measured_points(published: Sequence[Point]) -> list[Point]:
     """The published points that print a cost, with their GFLOPs measured at one size for each data set."""
     found: dict[tuple[str, ...], Point] = {}
     for p in published:
-        if not p["model"] or all(p[key] is None for key in COSTS):
+        if not p.model or all(p.figures[key] is None for key in COSTS):
             continue
-        qualities = {key: p[key] for key in QUALITIES}
-        key = (p["paper"], p["model"], p["dataset"], *(str(v) for v in qualities.values()))
+        key = (p.paper, p.model, p.dataset, *(str(v) for v in p.qualities.values()))
         if key in found or any(_covers(f, p) for f in found.values()):
             continue
-        found[key] = counted_point(p["model"], p["dataset"]) | {
-            **qualities,
-            "label": p["label"],
-            "paper": p["paper"],
-            "reference": p["reference"],
-            "note": "GFLOPs measured, quality as printed",
-        }
+        found[key] = replace(
+            counted_point(p.model, p.dataset),
+            **p.qualities,
+            label=p.label,
+            paper=p.paper,
+            reference=p.reference,
+            note="GFLOPs measured, quality as printed",
+        )
     return list(found.values())
 
 
 def _covers(a: Point, b: Point) -> bool:
     """Whether ``a`` is the same model with the same qualities, and perhaps more of them."""
-    same = all(a[key] == b[key] for key in ("paper", "model", "dataset"))
-    return same and all(b[key] in (None, a[key]) for key in QUALITIES)
-
-
-def counted_point(model: str, dataset: str, source: str = "measured", backbone: str | None = None) -> Point:
-    """One model's GFLOPs at the data set's common size; no quality.
-
-    Raises:
-        ValueError: a model that cannot be read or counted, or a data set without a common size.
-    """
-    from segmeter.harness.models.spec import parse_model
-
-    if dataset not in COMMON_SIZES:
-        raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")
-    # Only a model that the user named may be the user's own; others come from tables and records.
-    spec = parse_model(model, backbone=backbone, num_classes=CLASSES[dataset], own=source == "own")
-    size = COMMON_SIZES[dataset]
-    padded, original = format_size(size.padded), format_size(size.original)
-    return point(
-        label=spec.encoder_title,
-        model=spec.text,
-        encoder=spec.encoder,
-        backbone=spec.backbone,
-        dataset=dataset,
-        source=source,
-        command=f"segmeter flops {spec.text} --padded-size {padded} --original-size {original} "
-        f"--num-classes {CLASSES[dataset]}",
-        size=padded,
-        encoder_basis=padded,
-        total_basis=padded,
-        convention=UNIT,
-        **_measure(spec, size),
-    )
-
-
-def _measure(spec: ModelSpec, size: ImageSize) -> dict[str, float | None]:
-    figures = count_model(spec, size, UNIT).figures
-    # A whole model of the user's own has no encoder to tell apart.
-    encoder = figures.of("encoder") / 1e9 if spec.backbone else None
-    return {"gflops_encoder": encoder, "gflops_total": figures.total / 1e9}
+    same = all(getattr(a, key) == getattr(b, key) for key in ("paper", "model", "dataset"))
+    return same and all(value in (None, a.qualities[key]) for key, value in b.qualities.items())

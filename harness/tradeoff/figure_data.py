@@ -4,6 +4,7 @@ Every function gives JSON-able data; GMACs are in the "published" convention at 
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
 from segmeter.harness.models.spec import ModelSpec, parse_model
 from segmeter.harness.published.cells import CLASSES
 from segmeter.harness.records.flops import FlopsRecord
-from segmeter.harness.tradeoff.collect import COMMON_SIZES, Point, all_points, counted_point
+from segmeter.harness.tradeoff.collect import all_points
+from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
+from segmeter.harness.tradeoff.point import Point
+from segmeter.harness.tradeoff.realised import realised_savings
+from segmeter.harness.tradeoff.records import read_records
 
 SCHEMA = "segmeter.figures/1"
 CONVENTION, UNIT = "published", "GMACs"
@@ -35,7 +40,7 @@ COUNTED = ("gflops_encoder", "gflops_total", "encoder_basis", "total_basis", "si
 LPE_MODELS = ("m2f", "lite-m2f", "pro-scale")
 
 
-def figure_data(
+def collect_figures(
     backbone: str = "swin-t",
     records_dir: Path | None = None,
     add: Path | None = None,
@@ -69,7 +74,7 @@ def figure_data(
 
 def points_data(
     records_dir: Path | None, add: Path | None, models: Sequence[str], backbone: str = "swin-t"
-) -> list[Point]:
+) -> list[dict[str, Any]]:
     """All trade-off points; own models are counted, and take their quality from a row of ``add``.
 
     A row names a model by its label: as it is written ("mine.py:MyEncoder"), or its name ("MyEncoder").
@@ -78,21 +83,24 @@ def points_data(
     for model in models:
         for dataset in COMMON_SIZES:
             counted = counted_point(model, dataset, source="own", backbone=backbone)
-            named = [
-                p
-                for p in points
-                if p["source"] == "own"
-                and p["dataset"] in ("", dataset)
-                and p["label"] in (model, counted["label"])
-            ]
-            for p in named:
-                p["dataset"] = dataset
-                given = p["gflops_encoder"] is not None or p["gflops_total"] is not None
-                if not given:
-                    p.update({key: counted[key] for key in COUNTED})
+            named = [i for i, p in enumerate(points) if _is_of(p, model, counted)]
+            for place in named:
+                points[place] = _with_cost(points[place], counted)
             if not named:
-                points.append(counted | {"reference": model, "note": "no quality given: see --add"})
-    return points
+                points.append(replace(counted, reference=model, note="no quality given: see --add"))
+    return [asdict(p) for p in points]
+
+
+def _is_of(p: Point, model: str, counted: Point) -> bool:
+    """Whether a row of the user's file is about this model on this data set."""
+    return p.source == "own" and p.dataset in ("", counted.dataset) and p.label in (model, counted.label)
+
+
+def _with_cost(p: Point, counted: Point) -> Point:
+    """A row of the user's file with the counted cost, unless it gives one."""
+    given = p.gflops_encoder is not None or p.gflops_total is not None
+    cost = {} if given else {key: getattr(counted, key) for key in COUNTED}
+    return replace(p, dataset=counted.dataset, **cost)
 
 
 def breakdown_data(backbone: str, models: Sequence[str] = ()) -> list[FlopsRecord]:
@@ -167,9 +175,6 @@ def realised_data(records_dir: Path | None, models: Sequence[str] = ()) -> list[
     """Claimed beside realised savings from timing records; see :mod:`harness.tradeoff.realised`."""
     if records_dir is None:
         return []
-    from segmeter.harness.tradeoff.realised import realised_savings
-    from segmeter.harness.tradeoff.records import read_records
-
     return realised_savings([run for _, run in read_records(records_dir).runs], models)
 
 

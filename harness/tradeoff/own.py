@@ -11,9 +11,10 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segmeter.harness.published.tables import DATASETS
-from segmeter.harness.tradeoff.collect import FIGURES, OWN, QUALITIES, Point, point
+from segmeter.harness.tradeoff.point import FIGURES, OWN, QUALITIES, Interval, Point
 from segmeter.words import nearest
 
 TEXTS = ("label", "encoder", "backbone", "dataset", "size", "convention", "note", "spread")
@@ -75,8 +76,8 @@ def _point(row: Mapping[str, str], where: str, path: Path) -> Point:
     dataset = row.get("dataset", "")
     if dataset not in DATASETS:
         raise ValueError(f"{where}, column 'dataset': {dataset!r} is unknown{nearest(dataset, DATASETS)}")
-    figures = {name: _number(row.get(name, ""), name, where) for name in FIGURES}
-    spread = {}
+    figures: dict[str, Any] = {name: _number(row.get(name, ""), name, where) for name in FIGURES}
+    spread: dict[str, Interval] = {}
     for name in FIGURES:
         ends = [_number(row.get(f"{name}_{end}", ""), f"{name}_{end}", where) for end in ("low", "high")]
         if ends == [None, None]:
@@ -89,7 +90,7 @@ def _point(row: Mapping[str, str], where: str, path: Path) -> Point:
             )
         spread[name] = {"low": low, "high": high, "kind": row.get("spread", "") or "as given"}
     size = row.get("size", "")
-    return point(
+    return Point(
         label=row["label"],
         encoder=row.get("encoder", "") or row["label"],
         backbone=row.get("backbone", ""),

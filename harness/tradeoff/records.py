@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from segmeter.harness.records.runs import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
-from segmeter.harness.tradeoff.collect import FIGURES, OWN, QUALITIES, UNIT, Point, point
+from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
+from segmeter.harness.tradeoff.point import OWN, QUALITIES, UNIT, Interval, Point
 
 QUALITY_SCHEMA = "segmeter.quality/1"
 DATASET_OF_CLASSES = {133: "coco", 19: "cityscapes"}
@@ -98,10 +99,8 @@ def record_points(records: Records, published: Sequence[Point]) -> list[Point]:
 
 
 def _quality_point(path: Path, record: dict[str, Any]) -> Point:
-    from segmeter.harness.tradeoff.collect import COMMON_SIZES, counted_point
-
     model, dataset = str(record.get("model") or ""), record["dataset"].split("-")[0]
-    base = point(label=record["title"], encoder=record["title"], dataset=dataset, source="measured")
+    base = Point(label=record["title"], encoder=record["title"], dataset=dataset, source="measured")
     note = f"{record.get('images')} images of {record['dataset']} {record.get('split', '')}".strip()
     if record.get("fault_count"):
         note += f", {record['fault_count']} faults left out"
@@ -113,10 +112,10 @@ def _quality_point(path: Path, record: dict[str, Any]) -> Point:
     cost = record.get("cost")
     if not model and isinstance(cost, dict) and _is_number(cost.get("total_gmacs")):
         # Another system's cost is what the user said it is; see `segmeter evaluate --gflops`.
-        base |= {"gflops_total": cost["total_gmacs"], "total_basis": OWN}
+        base = replace(base, gflops_total=cost["total_gmacs"], total_basis=OWN)
         note += "; GFLOPs as given"
-    scores = {key: record.get(key) for key in QUALITIES}
-    return base | scores | {"reference": str(path), "note": note}
+    scores: dict[str, Any] = {key: record.get(key) for key in QUALITIES}
+    return replace(base, **scores, reference=str(path), note=note)
 
 
 def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
@@ -126,14 +125,14 @@ def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
     batch = settings.get("batch") or 1
     size = str(settings.get("padded_size", ""))
     scored = next(
-        (p for p in known if p["model"] == run.model and p["dataset"] == dataset and _has_quality(p)), None
+        (p for p in known if p.model == run.model and p.dataset == dataset and _has_quality(p)), None
     )
     how = f"{how_measured(run)}, {size}"
     flags = "".join(f" --{key.replace('_', '-')}" for key in WAYS if settings.get(key))
     figures: dict[str, Any] = {"latency_ms": latency.get("median"), "fps": run.figures.get("fps")}
     if scored is not None:
-        figures |= {key: scored[key] for key in QUALITIES}
-    return point(
+        figures |= scored.qualities
+    return Point(
         label=run.title.rpartition(", ")[0] or run.title or run.model,
         model=run.model,
         encoder=encoder,
@@ -147,16 +146,16 @@ def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
         speed_basis=how,
         convention=UNIT,
         spread=_latency_spread(latency, batch),
-        note=f"timed on {how}; " + (f"quality from {scored['reference']}" if scored else "quality unknown"),
-        **{key: value for key, value in figures.items() if key in FIGURES},
+        note=f"timed on {how}; " + (f"quality from {scored.reference}" if scored else "quality unknown"),
+        **figures,
     )
 
 
 def _has_quality(p: Point) -> bool:
-    return any(p[key] is not None for key in QUALITIES)
+    return any(value is not None for value in p.qualities.values())
 
 
-def _latency_spread(latency: dict[str, Any], batch: int) -> dict[str, dict[str, Any]] | None:
+def _latency_spread(latency: dict[str, Any], batch: int) -> dict[str, Interval] | None:
     low, high = latency.get("low"), latency.get("high")
     if not low or not high:
         return None

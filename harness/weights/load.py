@@ -167,7 +167,7 @@ def convert(source: Path, target: Path, spec: ModelSpec | None = None) -> tuple[
     """
     from safetensors.torch import save
 
-    from segmeter.harness.records.flops import write_bytes
+    from segmeter.harness.records.files import write_bytes
 
     if target.suffix != ".safetensors":
         raise ValueError(f"convert writes .safetensors, got {target.name!r}")

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmeter.harness.records.flops import FlopsRecord, to_json
+from segmeter.harness.records.files import to_json
+from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
 from segmeter.reports.html.parts import Cell, Html, Number, join, table, tag
 from segmeter.reports.plots.common import DATASET_TITLES, backbone_title
-from segmeter.reports.text.flops import change, part_figure
-from segmeter.reports.units import PART_TITLES, PARTS, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
 
 # What a point of the trade-off chart holds; see docs/report.md.
 FIGURE_TITLES = {

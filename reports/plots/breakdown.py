@@ -4,10 +4,9 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segmeter.harness.records.flops import FlopsRecord
+from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
 from segmeter.reports.plots.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
-from segmeter.reports.text.flops import part_figure
-from segmeter.reports.units import PART_TITLES, PARTS, title
+from segmeter.reports.units import PART_TITLES, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmeter.harness.records.flops import FlopsRecord
-from segmeter.reports.text.flops import change, part_figure
+from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
 from segmeter.reports.text.tokens import markdown_section
-from segmeter.reports.units import PART_TITLES, PARTS, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

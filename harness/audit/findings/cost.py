@@ -233,7 +233,7 @@ def _not_reproduced(audited: Sequence[AuditedCell]) -> list[Finding]:
 def _price_list(audited: Sequence[AuditedCell]) -> list[Finding]:
     """What the stride-4 convolution costs by other printed rows, held to the rows that add or remove it."""
     cells = {
-        (c.model, c.stages, c.modifier): c
+        (c.model, c.variant, c.modifier): c
         for c in (a.cell for a in _encoders(audited, "cityscapes"))
         if c.backbone == "swin-t"
     }
@@ -275,7 +275,7 @@ def _order_flips(audited: Sequence[AuditedCell]) -> list[Finding]:
     for a in audited:
         if a.cell.what == "encoder" and a.subject.scope == "family" and a.cell.table < 8:
             c = a.cell
-            figures[c.model, c.stages, c.modifier, c.backbone].setdefault(c.dataset, a)
+            figures[c.model, c.variant, c.modifier, c.backbone].setdefault(c.dataset, a)
     both = [f for f in figures.values() if len(f) == 2 and all(a.verdict in REPRODUCED for a in f.values())]
     sentences, tables = [], []
     for one in both:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import permutations
 
 from segmeter.harness.audit.findings.sentences import (
-    METRIC_NAMES,
     Finding,
     backbone,
     dataset,
@@ -18,6 +17,7 @@ from segmeter.harness.audit.findings.sentences import (
 )
 from segmeter.harness.audit.percentages import Percentage
 from segmeter.harness.audit.speeds import Speed
+from segmeter.harness.published.names import METRIC_NAMES
 from segmeter.harness.published.tables import PRO_SCALE, Claim, PublishedRow
 
 # Two speeds that are the same but for the noise of a measurement.

@@ -5,32 +5,8 @@ from dataclasses import dataclass
 
 from segmeter.encoders.backbones.table import BACKBONES
 from segmeter.harness.published.cells import PublishedCell
+from segmeter.harness.published.names import DATASET_NAMES, TITLES
 from segmeter.harness.published.tables import PublishedRow
-
-NAMES = {
-    "m2f": "M2F",
-    "lite-m2f": "Lite-M2F",
-    "rt-m2f": "RT-M2F",
-    "pro-scale": "PRO-SCALE",
-    "pem": "PEM",
-    "yoso": "YOSO",
-    "maskclip": "MaskCLIP",
-    "fc-clip": "FC-CLIP",
-    "maskdino": "MaskDINO",
-    "lite-detr": "Lite-DETR",
-    "rt-detr": "RT-DETR",
-}
-DATASET_NAMES = {"coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
-METRIC_NAMES = {
-    "pq": "PQ",
-    "miou": "mIoU",
-    "ap": "AP",
-    "mask_ap": "mask AP",
-    "box_ap": "box AP",
-    "fps": "FPS",
-    "gflops_encoder": "encoder GFLOPs",
-    "gflops_total": "total GFLOPs",
-}
 
 
 @dataclass(frozen=True)
@@ -63,8 +39,8 @@ def finding(id: str, title: str, sentences: Iterable[str], tables: Iterable[int]
 
 def system(item: PublishedRow | PublishedCell) -> str:
     """The model of a row as a reader writes it, e.g. "PRO-SCALE (1,1,3)"."""
-    stages = item.variant if isinstance(item, PublishedRow) else item.stages
-    parts = [NAMES.get(item.model, item.model)]
+    stages = item.variant
+    parts = [TITLES.get(item.model, item.model)]
     if stages:
         parts.append(f"({stages})")
     if item.modifier == "+proscale":

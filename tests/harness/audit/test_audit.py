@@ -21,8 +21,9 @@ from segmeter.harness.audit.run import GFLOPS_TABLES, check_tables, count_steps,
 from segmeter.harness.counting.by_size import CONVENTION, cost_model, real_padded_sizes
 from segmeter.harness.counting.count import count_dataset, count_model
 from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, from_image, parse_size
+from segmeter.harness.models.presets import spec_of
 from segmeter.harness.models.spec import parse_model
-from segmeter.harness.published.cells import gflops_cells, spec_of
+from segmeter.harness.published.cells import gflops_cells
 from segmeter.harness.records.flops import GIGA
 from segmeter.harness.records.runs import Run, save
 from tests.helpers.places import ROOT

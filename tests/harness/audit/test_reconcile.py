@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segmeter.harness.audit.reconcile import count_steps, read_figure, reconcile
+from segmeter.harness.audit.reconcile import count_steps, read_figure, reconcile_figure
 
 
 def test_a_figure_says_how_it_may_have_been_rounded() -> None:
@@ -23,7 +23,7 @@ def test_a_figure_says_how_it_may_have_been_rounded() -> None:
 
 def test_117_is_the_whole_encoder_at_800x1088() -> None:
     steps: list[str] = []
-    record = reconcile("m2f", "swin-t", "117.0", step=steps.append)
+    record = reconcile_figure("m2f", "swin-t", "117.0", step=steps.append)
     assert len(steps) == count_steps()
     first = record["matches"][0]
     assert record["verdict"] == "explained"
@@ -51,13 +51,13 @@ OTHER_WAYS = {
 
 @pytest.mark.parametrize("figure", OTHER_WAYS)
 def test_the_unit_path_and_boundary_are_found(figure: str) -> None:
-    record = reconcile("m2f", "swin-t", figure)
+    record = reconcile_figure("m2f", "swin-t", figure)
     first = record["matches"][0]
     assert (first["path"], first["boundary"], first["size"]) == OTHER_WAYS[figure]
 
 
 def total_of(figure: str) -> dict[str, Any]:
-    return reconcile("m2f", "swin-t", figure, "total")
+    return reconcile_figure("m2f", "swin-t", figure, "total")
 
 
 def test_a_total_is_a_mean_over_images() -> None:
@@ -67,11 +67,11 @@ def test_a_total_is_a_mean_over_images() -> None:
 
 
 def test_nothing_does_when_nothing_does() -> None:
-    record = reconcile("pro-scale", "swin-t", "123.45")
+    record = reconcile_figure("pro-scale", "swin-t", "123.45")
     assert record["verdict"] == "nothing does" and record["matches"] == []
     assert len(record["nearest"]) == 3
     # Table 3's C_2: what matches is as implausible as chance.
-    chance = reconcile(
+    chance = reconcile_figure(
         "pro-scale", "swin-t", "73.49", options={"stages": (1, 1, 1), "pixel_embedding": "conv"}
     )
     assert chance["verdict"] != "explained"
@@ -79,9 +79,9 @@ def test_nothing_does_when_nothing_does() -> None:
 
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'm2f'"):
-        reconcile("m2ff", "swin-t", "117")
+        reconcile_figure("m2ff", "swin-t", "117")
     with pytest.raises(ValueError, match="encoder or total"):
-        reconcile("m2f", "swin-t", "117", "backbone")
+        reconcile_figure("m2f", "swin-t", "117", "backbone")
 
 
 OWN = """
@@ -107,7 +107,7 @@ def test_an_encoder_of_ones_own_can_be_reconciled(tmp_path: Path) -> None:
     path.write_text(OWN.replace("BODY", "pass"))
     # 1x1 convolutions of 96 to 768 channels to 256 at strides 4 to 32, 1024x2048:
     # 256 * 2^21 * (96/16 + 192/64 + 384/256 + 768/1024) = 6.04 GMACs, twice that in FLOPs.
-    record = reconcile(f"{path}:Encoder", "swin-t", "12.08")
+    record = reconcile_figure(f"{path}:Encoder", "swin-t", "12.08")
     first = record["matches"][0]
     assert (first["path"], first["size"]) == ("products x 2", "1024x2048")
     # What it does not have makes no boundary of its own.
@@ -118,4 +118,4 @@ def test_an_encoder_whose_work_depends_on_its_input_is_refused(tmp_path: Path) -
     path = tmp_path / "choosy.py"
     path.write_text(OWN.replace("BODY", "maps['res5'] = maps['res5'] * int(maps['res5'].sum() > 0)"))
     with pytest.raises(ValueError, match="its work depends on its input"):
-        reconcile(f"{path}:Encoder", "swin-t", "12.08")
+        reconcile_figure(f"{path}:Encoder", "swin-t", "12.08")

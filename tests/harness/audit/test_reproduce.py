@@ -2,14 +2,15 @@
 
 import pytest
 
-from segmeter.harness.audit.reproduce import Reproduction, reproduce, verdict
+from segmeter.harness.audit.reproduce import Reproduction, reproduce_cells, verdict
+from segmeter.harness.models.presets import presets, resolve_preset, spec_of
 from segmeter.harness.models.spec import parse_model
-from segmeter.harness.published.cells import family_cells, presets, resolve_preset, spec_of
+from segmeter.harness.published.cells import family_cells
 
 
 @pytest.fixture(scope="module")
 def results() -> list[Reproduction]:
-    return reproduce(family_cells())
+    return reproduce_cells(family_cells())
 
 
 def test_every_cityscapes_cell_is_met(results: list[Reproduction]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segmeter.harness.counting.counter import run_and_count
 from segmeter.harness.gate.budgets import Limit, ModelBudget
 from segmeter.harness.gate.capture import snapshot_of
-from segmeter.harness.gate.judge import OVER, UNCOUNTED, WITHIN, Measured, judge
+from segmeter.harness.gate.judge import OVER, UNCOUNTED, WITHIN, Measured, judge_measured
 from segmeter.harness.models.structure import meta_copy
 
 DIM = 16
@@ -101,7 +101,7 @@ def measured(seed: Seed, limits: dict[str, Limit] | None = None) -> Measured:
 
 
 def test_an_unchanged_model_passes_without_a_change() -> None:
-    verdicts, changes = judge(measured(Seed()), measured(Seed()).snapshot)
+    verdicts, changes = judge_measured(measured(Seed()), measured(Seed()).snapshot)
     assert changes == []
     assert {(v.what, v.status, v.now - v.before) for v in verdicts} == {
         ("total", WITHIN, 0),
@@ -152,7 +152,7 @@ TOKENS, QUERIES = 16, 10
 def test_a_regression_of_work_is_caught_and_attributed(
     seed: Seed, more_macs: int, kind: str, path: str
 ) -> None:
-    verdicts, _ = judge(measured(seed), measured(Seed()).snapshot)
+    verdicts, _ = judge_measured(measured(seed), measured(Seed()).snapshot)
     total = next(v for v in verdicts if v.what == "total")
     assert total.status == OVER
     assert total.now - (total.before or 0) == more_macs
@@ -164,7 +164,7 @@ def test_a_higher_resolution_is_put_down_to_what_now_sees_more_tokens() -> None:
     model = meta_copy(Encoder(Seed())).eval()
     _, count = run_and_count(model, torch.empty(1, 4, 16, 16, device="meta"))
     after = Measured(before.budget, snapshot_of("tiny", None, "macs", (count,), model), model)
-    verdicts, changes = judge(after, before.snapshot)
+    verdicts, changes = judge_measured(after, before.snapshot)
     assert [v.status for v in verdicts if v.what == "total"] == [OVER]
     assert {c.kind for c in changes} == {"reshaped"}
     # 16 tokens became 64.
@@ -172,7 +172,7 @@ def test_a_higher_resolution_is_put_down_to_what_now_sees_more_tokens() -> None:
 
 
 def test_an_uncounted_custom_op_is_caught_with_its_shapes() -> None:
-    verdicts, _ = judge(measured(Seed(custom_op=True)), measured(Seed()).snapshot)
+    verdicts, _ = judge_measured(measured(Seed(custom_op=True)), measured(Seed()).snapshot)
     found = [v for v in verdicts if v.status == UNCOUNTED]
     assert [v.what for v in found] == ["gate_test::twice"]
     assert found[0].detail == "1x, first in the model itself on 1x10x16"
@@ -181,11 +181,11 @@ def test_an_uncounted_custom_op_is_caught_with_its_shapes() -> None:
 
 def test_an_op_that_was_uncounted_before_is_no_alarm() -> None:
     now = measured(Seed(custom_op=True))
-    assert all(v.status == WITHIN for v in judge(now, now.snapshot)[0])
+    assert all(v.status == WITHIN for v in judge_measured(now, now.snapshot)[0])
 
 
 def test_a_lost_weight_sharing_is_caught_by_its_parameters() -> None:
-    verdicts, _ = judge(measured(Seed(shared=False)), measured(Seed()).snapshot)
+    verdicts, _ = judge_measured(measured(Seed(shared=False)), measured(Seed()).snapshot)
     by_name = {v.what: v for v in verdicts}
     assert by_name["total"].status == WITHIN
     assert by_name["params"].status == OVER
@@ -196,7 +196,7 @@ def test_a_lost_weight_sharing_is_caught_by_its_parameters() -> None:
 
 
 def test_a_removed_bias_passes_and_is_told() -> None:
-    verdicts, changes = judge(measured(Seed(bias=False)), measured(Seed()).snapshot)
+    verdicts, changes = judge_measured(measured(Seed(bias=False)), measured(Seed()).snapshot)
     assert all(v.status == WITHIN for v in verdicts)
     assert {(c.kind, c.path, c.params) for c in changes} == {
         ("changed", "embed", -DIM),
@@ -205,7 +205,7 @@ def test_a_removed_bias_passes_and_is_told() -> None:
 
 
 def test_a_rename_is_no_change_of_cost_and_is_recognised() -> None:
-    verdicts, changes = judge(measured(Seed(ffn_name="expand")), measured(Seed()).snapshot)
+    verdicts, changes = judge_measured(measured(Seed(ffn_name="expand")), measured(Seed()).snapshot)
     assert all(v.status == WITHIN and v.now == v.before for v in verdicts)
     assert [(c.kind, c.text) for c in changes] == [
         ("renamed", "layers.0.linear1 was renamed to layers.0.expand"),
@@ -217,13 +217,13 @@ def test_a_rename_is_no_change_of_cost_and_is_recognised() -> None:
 def test_a_component_may_grow_by_its_tolerance(percent: float, status: str) -> None:
     limits = {"layers.*.linear1": Limit(percent, relative=True), "total": Limit(10**9, relative=False)}
     # 32 hidden channels became 48: half as much again.
-    verdicts, _ = judge(measured(Seed(ffn=48), limits), measured(Seed()).snapshot)
+    verdicts, _ = judge_measured(measured(Seed(ffn=48), limits), measured(Seed()).snapshot)
     assert [v.status for v in verdicts if v.what == "layers.*.linear1"] == [status]
 
 
 def test_a_new_component_is_over_any_relative_limit() -> None:
     limits = {"pixel_embedding": Limit(10.0, relative=True), "total": Limit(10**9, relative=False)}
-    verdicts, _ = judge(measured(Seed(conv=True), limits), measured(Seed()).snapshot)
+    verdicts, _ = judge_measured(measured(Seed(conv=True), limits), measured(Seed()).snapshot)
     assert [v.status for v in verdicts if v.what == "pixel_embedding"] == [OVER]
 
 
@@ -238,4 +238,4 @@ def test_a_limit_that_cannot_hold_is_refused(change: Callable[[ModelBudget], Non
     now = measured(Seed(), {})
     change(now.budget)
     with pytest.raises(ValueError, match=message):
-        judge(now, None)
+        judge_measured(now, None)

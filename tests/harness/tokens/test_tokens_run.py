@@ -15,7 +15,7 @@ from segmeter.harness.inputs.photos import Photo, choose_photos, package_photos
 from segmeter.harness.inputs.sizes import ImageSize, ResizeRule
 from segmeter.harness.machine.memory import peak_memory
 from segmeter.harness.models.spec import model_spec
-from segmeter.harness.records.flops import to_json
+from segmeter.harness.records.files import to_json
 from segmeter.harness.tokens.maps import Settings, Tally, analyse, analysis_bytes
 from segmeter.harness.tokens.merge_cost import encoder_cost, matching_gmacs
 from segmeter.harness.tokens.run import chosen_places, run_tokens

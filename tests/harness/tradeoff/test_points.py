@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,15 @@ from segmeter.harness.inputs.sizes import ImageSize
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.records.runs import Run, save
 from segmeter.harness.tradeoff.collect import (
-    COSTS,
-    KEYS,
-    QUALITIES,
     all_points,
     measured_points,
     published_points,
 )
 from segmeter.harness.tradeoff.figure_data import points_data
 from segmeter.harness.tradeoff.own import own_points
+from segmeter.harness.tradeoff.point import COSTS, QUALITIES, Point
 from segmeter.harness.tradeoff.realised import realised_savings
 from segmeter.harness.tradeoff.records import read_records, record_points
-
-Point = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -39,62 +36,63 @@ def measured(published: list[Point]) -> list[Point]:
 
 
 def one(points: list[Point], **wanted: str) -> Point:
-    (found,) = (p for p in points if all(p[key] == value for key, value in wanted.items()))
+    (found,) = (p for p in points if all(getattr(p, key) == value for key, value in wanted.items()))
     return found
 
 
-def test_every_point_has_every_key_and_is_plain(published: list[Point], measured: list[Point]) -> None:
+def test_every_point_is_plain_and_says_where_it_is_from(
+    published: list[Point], measured: list[Point]
+) -> None:
     for p in (*published, *measured):
-        assert set(p) == set(KEYS)
         # What has a cost and a quality stands in a chart, which has a command.
-        drawable = any(p[c] for c in COSTS) and any(p[q] for q in QUALITIES)
-        assert p["reference"] and (p["command"].startswith("segmeter ") or not drawable)
-    json.dumps([*published, *measured], allow_nan=False)
+        drawable = any(p.figures[c] for c in COSTS) and any(p.figures[q] for q in QUALITIES)
+        assert p.reference and (p.command.startswith("segmeter ") or not drawable)
+    json.dumps([asdict(p) for p in (*published, *measured)], allow_nan=False)
 
 
 def test_tables_that_agree_make_one_point(published: list[Point]) -> None:
     p = one(published, paper="pro-scale", label="PRO-SCALE (1,1,1)", backbone="swin-t", dataset="cityscapes")
     # Table 2 prints the cost and the qualities, Table 15 the FPS.
-    assert (p["gflops_encoder"], p["pq"], p["miou"], p["fps"]) == (55.14, 60.58, 78.29, 6.47)
-    assert "Table 2, row 4" in p["reference"] and "Table 15, row 3" in p["reference"]
+    assert (p.gflops_encoder, p.pq, p.miou, p.fps) == (55.14, 60.58, 78.29, 6.47)
+    assert "Table 2, row 4" in p.reference and "Table 15, row 3" in p.reference
 
 
 def test_tables_that_contradict_each_other_make_two(published: list[Point]) -> None:
     rows = [
         p
         for p in published
-        if (p["paper"], p["label"], p["backbone"], p["dataset"]) == ("pro-scale", "M2F", "r50", "coco")
+        if (p.paper, p.label, p.backbone, p.dataset) == ("pro-scale", "M2F", "r50", "coco")
     ]
     # 4.91 images a second in Table 9, 2.10 in Table 16, for one and the same model.
-    assert sorted(p["fps"] for p in rows) == [2.10, 4.91]
-    assert any("differs from" in p["note"] for p in rows)
+    assert sorted(p.fps for p in rows) == [2.10, 4.91]
+    assert any("differs from" in p.note for p in rows)
 
 
 def test_printed_coco_figures_are_told_apart_by_their_input(published: list[Point]) -> None:
     coco = {"paper": "pro-scale", "dataset": "coco"}
     # 117.00 is for 800x1088, R50's 135.00 for 800x1216: the front must not mix them.
-    assert one(published, label="PRO-SCALE (3,3,3)", backbone="swin-t", **coco)["encoder_basis"] == "800x1088"
-    assert one(published, label="PRO-SCALE (3,3,3)", backbone="r50", **coco)["encoder_basis"] == "800x1216"
+    assert one(published, label="PRO-SCALE (3,3,3)", backbone="swin-t", **coco).encoder_basis == "800x1088"
+    assert one(published, label="PRO-SCALE (3,3,3)", backbone="r50", **coco).encoder_basis == "800x1216"
 
 
 def test_open_vocabulary_rows_compare_with_nothing(published: list[Point]) -> None:
-    rows = [p for p in published if p["encoder"] in ("fc-clip", "maskclip") and p["gflops_total"]]
-    assert rows and all(p["encoder_basis"] == p["total_basis"] == "" for p in rows)
+    rows = [p for p in published if p.encoder in ("fc-clip", "maskclip") and p.gflops_total]
+    assert rows and all(p.encoder_basis == p.total_basis == "" for p in rows)
 
 
 def test_measured_points_share_one_size_and_keep_the_printed_quality(measured: list[Point]) -> None:
-    sizes = {(p["dataset"], p["encoder_basis"]) for p in measured}
+    sizes = {(p.dataset, p.encoder_basis) for p in measured}
     assert sizes == {("coco", "800x1088"), ("cityscapes", "1024x2048")}
     wanted = {"paper": "pro-scale", "backbone": "swin-t", "dataset": "cityscapes"}
     p = one(measured, label="PRO-SCALE (3,3,3)", **wanted)
     # FACTS, section 2: 135.35 and 392.07 measured on the official code; the PQ is Table 2's.
-    assert p["gflops_encoder"] == pytest.approx(135.35, abs=0.005)
-    assert p["gflops_total"] == pytest.approx(392.07, abs=0.005)
-    assert p["pq"] == 63.06
+    assert p.gflops_encoder == pytest.approx(135.35, abs=0.005)
+    assert p.gflops_total == pytest.approx(392.07, abs=0.005)
+    assert p.pq == 63.06
     # The saving at one size is the true one: Table 1 prints -31.81 % for Lite-M2F on COCO.
     coco = {"paper": "pro-scale", "backbone": "swin-t", "dataset": "coco"}
-    m2f = one(measured, label="M2F", **coco)["gflops_encoder"]
-    lite = next(p for p in measured if p["label"] == "Lite-M2F" and p["dataset"] == "coco")["gflops_encoder"]
+    m2f = one(measured, label="M2F", **coco).gflops_encoder
+    lite = next(p for p in measured if p.label == "Lite-M2F" and p.dataset == "coco").gflops_encoder
     assert 100 * (lite / m2f - 1) == pytest.approx(-38.8, abs=0.1)
 
 
@@ -103,9 +101,9 @@ def test_a_printed_command_runs_and_gives_the_point(
 ) -> None:
     p = one(measured, paper="pro-scale", label="PRO-SCALE (1,1,1)", backbone="r50", dataset="coco")
     with pytest.raises(SystemExit) as ended:
-        main([*shlex.split(p["command"])[1:], "--json"])
+        main([*shlex.split(p.command)[1:], "--json"])
     assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out)["total_gmacs"] == pytest.approx(p["gflops_total"])
+    assert json.loads(capsys.readouterr().out)["total_gmacs"] == pytest.approx(p.gflops_total)
 
 
 def timing(model: str, title: str, ms: float, **more: Any) -> Run:
@@ -139,11 +137,12 @@ def test_timings_take_the_printed_quality_and_carry_their_interval(
     failed.status, failed.error = "crashed", "it did"
     save(failed, tmp_path / "runs")
     (p,) = record_points(read_records(tmp_path), published)
-    assert (p["fps"], p["latency_ms"], p["pq"]) == (10.0, 100.0, 64.00)
+    assert (p.fps, p.latency_ms, p.pq) == (10.0, 100.0, 64.00)
     # 1000 / 110 and 1000 / 90 images a second.
-    assert p["spread"]["fps"]["low"] == pytest.approx(9.09, abs=0.01)
-    assert p["spread"]["fps"]["high"] == pytest.approx(11.11, abs=0.01)
-    assert "a processor" in p["speed_basis"] and "Table 2" in p["note"]
+    assert p.spread is not None
+    assert p.spread["fps"]["low"] == pytest.approx(9.09, abs=0.01)
+    assert p.spread["fps"]["high"] == pytest.approx(11.11, abs=0.01)
+    assert "a processor" in p.speed_basis and "Table 2" in p.note
 
 
 def test_quality_records_are_counted_and_damaged_files_named(tmp_path: Path) -> None:
@@ -166,8 +165,8 @@ def test_quality_records_are_counted_and_damaged_files_named(tmp_path: Path) -> 
     assert sorted(d.path.name for d in records.damaged) == ["bad.json", "cut.json"]
     (p,) = record_points(records, [])
     # FACTS, section 2: R50 (1,1,1) is 298.12 in all at 1024x2048.
-    assert p["gflops_total"] == pytest.approx(298.12, abs=0.005)
-    assert p["pq"] == 59.1 and "500 images" in p["note"]
+    assert p.gflops_total == pytest.approx(298.12, abs=0.005)
+    assert p.pq == 59.1 and "500 images" in p.note
 
 
 DAMAGED = {
@@ -192,10 +191,10 @@ def test_own_points(tmp_path: Path) -> None:
     header = "label,dataset,gflops_encoder,pq,pq_low,pq_high,spread"
     file.write_text(f"{header}\nA net,coco,80,50.5,50,51,3 seeds\n\nB,,,49,,,\n")
     a, b = own_points(file)
-    assert a["source"] == "own" and a["reference"] == f"{file}, line 2"
-    assert a["spread"] == {"pq": {"low": 50.0, "high": 51.0, "kind": "3 seeds"}}
-    assert b["gflops_encoder"] is None and b["spread"] is None
-    assert [p["label"] for p in all_points(None, file)][-2:] == ["A net", "B"]
+    assert a.source == "own" and a.reference == f"{file}, line 2"
+    assert a.spread == {"pq": {"low": 50.0, "high": 51.0, "kind": "3 seeds"}}
+    assert b.gflops_encoder is None and b.spread is None
+    assert [p.label for p in all_points(None, file)][-2:] == ["A net", "B"]
 
 
 BAD = {
@@ -238,14 +237,16 @@ def test_own_models_are_counted_and_meet_their_row(tmp_path: Path) -> None:
         "        return m['res2'], [m['res5'], m['res4'], m['res3']]\n"
     )
     (tmp_path / "mine.csv").write_text("label,dataset,pq\nPlain,cityscapes,50\n")
-    points = points_data(None, tmp_path / "mine.csv", [f"{tmp_path}/mine.py:Plain"], "r50")
-    own = [p for p in points if p["source"] == "own"]
+    points = [
+        Point(**p) for p in points_data(None, tmp_path / "mine.csv", [f"{tmp_path}/mine.py:Plain"], "r50")
+    ]
+    own = [p for p in points if p.source == "own"]
     scored = one(own, dataset="cityscapes")
     # 1x1 convolutions of 256, 512, 1024, 2048 channels to 256: each level down has a quarter of the pixels of
     # 256x512 and twice the channels.
     expected = 256 * 512 * 256 * 256 * (1 + 1 / 2 + 1 / 4 + 1 / 8) / 1e9
-    assert scored["gflops_encoder"] == pytest.approx(expected) and scored["pq"] == 50.0
-    assert one(own, dataset="coco")["pq"] is None
+    assert scored.gflops_encoder == pytest.approx(expected) and scored.pq == 50.0
+    assert one(own, dataset="coco").pq is None
 
 
 def test_layers_cost_what_the_papers_table_6_prices_them_at() -> None:

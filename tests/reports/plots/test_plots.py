@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segmeter.harness.tradeoff.figure_data import figure_data
+from segmeter.harness.tradeoff.figure_data import collect_figures
 from segmeter.reports.plots.breakdown import figure_bytes
 from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, clamped
 from segmeter.reports.plots.configurations import circles_figure, stages_figure
@@ -44,7 +44,7 @@ REALISED = [
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, Any]:
-    return figure_data("swin-t") | {"realised": REALISED}
+    return collect_figures("swin-t") | {"realised": REALISED}
 
 
 @pytest.fixture(scope="module")

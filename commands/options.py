@@ -1,0 +1,176 @@
+"""The options that commands share, and what is made of them: a model, sizes, its count.
+
+The encoders' own options (``--stages``, ``--layers``) are flags of every :class:`ModelCommand`. They are not
+written here: ``python -m segmeter.commands.encoder_flags`` makes ``encoder_flags.json`` from the encoders,
+so that ``--help`` needs no torch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from segmeter.commands.console import InputError, progress_bar, set_verbose, user_input
+
+if TYPE_CHECKING:
+    from segmeter.harness.inputs.sizes import SizeSet
+    from segmeter.harness.models.spec import ModelSpec
+
+FLAGS_PATH = Path(__file__).with_name("encoder_flags.json")
+GIVEN = "segmeter.encoder_options"
+MODEL_SYNTAX = (
+    "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
+    "mine.py:MyEncoder, package.module:attribute, mine.toml"
+)
+ModelArg = Annotated[str | None, typer.Argument(help=MODEL_SYNTAX)]
+EncoderOpt = Annotated[str | None, typer.Option(help="m2f, lite-m2f, rt-m2f or pro-scale.")]
+BackboneOpt = Annotated[str | None, typer.Option(help="See `segmeter models`; default swin-t.")]
+ClassesOpt = Annotated[int | None, typer.Option(help="Default: 19 at Cityscapes' size, otherwise 133.")]
+QueriesOpt = Annotated[int | None, typer.Option(help="Default: 200 for swin-l, otherwise 100.")]
+PaddedOpt = Annotated[str | None, typer.Option(help="HxW that the network sees, multiples of 32.")]
+ImageOpt = Annotated[str | None, typer.Option(help="HxW of an image; the resize rule applies.")]
+RuleOpt = Annotated[
+    str, typer.Option(help="coco (short side 800, long at most 1333) or cityscapes (1024, 2048).")
+]
+DatasetOpt = Annotated[str | None, typer.Option(help="cityscapes, coco-val2017 or coco-val2017:100.")]
+AnnotationsOpt = Annotated[
+    Path | None, typer.Option(help="COCO-format JSON; averages over its images' sizes.")
+]
+OriginalOpt = Annotated[
+    str | None, typer.Option(help="HxW that results are resized to; default: before resizing.")
+]
+ConventionOpt = Annotated[str, typer.Option(help="published, macs or flops.")]
+PhotoOpt = Annotated[
+    list[Path] | None,
+    typer.Option(help="Photo or folder, for a model whose work depends on its input; may be repeated."),
+]
+
+
+VerboseOpt = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", callback=set_verbose, is_eager=True, help="Show the traceback if your own model fails."
+    ),
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+class ModelCommand(TyperCommand):
+    """A command on one model, with a flag for each of the encoders' options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the encoders' flags out, then read the command's own.
+
+        Raises:
+            InputError: a flag without a value.
+        """
+        flags = {_flag(name): name for name in _helps()}
+        given: dict[str, str] = ctx.meta.setdefault(GIVEN, {})
+        rest: list[str] = []
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+                break
+            flag, equals, value = word.partition("=")
+            if flag not in flags:
+                rest.append(word)
+                continue
+            text = value if equals else next(words, None)
+            if text is None:
+                raise InputError(f"{flag} needs a value")
+            given[flags[flag]] = text
+        return super().parse_args(ctx, rest)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The command's own options, then the encoders'."""
+        super().format_options(ctx, formatter)
+        with formatter.section("Encoder options"):
+            formatter.write_dl([(f"{_flag(name)} TEXT", text) for name, text in _helps().items()])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _helps() -> dict[str, str]:
+    helps: dict[str, str] = json.loads(FLAGS_PATH.read_text())
+    return helps
+
+
+def encoder_options(context: typer.Context) -> Mapping[str, str]:
+    """The encoder's options that were given as flags, name -> text."""
+    given: Mapping[str, str] = context.meta.get(GIVEN, {})
+    return given
+
+
+def chosen_spec(
+    model: str | None,
+    encoder: str | None,
+    backbone: str | None,
+    num_classes: int,
+    num_queries: int | None,
+    options: Mapping[str, str] | None = None,
+) -> "ModelSpec":
+    """A model from its written form, from single options, or from both."""
+    from segmeter.harness.models.presets import resolve_preset
+    from segmeter.harness.models.spec import model_from_parts
+
+    return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, options or {})
+
+
+def chosen_sizes(
+    padded_size: str | None,
+    image_size: str | None,
+    resize_rule: str,
+    dataset: str | None,
+    annotations: Path | None,
+    original_size: str | None,
+) -> "SizeSet":
+    """The sizes to count at, from the options given."""
+    from segmeter.harness.inputs.sizes import choose_sizes
+
+    return choose_sizes(
+        padded_size=padded_size,
+        image_size=image_size,
+        resize_rule=resize_rule,
+        dataset=dataset,
+        annotations=annotations,
+        original_size=original_size,
+    )
+
+
+def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
+    """The number of classes given, or the data set's."""
+    from segmeter.harness.inputs.sizes import default_classes
+
+    return default_classes(sizes) if num_classes is None else num_classes
+
+
+def check_convention(convention: str) -> None:
+    """Raise ValueError unless it is one of the three conventions."""
+    from segmeter.harness.counting.conventions import CONVENTIONS
+    from segmeter.words import nearest
+
+    if convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {convention!r}{nearest(convention, list(CONVENTIONS))}")
+
+
+def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Sequence[Path] = ()) -> Any:
+    """The record of one model at one size, or its mean over a data set, with a progress bar.
+
+    ``photos`` are for a model of the user's own whose work depends on its input.
+    """
+    from segmeter.harness.counting.count import count_dataset, count_model
+    from segmeter.harness.counting.record import flops_record
+    from segmeter.harness.inputs.photos import find_photos
+
+    with user_input():
+        if len(sizes.images) == 1:
+            found = find_photos(photos) if photos else []
+            return flops_record(count_model(spec, next(iter(sizes.images)), convention, found))
+        with progress_bar(f"counting {spec.title}", len(sizes.images)) as advance:
+            return flops_record(count_dataset(spec, sizes, convention, lambda done: advance()))

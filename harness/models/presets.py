@@ -1,0 +1,73 @@
+"""The papers' rows as models: what a row's label describes, and short names for the rows."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from segmeter.harness.models.spec import ModelSpec, model_spec
+from segmeter.harness.published.cells import CLASSES, FAMILY, PublishedCell, family_cells
+from segmeter.harness.published.tables import PublishedRow
+from segmeter.words import nearest
+
+
+def spec_of(row: PublishedRow | PublishedCell) -> ModelSpec | None:
+    """The model that a published row's label describes, or None where nothing here has that structure."""
+    if row.model not in FAMILY or row.dataset not in CLASSES or not row.backbone:
+        return None
+    options: dict[str, Any] = {}
+    if row.variant:
+        options["stages"] = tuple(int(p) for p in row.variant.split(","))
+    if row.modifier in ("+lpe", "lpe max-pooling"):
+        options["pixel_embedding"] = "lpe"
+    elif row.modifier == "+s1":
+        options["pixel_embedding"] = "conv"
+    elif row.modifier == "lpe avg-pooling":
+        options["pixel_embedding"] = "lpe-avg"
+    elif row.modifier.startswith("trc eps="):
+        options["recalibration_temperature"] = float(row.modifier.removeprefix("trc eps="))
+    elif row.modifier and not row.modifier.startswith("in21k"):
+        return None
+    return model_spec(row.model, row.backbone, num_classes=CLASSES[row.dataset], **options)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of the paper as a model one can name.
+
+    Attributes:
+        model: as :func:`harness.models.spec.parse_model` reads it.
+        dataset: "coco" or "cityscapes".
+        source: the table and row it stands in first.
+    """
+
+    model: str
+    dataset: str
+    source: str
+
+
+def presets() -> dict[str, Preset]:
+    """The paper's rows under short names, e.g. "table2.4"; each model once for each data set."""
+    found: dict[str, Preset] = {}
+    seen: set[tuple[str, str]] = set()
+    for cell in family_cells():
+        spec = spec_of(cell)
+        if spec is None or (spec.text, cell.dataset) in seen:
+            continue
+        seen.add((spec.text, cell.dataset))
+        where = f"PRO-SCALE, Table {cell.table}, row {cell.row}"
+        found[f"table{cell.table}.{cell.row}"] = Preset(spec.text, cell.dataset, where)
+    return found
+
+
+def resolve_preset(text: str | None) -> str | None:
+    """A preset's model for its name ("table2.4"); any other text as it is.
+
+    Raises:
+        ValueError: a name like a preset's that is none.
+    """
+    if text is None or not re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
+        return text
+    found = presets()
+    if text.strip() not in found:
+        raise ValueError(f"unknown preset {text!r}{nearest(text, list(found))}")
+    return found[text.strip()].model

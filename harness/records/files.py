@@ -1,0 +1,45 @@
+"""Records as files: written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: it is there whole, or not at all.
+
+    Raises:
+        OSError: the folder is missing or not writable, or the disk is full.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As :func:`write_text`, for bytes."""
+    write_parts(path, (content,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """As :func:`write_bytes`, part after part, so that the whole need not fit into memory."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, indented, with a final newline."""
+    write_text(path, to_json(content))
+
+
+def to_json(content: Any) -> str:
+    """Indented JSON text with a final newline; NaN is refused rather than written."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,38 @@
+"""What can be named, as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
+    """Encoders with options, backbones, data sets, conventions and presets."""
+    encoders = Table(title="Encoders", title_justify="left")
+    for name in ("name", "what it is", "options and defaults", "source"):
+        encoders.add_column(name)
+    for name, row in listed["encoders"].items():
+        options = "\n".join(f"{o} = {d}" for o, d in row["options"].items()) or "none"
+        encoders.add_row(name, row["summary"], options, row["source"])
+    tables = [encoders]
+    for key, heading in (
+        ("choices", "Option values"),
+        ("entry_points", "Encoders of installed packages (entry points segmeter.encoders)"),
+        ("backbones", "Backbones (or any timm model with strides 4, 8, 16, 32)"),
+        ("datasets", "Data sets' image sizes (nothing is downloaded)"),
+        ("conventions", "Counting conventions"),
+    ):
+        if not listed[key]:
+            continue
+        table = Table(title=heading, title_justify="left")
+        table.add_column("name")
+        table.add_column("what it is")
+        for name, text in listed[key].items():
+            table.add_row(name, text)
+        tables.append(table)
+    presets = Table(title="Presets: the papers' rows, as models", title_justify="left")
+    for name in ("preset", "model", "data set", "where it stands"):
+        presets.add_column(name)
+    for name, row in listed["presets"].items():
+        presets.add_row(name, row["model"], row["dataset"], row["source"])
+    return [*tables, presets]
