@@ -46,13 +46,19 @@ def audit(
             raise ValueError("give --format or --json, not both")
         if records is not None and not records.is_dir():
             raise ValueError(f"no records: {records} is not a folder")
-        from segmeter.harness.audit.run import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
-        from segmeter.harness.audit.speeds import RECORD_FOLDERS
+        from segmeter.harness.audit import (
+            GFLOPS_TABLES,
+            RECORD_FOLDERS,
+            audit_steps,
+            check_tables,
+            find_table,
+            run_audit,
+        )
 
         tables = [find_table(table)] if table else list(GFLOPS_TABLES)
         check_tables(tables, paper)
         folders = RECORD_FOLDERS if records is None else (records,)
-        with progress_bar("auditing", count_steps()) as advance:
+        with progress_bar("auditing", audit_steps()) as advance:
             record = run_audit(tables, advance, annotations=annotations, records=folders)
     from segmeter.reports.text.audit import audit_notes, audit_tables, audit_text
 
@@ -75,7 +81,7 @@ def reconcile(
 ) -> None:
     """Find which unit, counting path, component boundary and image size gives a printed figure."""
     with user_input():
-        from segmeter.harness.audit.reconcile import WHATS, count_steps, read_figure
+        from segmeter.harness.audit import WHATS, read_figure, reconcile_steps
         from segmeter.words import nearest
 
         if published is None:
@@ -86,9 +92,9 @@ def reconcile(
         spec = chosen_spec(model, encoder, backbone, 133, None, encoder_options(context))
         if not spec.backbone:
             raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
-        from segmeter.harness.audit.reconcile import reconcile_figure
+        from segmeter.harness.audit import reconcile_figure
 
-        with progress_bar("trying sizes", count_steps()) as advance:
+        with progress_bar("trying sizes", reconcile_steps()) as advance:
             record = reconcile_figure(
                 spec.encoder, spec.backbone, published, what, options=dict(spec.options), step=advance
             )

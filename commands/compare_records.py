@@ -9,7 +9,7 @@ from segmeter.commands.console import show, show_json, user_input, warn
 
 def compare_records(folder: Path, models: Sequence[str], published: bool, markdown: bool, json: bool) -> None:
     """Print the records of a folder, ratios to the first model, and where environments differ."""
-    from segmeter.harness.records.compare import beside_published, collect, compare_runs
+    from segmeter.harness.records import beside_published, collect, compare_runs
 
     with user_input():
         runs, damaged = collect(folder)

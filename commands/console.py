@@ -72,7 +72,7 @@ def show(*things: Any) -> None:
 
 def show_json(content: Any) -> None:
     """Print one JSON document."""
-    from segmeter.harness.records.files import to_json
+    from segmeter.harness.records import to_json
 
     sys.stdout.write(to_json(content))
 

@@ -178,7 +178,7 @@ def crosscheck(
             num_queries,
             encoder_options(context),
         )
-    from segmeter.harness.crosscheck.run import (
+    from segmeter.harness.crosscheck import (
         COUNTERS,
         REASONS,
         cross_check,
@@ -204,10 +204,10 @@ def reproduce(
 ) -> None:
     """Measure every published GFLOPs cell of the M2F family beside the printed figure."""
     with user_input():
-        from segmeter.harness.published.cells import family_cells
+        from segmeter.harness.published import family_cells
 
         cells = family_cells(table)
-    from segmeter.harness.audit.reproduce import CONVENTION, VERDICTS, reproduce_cells, reproduction_row
+    from segmeter.harness.audit import CONVENTION, VERDICTS, reproduce_cells, reproduction_row
     from segmeter.reports.text.reproduce import reproduction_notes, reproduction_tables
 
     with progress_bar("measuring published cells", len(cells)) as advance:

@@ -8,7 +8,7 @@ True
 from segmeter.commands.options import FLAGS_PATH
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.options import Option
-from segmeter.harness.records.files import to_json, write_text
+from segmeter.harness.records import to_json, write_text
 
 
 def flags() -> str:

@@ -16,8 +16,8 @@ from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt
 from segmeter.commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
 
 if TYPE_CHECKING:
-    from segmeter.harness.models.spec import ModelSpec
-    from segmeter.harness.quality.datasets import Entry, PanopticSet
+    from segmeter.harness.models import ModelSpec
+    from segmeter.harness.quality import Entry, PanopticSet
 
 LISTED_FAULTS = 20
 
@@ -65,17 +65,11 @@ def evaluate(
     Predictions and a line for each finished image are kept, so that a stopped run goes on when the same
     command is given again. The record has the GFLOPs over the same images, for `segmeter plot pareto`.
     """
-    from segmeter.harness.quality.evaluate import (
-        model_cost,
-        process_group,
-        quality_record,
-        score_folder,
-        wait_for_all,
-    )
+    from segmeter.harness.quality import model_cost, process_group, quality_record, score_folder, wait_for_all
 
     rank, world = process_group()
     with user_input(), named_failures():
-        from segmeter.harness.quality.datasets import open_dataset
+        from segmeter.harness.quality import open_dataset
 
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
@@ -110,7 +104,7 @@ def evaluate(
     with user_input(), named_failures():
         asked_for = len(entries)
         if weights is not None:
-            from segmeter.harness.quality.inference import gather
+            from segmeter.harness.quality import gather
 
             seconds = gather(folder, entries)
             about["seconds_per_image"] = _spread(list(seconds.values()))
@@ -155,8 +149,7 @@ def _list_faults(faults: list[str]) -> None:
 
 
 def _write_record(result: dict[str, Any], path: Path | None) -> Path:
-    from segmeter.harness.records.files import write_json
-    from segmeter.harness.records.runs import DEFAULT_FOLDER, new_id
+    from segmeter.harness.records import DEFAULT_FOLDER, new_id, write_json
 
     path = path or DEFAULT_FOLDER / "quality" / f"{new_id()}.json"
     try:
@@ -191,7 +184,7 @@ def _predict_all(
     share: tuple[int, int],
 ) -> "tuple[ModelSpec, dict[str, Any], list[str]]":
     """Predict this process's share of the images: the model, what it is, and the images that failed."""
-    from segmeter.harness.quality.inference import Settings, predict_dataset
+    from segmeter.harness.quality import Settings, predict_dataset
 
     settings = Settings(*how)
     settings.check()

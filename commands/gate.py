@@ -10,8 +10,7 @@ from segmeter.commands.console import EXIT_FAILED, user_input, warn
 from segmeter.commands.options import VerboseOpt
 
 if TYPE_CHECKING:
-    from segmeter.harness.gate.budgets import Budgets
-    from segmeter.harness.gate.snapshot import Snapshot
+    from segmeter.harness.gate import Budgets, Snapshot
 
 DEFAULT_BUDGETS = Path("budgets.toml")
 BudgetsArg = Annotated[Path, typer.Argument(help="Budget file (TOML): models, sizes and limits.")]
@@ -49,18 +48,18 @@ def check(
 
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
-        from segmeter.harness.gate.budgets import read_budgets
+        from segmeter.harness.gate import read_budgets
 
         read = read_budgets(budgets)
         known, against = _baseline(read, baseline)
-        from segmeter.harness.gate.judge import check_record, measure
+        from segmeter.harness.gate import check_record, measure
 
         record = check_record(measure(read), known, against, Path.cwd())
         text = rendered(record, format)
         if output is None:
             sys.stdout.write(text)
         else:
-            from segmeter.harness.records.files import write_text
+            from segmeter.harness.records import write_text
 
             write_text(output, text)
         if summary is not None:
@@ -82,9 +81,7 @@ def update(
 ) -> None:
     """Count the models of a budget file and write them down as the new baseline."""
     with user_input():
-        from segmeter.harness.gate.budgets import read_budgets
-        from segmeter.harness.gate.judge import measure_one
-        from segmeter.harness.gate.snapshot import write_baseline
+        from segmeter.harness.gate import measure_one, read_budgets, write_baseline
 
         read = read_budgets(budgets)
         target = output or read.baseline
@@ -104,8 +101,7 @@ def update(
 
 def _baseline(read: "Budgets", given: str | None) -> tuple["dict[str, Snapshot] | None", str]:
     """The snapshots to compare with, and what they are in words."""
-    from segmeter.harness.gate.git_baseline import PREFIX, revision_baseline
-    from segmeter.harness.gate.snapshot import read_baseline
+    from segmeter.harness.gate import PREFIX, read_baseline, revision_baseline
 
     if given is not None and given.startswith(PREFIX):
         return revision_baseline(given.removeprefix(PREFIX), read.path), given

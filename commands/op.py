@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(json: JsonOpt = False) -> None:
     """Show which implementation of the op runs for each device and dtype, and why."""
-    from segmeter.harness.op.doctor import diagnose
+    from segmeter.harness.op import diagnose
     from segmeter.reports.text.op import doctor_notes, implementations_table
 
     with user_input():
@@ -39,7 +39,7 @@ def build(
     json: JsonOpt = False,
 ) -> None:
     """Build the op's kernels now, so that the first use does not."""
-    from segmeter.harness.op.doctor import build_ahead
+    from segmeter.harness.op import build_ahead
     from segmeter.reports.text.op import build_lines
 
     with user_input():
@@ -70,8 +70,7 @@ def bench(
     json: JsonOpt = False,
 ) -> None:
     """Time the op at the encoders' shapes against the reference and the peers installed."""
-    from segmeter.harness.op.bench import Options, run_benchmark, write_record
-    from segmeter.harness.op.problems import DTYPES, PASSES, PLACES, SHAPES
+    from segmeter.harness.op import DTYPES, PASSES, PLACES, SHAPES, Options, run_benchmark, write_record
     from segmeter.reports.text.op import bench_notes, bench_table
 
     names = shapes.split(",") if shapes else list(SHAPES)

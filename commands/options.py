@@ -16,8 +16,8 @@ from typer.core import TyperCommand
 from segmeter.commands.console import InputError, progress_bar, set_verbose, user_input
 
 if TYPE_CHECKING:
-    from segmeter.harness.inputs.sizes import SizeSet
-    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.inputs import SizeSet
+    from segmeter.harness.models import ModelSpec
 
 FLAGS_PATH = Path(__file__).with_name("encoder_flags.json")
 GIVEN = "segmeter.encoder_options"
@@ -116,8 +116,7 @@ def chosen_spec(
     options: Mapping[str, str] | None = None,
 ) -> "ModelSpec":
     """A model from its written form, from single options, or from both."""
-    from segmeter.harness.models.presets import resolve_preset
-    from segmeter.harness.models.spec import model_from_parts
+    from segmeter.harness.models import model_from_parts, resolve_preset
 
     return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, options or {})
 
@@ -131,7 +130,7 @@ def chosen_sizes(
     original_size: str | None,
 ) -> "SizeSet":
     """The sizes to count at, from the options given."""
-    from segmeter.harness.inputs.sizes import choose_sizes
+    from segmeter.harness.inputs import choose_sizes
 
     return choose_sizes(
         padded_size=padded_size,
@@ -145,14 +144,14 @@ def chosen_sizes(
 
 def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
     """The number of classes given, or the data set's."""
-    from segmeter.harness.inputs.sizes import default_classes
+    from segmeter.harness.inputs import default_classes
 
     return default_classes(sizes) if num_classes is None else num_classes
 
 
 def check_convention(convention: str) -> None:
     """Raise ValueError unless it is one of the three conventions."""
-    from segmeter.harness.counting.conventions import CONVENTIONS
+    from segmeter.harness.counting import CONVENTIONS
     from segmeter.words import nearest
 
     if convention not in CONVENTIONS:
@@ -164,9 +163,8 @@ def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Seque
 
     ``photos`` are for a model of the user's own whose work depends on its input.
     """
-    from segmeter.harness.counting.count import count_dataset, count_model
-    from segmeter.harness.counting.record import flops_record
-    from segmeter.harness.inputs.photos import find_photos
+    from segmeter.harness.counting import count_dataset, count_model, flops_record
+    from segmeter.harness.inputs import find_photos
 
     with user_input():
         if len(sizes.images) == 1:

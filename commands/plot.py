@@ -167,7 +167,7 @@ def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
 
 def _draw(choice: _Choice) -> tuple[Any, str, Any]:
     """Figure, caption, and the data that were drawn."""
-    from segmeter.harness.tradeoff import figure_data as data
+    from segmeter.harness import tradeoff as data
     from segmeter.reports.plots import named as figures
 
     kind = choice.kind
@@ -211,7 +211,7 @@ def _draw(choice: _Choice) -> tuple[Any, str, Any]:
 
 
 def _draw_pareto(choice: _Choice) -> tuple[Any, str, Any]:
-    from segmeter.harness.tradeoff.figure_data import points_data
+    from segmeter.harness.tradeoff import points_data
     from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
 
     x, y = X[choice.x], choice.y
@@ -238,7 +238,7 @@ def _draw_pareto(choice: _Choice) -> tuple[Any, str, Any]:
 
 def _records(folder: Path | None) -> Path | None:
     """The folder of records, its damaged files named."""
-    from segmeter.harness.tradeoff.records import read_records
+    from segmeter.harness.tradeoff import read_records
 
     if folder is not None:
         for damaged in read_records(folder).damaged:
@@ -254,7 +254,7 @@ def _check_out(out: Path) -> None:
 def _write(figure: Any, out: Path, name: str) -> list[Path]:
     """Write the file asked for, or all three formats into a folder."""
     from segmeter.files import prepare_folder
-    from segmeter.harness.records.files import write_bytes
+    from segmeter.harness.records import write_bytes
     from segmeter.reports.plots.breakdown import figure_bytes
 
     to_file = bool(out.suffix) and not out.is_dir()
@@ -275,7 +275,7 @@ def table(
 ) -> None:
     """Print one of the PRO-SCALE paper's tables with measured GFLOPs beside the printed ones."""
     with user_input():
-        from segmeter.harness.audit.paper_tables import TABLES, cells_of, table_data, table_number
+        from segmeter.harness.audit import TABLES, cells_of, table_data, table_number
         from segmeter.reports.text.paper_tables import FORMATS, render, terminal_table
 
         if number is None:
@@ -297,7 +297,7 @@ def table(
         sys.stdout.write(text)
         return
     from segmeter.files import prepare_folder
-    from segmeter.harness.records.files import write_text
+    from segmeter.harness.records import write_text
 
     with user_input():
         prepare_folder(out.parent)

@@ -42,9 +42,8 @@ def predict(
 ) -> None:
     """Draw panoptic, instance and semantic results over photos, with a legend."""
     with user_input(), named_failures():
-        from segmeter.harness.inputs.photos import find_photos
-        from segmeter.harness.quality.inference import Settings
-        from segmeter.harness.quality.predict import class_names, predict_photo
+        from segmeter.harness.inputs import find_photos
+        from segmeter.harness.quality import Settings, photo_class_names, predict_photo
 
         if not weights:
             raise ValueError("give at least one --weights FILE")
@@ -52,9 +51,9 @@ def predict(
         settings.check()
         photos = find_photos(images)
         models = [load(path, None, settings) for path in weights]
-        names = [class_names(spec, dataset, data) for _, spec in models]
+        names = [photo_class_names(spec, dataset, data) for _, spec in models]
         out.mkdir(parents=True, exist_ok=True)
-        from segmeter.harness.records.files import write_bytes
+        from segmeter.harness.records import write_bytes
         from segmeter.reports.plots.overlays import overlay_figure, picture_bytes
 
         written = []
@@ -77,7 +76,7 @@ def check(
 ) -> None:
     """Say what is there of a data set, what is missing, and where to get it."""
     with user_input():
-        from segmeter.harness.quality.datasets import check_folder
+        from segmeter.harness.quality import check_folder
 
         pieces = check_folder(folder, split)
     if json:

@@ -60,10 +60,9 @@ def profile(
     json: JsonOpt = False,
 ) -> None:
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
-    from segmeter.harness.profiling.clock import Plan
-    from segmeter.harness.profiling.run import OutOfMemory, Settings
-    from segmeter.harness.profiling.run import profile as measure
-    from segmeter.harness.records.runs import check_folder, save
+    from segmeter.harness.profiling import OutOfMemory, Plan, Settings
+    from segmeter.harness.profiling import profile as measure
+    from segmeter.harness.records import check_folder, save
 
     with user_input():
         sizes = chosen_sizes(padded_size, None, "coco", None, None, None)
@@ -104,7 +103,7 @@ def profile(
     with user_input():
         paths = [save(run, out) for run in runs]
         if roofline is not None:
-            from segmeter.harness.records.files import write_bytes
+            from segmeter.harness.records import write_bytes
             from segmeter.reports.plots.breakdown import figure_bytes
             from segmeter.reports.plots.roofline import roofline_figure
 

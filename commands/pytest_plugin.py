@@ -61,7 +61,7 @@ class BudgetFixture:
             OverBudgetError: over budget. ValueError: nothing is recorded, or a limit cannot be read.
         """
         from segmeter.harness.api import assert_within_budget, count
-        from segmeter.harness.gate.snapshot import read_baseline, write_baseline
+        from segmeter.harness.gate import read_baseline, write_baseline
 
         key = f"{self._test}[{name}]" if name else self._test
         if key in self._used:

@@ -37,13 +37,13 @@ def report(
     """Measure all four models, audit the papers' tables, draw every figure; write it all as one report."""
     with user_input():
         from segmeter.files import prepare_folder
-        from segmeter.harness.inputs.photos import find_photos
+        from segmeter.harness.inputs import find_photos
 
         photos = find_photos(images or [])
         chosen = chosen_spec(None, "m2f", backbone, 133, None).backbone
         folder = _records(records)
         if add is not None:
-            from segmeter.harness.tradeoff.own import own_points
+            from segmeter.harness.tradeoff import own_points
 
             own_points(add)
         prepare_folder(out)
@@ -78,7 +78,7 @@ def _records(folder: Path | None) -> Path | None:
     """The folder of records to take in; its damaged files are named and passed over."""
     if folder is None and not DEFAULT_RECORDS.is_dir():
         return None
-    from segmeter.harness.tradeoff.records import read_records
+    from segmeter.harness.tradeoff import read_records
 
     folder = folder or DEFAULT_RECORDS
     for damaged in read_records(folder).damaged:

@@ -9,7 +9,7 @@ from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, 
 from segmeter.commands.options import JsonOpt
 
 if TYPE_CHECKING:
-    from segmeter.harness.records.runs import Run
+    from segmeter.harness.records import Run
 
 FolderOpt = Annotated[Path, typer.Option("--from", help="Folder of records.")]
 IdArg = Annotated[str, typer.Argument(help="Id, the start of one, or a file.")]
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _read(folder: Path) -> "list[Run]":
-    from segmeter.harness.records.runs import read_runs
+    from segmeter.harness.records import read_runs
 
     with user_input():
         runs, damaged = read_runs(folder)
@@ -54,7 +54,7 @@ def list_records(
 
 def show_record(record: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:
     """One record in full."""
-    from segmeter.harness.records.runs import find_run
+    from segmeter.harness.records import find_run
 
     with user_input():
         run = find_run(folder, record)
@@ -68,7 +68,7 @@ def show_record(record: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = Fals
 
 def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:
     """Where two records differ: settings, environment, figures. Exit 1 if the environments do."""
-    from segmeter.harness.records.runs import differences, environment_differences, find_run
+    from segmeter.harness.records import differences, environment_differences, find_run
 
     with user_input():
         a, b = find_run(folder, first), find_run(folder, second)
@@ -95,7 +95,7 @@ def export_records(
     folder: FolderOpt = DEFAULT,
 ) -> None:
     """Write the records as one table."""
-    from segmeter.harness.records.runs import export
+    from segmeter.harness.records import export
 
     runs = _read(folder)
     with user_input():

@@ -9,8 +9,8 @@ from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json
 from segmeter.commands.options import JsonOpt
 
 if TYPE_CHECKING:
-    from segmeter.harness.profiling.sweep import Cell
-    from segmeter.harness.records.runs import Run
+    from segmeter.harness.profiling import Cell
+    from segmeter.harness.records import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +28,8 @@ def sweep(
     json: JsonOpt = False,
 ) -> None:
     """Measure every cell of a grid, a process each; go on after a kill. Exit 1 if a cell failed."""
-    from segmeter.harness.profiling.sweep import EXECUTORS, check_cells, finished, read_plan, run_sweep
-    from segmeter.harness.records.runs import check_folder
+    from segmeter.harness.profiling import EXECUTORS, check_cells, finished, read_plan, run_sweep
+    from segmeter.harness.records import check_folder
     from segmeter.words import nearest
 
     with user_input():
@@ -56,7 +56,7 @@ def sweep(
                 warn(f"{cell.text}: {run.status}: {run.error}")
 
         if executor == "ray":
-            from segmeter.harness.profiling.sweep_on_ray import run_on_ray
+            from segmeter.harness.profiling import run_on_ray
 
             runs = run_on_ray(plan, out, tell, retry_failed, address)
         else:

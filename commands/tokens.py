@@ -58,11 +58,9 @@ def tokens(
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
     with user_input():
         from segmeter.files import prepare_folder
-        from segmeter.harness.inputs.photos import choose_photos
-        from segmeter.harness.inputs.sizes import MAX_SIDE, ResizeRule
-        from segmeter.harness.tokens.maps import Settings
-        from segmeter.harness.tokens.run import chosen_places, run_tokens
-        from segmeter.harness.weights.network import load_network
+        from segmeter.harness.inputs import MAX_SIDE, ResizeRule, choose_photos
+        from segmeter.harness.tokens import Settings, chosen_places, run_tokens
+        from segmeter.harness.weights import load_network
 
         settings = Settings(distance, radius, threshold, sample or None, seed)
         if not 32 <= short_side <= MAX_SIDE:
@@ -112,7 +110,7 @@ def _encoder(text: str, backbone: str | None) -> Any:
 
 def _write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Record, CSV, text and figures; everything is made before the first file is touched."""
-    from segmeter.harness.records.files import to_json, write_bytes
+    from segmeter.harness.records import to_json, write_bytes
     from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
     from segmeter.reports.text.tokens import TITLES, figures, markdown_section, tokens_csv
 

@@ -13,7 +13,7 @@ from segmeter.commands.options import BackboneOpt, EncoderOpt, chosen_spec
 if TYPE_CHECKING:
     from torch import nn
 
-    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.models import ModelSpec
 
 WeightsOpt = Annotated[Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt, .bin or .safetensors.")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -32,8 +32,8 @@ def convert(
     backbone: BackboneOpt = None,
 ) -> None:
     """Write a checkpoint as safetensors in segmeter's names; every entry that does not fit is listed."""
-    from segmeter.harness.weights.load import CheckpointMismatchError
-    from segmeter.harness.weights.load import convert as convert_file
+    from segmeter.harness.weights import CheckpointMismatchError
+    from segmeter.harness.weights import convert as convert_file
 
     with user_input():
         try:
@@ -53,8 +53,7 @@ def given_spec(encoder: str | None, backbone: str | None, weights: Path | None) 
     if encoder is None:
         raise ValueError("--backbone needs --encoder; without both the checkpoint says what it is")
     if backbone is None and weights is not None and "@" not in encoder:
-        from segmeter.harness.weights.load import read_checkpoint
-        from segmeter.harness.weights.recognise import recognise_backbone
+        from segmeter.harness.weights import read_checkpoint, recognise_backbone
 
         backbone = recognise_backbone(read_checkpoint(weights).weights)
     # The encoder may carry options, such as pro-scale:stages=1,1,3.
@@ -63,8 +62,8 @@ def given_spec(encoder: str | None, backbone: str | None, weights: Path | None) 
 
 def load(path: Path, spec: "ModelSpec | None", settings: Any) -> "tuple[nn.Module, ModelSpec]":
     """A checkpoint's model on the settings' device, in their dtype; entries that do not fit are listed."""
-    from segmeter.harness.quality.inference import DTYPES
-    from segmeter.harness.weights.load import CheckpointMismatchError, load_model
+    from segmeter.harness.quality import DTYPES
+    from segmeter.harness.weights import CheckpointMismatchError, load_model
 
     try:
         model, found, _ = load_model(path, spec)
@@ -83,7 +82,7 @@ def named_failures() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         from torch import OutOfMemoryError
 
-        from segmeter.harness.quality.panoptic import WorkerKilledError
+        from segmeter.harness.quality import WorkerKilledError
 
         if isinstance(error, MemoryError | OutOfMemoryError):
             warn(f"out of memory; smaller images or a smaller --batch may do ({one_line(error)[:200]})")

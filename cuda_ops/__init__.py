@@ -1,12 +1,6 @@
 """The one deformable-attention op that every encoder calls, and its closed-form cost."""
 
-from segmeter.cuda_ops.implementation import Implementation, implementation_for, use_implementation
-from segmeter.cuda_ops.op import ms_deform_attn, ms_deform_attn_fused
+import lazy_loader
 
-__all__ = [
-    "Implementation",
-    "implementation_for",
-    "ms_deform_attn",
-    "ms_deform_attn_fused",
-    "use_implementation",
-]
+# The door: what other rooms may use stands in `__init__.pyi`, and is loaded when it is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

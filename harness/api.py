@@ -23,17 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmeter.harness.counting.counter import Count as Work
-from segmeter.harness.counting.counter import run_and_count
-from segmeter.harness.counting.meta_ops import forget_costs
-from segmeter.harness.counting.op_costs import register_formula
-from segmeter.harness.gate.budgets import Limit, ModelBudget, parse_limit
-from segmeter.harness.gate.capture import snapshot_of
-from segmeter.harness.gate.changes import Change, changes_between
-from segmeter.harness.gate.judge import WITHIN, Measured, Verdict, judge_measured
-from segmeter.harness.gate.snapshot import Snapshot
-from segmeter.harness.models.spec import parse_model
-from segmeter.harness.models.structure import meta_copy
+from segmeter.harness.counting import Count as Work
+from segmeter.harness.counting import forget_costs, register_formula, run_and_count
+from segmeter.harness.gate import (
+    WITHIN,
+    Change,
+    Limit,
+    Measured,
+    ModelBudget,
+    Snapshot,
+    Verdict,
+    changes_between,
+    judge_measured,
+    parse_limit,
+    snapshot_of,
+)
+from segmeter.harness.models import meta_copy, parse_model
 
 
 class OverBudgetError(AssertionError):
@@ -156,11 +161,16 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
     >>> sorted(profile(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), (4, 8), seconds=0.1).components)
     ['0', '1', 'other']
     """
-    from segmeter.harness.machine.memory import parameter_bytes, peak_memory
-    from segmeter.harness.models.stages import real_model
-    from segmeter.harness.profiling.clock import Plan, interleave, warm_up
-    from segmeter.harness.profiling.components import ComponentTimer, component_times
-    from segmeter.harness.profiling.statistics import summarise
+    from segmeter.harness.machine import parameter_bytes, peak_memory
+    from segmeter.harness.models import real_model
+    from segmeter.harness.profiling import (
+        ComponentTimer,
+        Plan,
+        component_times,
+        interleave,
+        summarise,
+        warm_up,
+    )
 
     if not 0 < seconds < float("inf"):
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")

@@ -4,10 +4,9 @@ from typing import Any
 
 from segmeter.encoders.backbones.table import BACKBONES
 from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.harness.counting.conventions import CONVENTIONS
-from segmeter.harness.inputs.sizes import DATASETS
-from segmeter.harness.models.own import own_encoders
-from segmeter.harness.models.presets import presets
+from segmeter.harness.counting import CONVENTIONS
+from segmeter.harness.inputs import DATASETS
+from segmeter.harness.models import all_presets, own_encoders
 
 
 def catalogue() -> dict[str, Any]:
@@ -34,6 +33,6 @@ def catalogue() -> dict[str, Any]:
         "conventions": dict(CONVENTIONS),
         "presets": {
             name: {"model": preset.model, "dataset": preset.dataset, "source": preset.source}
-            for name, preset in presets().items()
+            for name, preset in all_presets().items()
         },
     }

@@ -11,17 +11,13 @@ import torch
 
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.images import normalise, pad_to_multiple
-from segmeter.harness.audit import run as audit
-from segmeter.harness.audit.speeds import RECORD_FOLDERS
-from segmeter.harness.counting.count import count_dataset, count_model
-from segmeter.harness.counting.record import flops_record, versions
-from segmeter.harness.inputs.photos import Photo, read_photo
-from segmeter.harness.inputs.sizes import COCO_RULE, Size, SizeSet, dataset_sizes, from_image
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.models.stages import SEED, real_model
-from segmeter.harness.records.flops import FlopsRecord
-from segmeter.harness.tokens.run import demo_record
-from segmeter.harness.tradeoff.figure_data import collect_figures
+from segmeter.harness.audit import RECORD_FOLDERS, audit_steps, run_audit
+from segmeter.harness.counting import count_dataset, count_model, flops_record, versions
+from segmeter.harness.inputs import COCO_RULE, Photo, Size, SizeSet, dataset_sizes, from_image, read_photo
+from segmeter.harness.models import SEED, ModelSpec, model_spec, real_model
+from segmeter.harness.records import FlopsRecord
+from segmeter.harness.tokens import demo_record
+from segmeter.harness.tradeoff import collect_figures
 
 SCHEMA = "segmeter.report/2"
 CONVENTION = "published"
@@ -102,7 +98,7 @@ def run_report(
     step("token redundancy")
     tokens, tokens_missing = demo_record(photos[:TOKEN_PHOTOS])
     folders = RECORD_FOLDERS if records_dir is None else (*RECORD_FOLDERS, records_dir)
-    audited = audit.run_audit(step=step, records=folders)
+    audited = run_audit(step=step, records=folders)
     return {
         "schema": SCHEMA,
         "convention": CONVENTION,
@@ -122,7 +118,7 @@ def run_report(
 
 def count_steps(photos: Sequence[Photo]) -> int:
     """How often :func:`run_report` calls ``step``."""
-    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 2 + audit.count_steps()
+    return len(ENCODERS) * (1 + len(DATASETS)) + len(photos) + 2 + audit_steps()
 
 
 def _photo_sizes(photos: Sequence[Photo]) -> list[SizeSet]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmeter.harness.records.files import to_json, write_bytes, write_text
+from segmeter.harness.records import to_json, write_bytes, write_text
 from segmeter.reports.html.page import report_html
 from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
 from segmeter.reports.plots.named import report_figures

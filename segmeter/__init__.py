@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         profile,
         register_op,
     )
-    from segmeter.harness.counting.counter import DataDependentError
+    from segmeter.harness.counting import DataDependentError
 
 _HOMES = {
     "segmeter.harness.api": (

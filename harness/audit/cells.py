@@ -15,9 +15,9 @@ from segmeter.harness.audit.means import (
     solve_samples,
 )
 from segmeter.harness.audit.subjects import Subject, cost_without_stride_4, subject_of
-from segmeter.harness.counting.by_size import CostModel, cost_model, real_padded_sizes, real_sizes_costing
-from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, PublishedCell, gflops_cells
+from segmeter.harness.counting import CostModel, cost_model, real_padded_sizes, real_sizes_costing
+from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
+from segmeter.harness.published import CITYSCAPES_SIZE, PublishedCell, gflops_cells
 
 REPRODUCED = ("stated size", "solved size", "solved mean")
 VERDICTS = {

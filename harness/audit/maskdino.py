@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from segmeter.encoders.backbones.table import build_backbone
 from segmeter.encoders.m2f import DIM
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels, input_projection
-from segmeter.harness.counting.by_size import CONVENTION, real_padded_sizes
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.counting.counter import Count, run_and_count
-from segmeter.harness.inputs.sizes import ImageSize, Size
-from segmeter.harness.models.spec import model_spec
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.counting import CONVENTION, Count, count_model, real_padded_sizes, run_and_count
+from segmeter.harness.inputs import ImageSize, Size
+from segmeter.harness.models import model_spec
+from segmeter.harness.records import GIGA
 
 FFN_DIMS = (1024, 2048)
 STRIDES = (32, 16, 8)

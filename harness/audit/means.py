@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate, permutations
 from pathlib import Path
 
-from segmeter.harness.counting.by_size import CostModel
-from segmeter.harness.inputs.sizes import (
+from segmeter.harness.counting import CostModel
+from segmeter.harness.inputs import (
     COCO_RULE,
     ImageSize,
     ResizeRule,

@@ -4,9 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from segmeter.harness.audit.reproduce import reproduce_cells
-from segmeter.harness.published.cells import PublishedCell, family_cells
-from segmeter.harness.published.names import MODIFIERS, TITLES
-from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.published import (
+    MODIFIERS,
+    PRO_SCALE,
+    TITLES,
+    PublishedCell,
+    PublishedRow,
+    family_cells,
+    published_rows,
+)
 from segmeter.words import nearest
 
 TABLES = {

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from segmeter.harness.audit.cells import AuditedCell
 from segmeter.harness.audit.means import FIRST_IMAGES, mean_total
 from segmeter.harness.audit.subjects import subject_of
-from segmeter.harness.counting.by_size import CostModel, cost_model
-from segmeter.harness.inputs.sizes import ImageSize, Size, dataset_sizes, format_size
-from segmeter.harness.published.cells import METRICS, PublishedCell, gflops_cells
-from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.counting import CostModel, cost_model
+from segmeter.harness.inputs import ImageSize, Size, dataset_sizes, format_size
+from segmeter.harness.published import (
+    METRICS,
+    PRO_SCALE,
+    PublishedCell,
+    PublishedRow,
+    gflops_cells,
+    published_rows,
+)
 
 # Printed to 0.01; a figure and its reference are rounded themselves.
 AGREES = 0.011

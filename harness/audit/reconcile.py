@@ -12,15 +12,20 @@ from functools import lru_cache
 from typing import Any
 
 from segmeter.harness.audit.means import ALL_IMAGES, FIRST_IMAGES, mean_total
-from segmeter.harness.counting.by_size import cost_model, real_padded_sizes
-from segmeter.harness.counting.conventions import PUBLISHED_PLACES, units_of
-from segmeter.harness.counting.count import find_components, work_of
-from segmeter.harness.counting.counter import DataDependentError, Work
-from segmeter.harness.counting.record import versions
-from segmeter.harness.inputs.sizes import COCO_RULE, ImageSize, Size, dataset_sizes, format_size, pad
-from segmeter.harness.models.own import blaming
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.counting import (
+    PUBLISHED_PLACES,
+    DataDependentError,
+    Work,
+    cost_model,
+    find_components,
+    real_padded_sizes,
+    units_of,
+    versions,
+    work_of,
+)
+from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, dataset_sizes, format_size, pad
+from segmeter.harness.models import ModelSpec, blaming, model_spec
+from segmeter.harness.records import GIGA
 
 SCHEMA = "segmeter.reconcile/1"
 WHATS = ("encoder", "total")
@@ -166,7 +171,7 @@ def reconcile_figure(
         encoder, backbone, options: the model.
         published: the figure as printed, e.g. "117.0"; its digits say how it was rounded.
         what: "encoder" or "total".
-        step: called with what is tried next, :func:`count_steps` times.
+        step: called with what is tried next, :func:`reconcile_steps` times.
 
     Returns:
         The record: matches, the most credible first; the nearest misses; how many hypotheses were tried.
@@ -239,7 +244,7 @@ def read_figure(text: str) -> tuple[float, dict[str, tuple[float, float]]]:
     return value, ranges
 
 
-def count_steps() -> int:
+def reconcile_steps() -> int:
     """How often :func:`reconcile` calls ``step``."""
     return len(_sizes()) + len(MEANS)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmeter.harness.audit.subjects import cost_without_stride_4
-from segmeter.harness.counting.count import DatasetCount, count_dataset, count_model
-from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, format_size
-from segmeter.harness.models.presets import spec_of
-from segmeter.harness.models.spec import model_spec
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, COCO_ENCODER_SIZES, PublishedCell
+from segmeter.harness.counting import DatasetCount, count_dataset, count_model
+from segmeter.harness.inputs import ImageSize, dataset_sizes, format_size
+from segmeter.harness.models import model_spec, spec_of
+from segmeter.harness.published import CITYSCAPES_SIZE, COCO_ENCODER_SIZES, PublishedCell
 
 CONVENTION = "published"
 GIGA = 1e9

@@ -13,10 +13,8 @@ from segmeter.harness.audit.means import images_by_id
 from segmeter.harness.audit.percentages import audit_percentages, percentage_records
 from segmeter.harness.audit.speeds import RECORD_FOLDERS, audit_fps, fps_records, fps_rows, profile_runs
 from segmeter.harness.audit.subjects import SCOPES
-from segmeter.harness.counting.by_size import CONVENTION
-from segmeter.harness.counting.conventions import CONVENTIONS
-from segmeter.harness.counting.record import versions
-from segmeter.harness.published.tables import PRO_SCALE, claims, find_paper, published_rows
+from segmeter.harness.counting import CONVENTION, CONVENTIONS, versions
+from segmeter.harness.published import PRO_SCALE, claims, find_paper, published_rows
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.audit/1"
@@ -62,7 +60,7 @@ def run_audit(
 
     Args:
         tables: table numbers; with all of 1 to 11, tables that hold FPS only are reported as well.
-        step: called with what is audited next, :func:`count_steps` times.
+        step: called with what is audited next, :func:`audit_steps` times.
         annotations: a COCO-format file; its images by id take the place of val2017's first 100.
         records: folders of profile records to take measured speeds from.
 
@@ -117,7 +115,7 @@ def run_audit(
     }
 
 
-def count_steps() -> int:
+def audit_steps() -> int:
     """How often :func:`run_audit` calls ``step``."""
     with_gflops = {row.table for row in published_rows() if row.paper == PRO_SCALE and "gflops" in row.metric}
     return len(with_gflops) + 4

@@ -4,12 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmeter.harness.models.presets import spec_of
-from segmeter.harness.models.spec import parse_model
-from segmeter.harness.published.cells import CLASSES, FAMILY, PublishedCell
-from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
-from segmeter.harness.records.compare import collect
-from segmeter.harness.records.runs import DEFAULT_FOLDER, WAYS, Run, how_measured
+from segmeter.harness.models import parse_model, spec_of
+from segmeter.harness.published import CLASSES, FAMILY, PRO_SCALE, PublishedCell, PublishedRow, published_rows
+from segmeter.harness.records import DEFAULT_FOLDER, WAYS, Run, collect, how_measured
 
 RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[2] / "results" / "records")
 

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from segmeter.harness.counting.by_size import CONVENTION
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.inputs.sizes import ImageSize
-from segmeter.harness.models.presets import spec_of
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, FAMILY, PublishedCell
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.counting import CONVENTION, count_model
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import ModelSpec, model_spec, spec_of
+from segmeter.harness.published import CITYSCAPES_SIZE, FAMILY, PublishedCell
+from segmeter.harness.records import GIGA
 
 # Table 8 gives the segmentation figures of Table 1 under the names of the detectors they come from.
 DETECTORS = {"lite-detr": "lite-m2f", "rt-detr": "rt-m2f"}

@@ -14,9 +14,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from segmeter.harness.counting.count import count_backbone, count_model
-from segmeter.harness.inputs.sizes import ImageSize, Size, dataset_sizes, from_image
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.inputs import ImageSize, Size, dataset_sizes, from_image
+from segmeter.harness.models import ModelSpec
+from segmeter.harness.records import GIGA
 
 CONVENTION = "published"
 # Small sizes whose pixels stand as 1 : 2 : 4.

@@ -6,10 +6,8 @@ from statistics import fmean
 
 from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
 from segmeter.harness.counting.work import backbone_work, see, why_photos, work_of
-from segmeter.harness.inputs.photos import Photo
-from segmeter.harness.inputs.sizes import ImageSize, Size, SizeSet
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.models.stages import find_components, parameters
+from segmeter.harness.inputs import ImageSize, Photo, Size, SizeSet
+from segmeter.harness.models import ModelSpec, find_components, model_spec, parameters
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,8 @@ import torch
 from segmeter.encoders.interface import LayerTokens
 from segmeter.harness.counting.conventions import units_of
 from segmeter.harness.counting.work import work_of
-from segmeter.harness.inputs.sizes import ImageSize
-from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import meta_model
-from segmeter.harness.models.token_layers import LayerCall, watch_token_layers
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import LayerCall, ModelSpec, component_finder, meta_model, watch_token_layers
 
 LAYERS = "encoder.transformer.encoder.layers."
 STRIDES = (32, 16, 8)

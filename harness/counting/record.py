@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from segmeter.harness.counting.conventions import CONVENTIONS, OMISSIONS, UNITS, Figures
 from segmeter.harness.counting.count import DatasetCount, ModelCount, Spread
 from segmeter.harness.counting.counter import UnknownOp
-from segmeter.harness.inputs.sizes import format_size
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.records.flops import GIGA, SCHEMA, FlopsRecord, component_tree
-from segmeter.harness.records.flops import Spread as SpreadRecord
+from segmeter.harness.inputs import format_size
+from segmeter.harness.models import ModelSpec
+from segmeter.harness.records import GIGA, SCHEMA, FlopsRecord, component_tree
+from segmeter.harness.records import Spread as SpreadRecord
 
 NO_FORMULA = "no formula for this operator; register one, or read its share as unknown"
 

@@ -11,13 +11,19 @@ from segmeter.encoders.chain import Sizes, Stage, next_multiple
 from segmeter.encoders.images import normalise
 from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
 from segmeter.harness.counting.counter import Count, DataDependentError, count_call, run_and_count
-from segmeter.harness.inputs.photos import Photo, find_photos, read_photo
-from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
-from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.own import blaming
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import arguments, meta_model, real_model, stage_module
-from segmeter.harness.models.values import Form, empty, form_of
+from segmeter.harness.inputs import ImageSize, Photo, Size, find_photos, format_size, read_photo
+from segmeter.harness.models import (
+    Form,
+    ModelSpec,
+    arguments,
+    blaming,
+    component_finder,
+    empty,
+    form_of,
+    meta_model,
+    real_model,
+    stage_module,
+)
 
 # For stages that do not look at the sizes.
 UNREAD = Sizes((0, 0), (0, 0), (0, 0))

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segmeter.harness.counting.op_costs import Cost, costs_of
+from segmeter.harness.counting import Cost, costs_of
 
 _BIASED = {torch.ops.aten.addmm.default: 0, torch.ops.aten.convolution.default: 2}
 

@@ -25,13 +25,17 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmeter.cuda_ops.formulas import fvcore_handles, ptflops_hooks
+from segmeter.cuda_ops import fvcore_handles, ptflops_hooks
 from segmeter.encoders.chain import Sizes, Stage
 from segmeter.encoders.images import normalise
-from segmeter.harness.counting.conventions import CONVENTIONS
-from segmeter.harness.counting.counter import Count, DataDependentError, run_and_count
-from segmeter.harness.counting.record import versions
-from segmeter.harness.counting.work import why_photos
+from segmeter.harness.counting import (
+    CONVENTIONS,
+    Count,
+    DataDependentError,
+    run_and_count,
+    versions,
+    why_photos,
+)
 from segmeter.harness.crosscheck.quirks import (
     added_products,
     bias_additions,
@@ -40,13 +44,18 @@ from segmeter.harness.crosscheck.quirks import (
     unused_work,
 )
 from segmeter.harness.crosscheck.tracing import traceable_on_meta
-from segmeter.harness.inputs.photos import find_photos, read_photo
-from segmeter.harness.inputs.sizes import ImageSize, format_size
-from segmeter.harness.models.own import blaming
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import meta_stages, real_model
-from segmeter.harness.models.values import Form, filled, form_of, tensors_in
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.inputs import ImageSize, find_photos, format_size, read_photo
+from segmeter.harness.models import (
+    Form,
+    ModelSpec,
+    blaming,
+    filled,
+    form_of,
+    meta_stages,
+    real_model,
+    tensors_in,
+)
+from segmeter.harness.records import GIGA
 
 SCHEMA = "segmeter.crosscheck/1"
 _PRODUCTS = {"conv", "linear", "matmul"}

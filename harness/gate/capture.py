@@ -4,14 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from segmeter.harness.counting.conventions import units_of
-from segmeter.harness.counting.counter import Count
-from segmeter.harness.counting.work import see
+from segmeter.harness.counting import Count, see, units_of
 from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
-from segmeter.harness.inputs.sizes import ImageSize, format_size
-from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.structure import structure_of
+from segmeter.harness.inputs import ImageSize, format_size
+from segmeter.harness.models import ModelSpec, component_finder, structure_of
 
 
 def take_snapshot(

@@ -8,15 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from segmeter.harness.counting.conventions import UNITS
+from segmeter.harness.counting import UNITS
 from segmeter.harness.gate.budgets import Budgets, Limit, ModelBudget
 from segmeter.harness.gate.capture import take_snapshot
 from segmeter.harness.gate.changes import Change, causes, changes_between
 from segmeter.harness.gate.snapshot import Snapshot
-from segmeter.harness.inputs.sizes import ImageSize, SizeSet, default_classes, parse_padded_size
-from segmeter.harness.models.own import relative_source
-from segmeter.harness.models.spec import ModelSpec, parse_model
-from segmeter.harness.models.structure import source_line
+from segmeter.harness.inputs import ImageSize, SizeSet, default_classes, parse_padded_size
+from segmeter.harness.models import ModelSpec, parse_model, relative_source, source_line
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.check/1"

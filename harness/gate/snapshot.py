@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.records.files import write_text
+from segmeter.harness.records import write_text
 
 SCHEMA = "segmeter.baseline/1"
 UPDATE = "write it with `segmeter baseline update`"

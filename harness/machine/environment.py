@@ -25,7 +25,7 @@ ALLOCATOR_VARIABLES = (
 PACKAGES = ("segmeter", "torch", "torchvision", "timm", "numpy", "nvidia-ml-py", "triton")
 
 
-def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def read_environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a measurement; unknown things are None."""
     found: dict[str, Any] = {
         "device": device.type,

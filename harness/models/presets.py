@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.published.cells import CLASSES, FAMILY, PublishedCell, family_cells
-from segmeter.harness.published.tables import PublishedRow
+from segmeter.harness.published import CLASSES, FAMILY, PublishedCell, PublishedRow, family_cells
 from segmeter.words import nearest
 
 
@@ -45,7 +44,7 @@ class Preset:
     source: str
 
 
-def presets() -> dict[str, Preset]:
+def all_presets() -> dict[str, Preset]:
     """The paper's rows under short names, e.g. "table2.4"; each model once for each data set."""
     found: dict[str, Preset] = {}
     seen: set[tuple[str, str]] = set()
@@ -67,7 +66,7 @@ def resolve_preset(text: str | None) -> str | None:
     """
     if text is None or not re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
         return text
-    found = presets()
+    found = all_presets()
     if text.strip() not in found:
         raise ValueError(f"unknown preset {text!r}{nearest(text, list(found))}")
     return found[text.strip()].model

@@ -27,7 +27,7 @@ class LayerCall:
     output: Tensor
 
 
-def token_layers(module: nn.Module) -> dict[str, nn.Module]:
+def find_token_layers(module: nn.Module) -> dict[str, nn.Module]:
     """Path -> layer, of each :class:`encoders.interface.TokenLayer` inside, in the order of the modules."""
     return {path: each for path, each in module.named_modules() if hasattr(each, "layer_tokens")}
 
@@ -44,7 +44,7 @@ def watch_token_layers(module: nn.Module, see: Callable[[LayerCall], None]) -> I
 
     handles = [
         layer.register_forward_hook(hook(path, number), with_kwargs=True)
-        for number, (path, layer) in enumerate(token_layers(module).items(), start=1)
+        for number, (path, layer) in enumerate(find_token_layers(module).items(), start=1)
     ]
     try:
         yield

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from segmeter.cuda_ops import (
     implementation_for,
+    kernel_for,
     ms_deform_attn,
     ms_deform_attn_fused,
     reference,
     use_implementation,
 )
-from segmeter.cuda_ops.implementation import kernel_for
-from segmeter.harness.machine.environment import cpu_name, git_state
+from segmeter.harness.machine import cpu_name, git_state
 from segmeter.harness.op.peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
 from segmeter.harness.op.problems import (
     DTYPES,
@@ -38,7 +38,7 @@ from segmeter.harness.op.problems import (
     bytes_moved,
     draw_problem,
 )
-from segmeter.harness.records.files import write_json
+from segmeter.harness.records import write_json
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.op-bench/2"

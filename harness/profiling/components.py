@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from segmeter.harness.machine.memory import give_back, reset_peak, resident_bytes
-from segmeter.harness.models.components import component_finder
+from segmeter.harness.machine import give_back, reset_peak, resident_bytes
+from segmeter.harness.models import component_finder
 from segmeter.harness.profiling.clock import time_ms
 from segmeter.harness.profiling.statistics import Interval, interval, mean_interval
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segmeter.harness.counting.conventions import apply_convention
-from segmeter.harness.counting.counter import run_and_count
-from segmeter.harness.models.components import component_finder
+from segmeter.harness.counting import apply_convention, run_and_count
+from segmeter.harness.models import component_finder
 
 # Tries of a product or a copy: at least three, and more while the time lasts.
 TRIES, TRY_SECONDS = (3, 30), 0.3

@@ -9,20 +9,20 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from segmeter.harness.inputs.sizes import format_size
-from segmeter.harness.machine.energy import EnergyUnavailable, measure_energy
-from segmeter.harness.machine.environment import environment
-from segmeter.harness.machine.memory import (
+from segmeter.harness.inputs import format_size
+from segmeter.harness.machine import (
+    EnergyUnavailable,
+    Watch,
     give_back,
     is_out_of_memory,
     keep_freed_memory,
     lasting,
+    measure_energy,
     parameter_bytes,
     peak_memory,
+    read_environment,
 )
-from segmeter.harness.machine.watch import Watch
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import meta_model
+from segmeter.harness.models import ModelSpec, meta_model
 from segmeter.harness.profiling.clock import interleave
 from segmeter.harness.profiling.components import (
     ComponentMemory,
@@ -33,7 +33,7 @@ from segmeter.harness.profiling.components import (
 from segmeter.harness.profiling.roofline import Peaks, Work, component_work, measure_peaks
 from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
 from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, make_inputs, make_subject
-from segmeter.harness.records.runs import Run, new_id, now
+from segmeter.harness.records import Run, new_id, now
 
 
 class OutOfMemory(Exception):
@@ -169,7 +169,7 @@ def _run(
         statistics={"latency_ms": summary.record()},
         components=components,
         samples={"latency_ms": times, **samples},
-        environment=environment(device, DTYPES[settings.dtype]),
+        environment=read_environment(device, DTYPES[settings.dtype]),
         notes=notes,
     )
 

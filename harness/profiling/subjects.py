@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.images import normalise
-from segmeter.harness.inputs.photos import find_photos, read_photo
-from segmeter.harness.inputs.sizes import Size, format_size
-from segmeter.harness.machine.memory import is_out_of_memory, keeps_freed_memory, lasting
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import real_model
+from segmeter.harness.inputs import Size, find_photos, format_size, read_photo
+from segmeter.harness.machine import is_out_of_memory, keeps_freed_memory, lasting
+from segmeter.harness.models import ModelSpec, real_model
 from segmeter.harness.profiling.clock import Plan, WarmUp, warm_up
 from segmeter.words import nearest
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import segmeter
-from segmeter.harness.records.runs import Run, now, read_run, save
+from segmeter.harness.records import Run, now, read_run, save
 from segmeter.words import nearest
 
 # What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
@@ -141,8 +141,8 @@ def check_cells(plan: SweepPlan) -> None:
     Raises:
         ValueError: what is wrong with a cell.
     """
-    from segmeter.harness.inputs.sizes import parse_padded_size
-    from segmeter.harness.models.spec import parse_model
+    from segmeter.harness.inputs import parse_padded_size
+    from segmeter.harness.models import parse_model
     from segmeter.harness.profiling.subjects import DEVICES, DTYPES
 
     for cell in plan.cells:

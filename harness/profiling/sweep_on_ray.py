@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segmeter.harness.profiling.sweep import ROOT, WORKER, Cell, SweepPlan, finished, run_cell
-from segmeter.harness.records.runs import Run, now, run_from, save
+from segmeter.harness.records import Run, now, run_from, save
 
 REACH_SECONDS = 10.0
 

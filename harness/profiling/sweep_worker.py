@@ -20,13 +20,13 @@ def main(cell_json: str, folder: str) -> int:
     if _orphaned():
         return ORPHAN_EXIT
 
-    from segmeter.harness.inputs.sizes import parse_padded_size
-    from segmeter.harness.machine.memory import is_out_of_memory
-    from segmeter.harness.models.spec import parse_model
+    from segmeter.harness.inputs import parse_padded_size
+    from segmeter.harness.machine import is_out_of_memory
+    from segmeter.harness.models import parse_model
     from segmeter.harness.profiling.clock import Plan
     from segmeter.harness.profiling.run import OutOfMemory, profile
     from segmeter.harness.profiling.subjects import Settings
-    from segmeter.harness.records.runs import save
+    from segmeter.harness.records import save
 
     cell = Cell(**json.loads(cell_json))
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.inputs import Size
 from segmeter.harness.published.tables import PRO_SCALE, published_rows
 
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")

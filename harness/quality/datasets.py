@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segmeter.files import inside, plain_id, read_bytes
-from segmeter.harness.inputs.sizes import CITYSCAPES_RULE, COCO_RULE, ResizeRule
+from segmeter.harness.inputs import CITYSCAPES_RULE, COCO_RULE, ResizeRule
 from segmeter.harness.quality.miou import VOID_CLASS
 from segmeter.harness.quality.panoptic import GroundSegment
 from segmeter.words import nearest

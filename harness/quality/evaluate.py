@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segmeter.files import check_regular, inside, plain_id
-from segmeter.harness.inputs.sizes import ResizeRule
+from segmeter.harness.inputs import ResizeRule
 from segmeter.harness.quality.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
 from segmeter.harness.quality.instance_ap import NAMES, InstanceAP, instance_ap
 from segmeter.harness.quality.miou import MeanIoU, confusion, mean_iou
@@ -26,7 +26,7 @@ from segmeter.harness.quality.panoptic import PanopticPair, PanopticScore, Quali
 from segmeter.harness.quality.png_ids import read_segment_png
 
 if TYPE_CHECKING:
-    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.models import ModelSpec
 
 SCHEMA = "segmeter.quality/1"
 
@@ -146,9 +146,8 @@ def model_cost(spec: "ModelSpec", entries: Sequence[Entry], rule: ResizeRule) ->
     Returns:
         ``total_gmacs`` and ``encoder_gmacs`` as the papers count them, parameters, and what the mean is over.
     """
-    from segmeter.harness.counting.count import count_dataset
-    from segmeter.harness.counting.record import flops_record
-    from segmeter.harness.inputs.sizes import SizeSet, from_image
+    from segmeter.harness.counting import count_dataset, flops_record
+    from segmeter.harness.inputs import SizeSet, from_image
 
     known = [entry.size for entry in entries if entry.size is not None]
     if len(known) < len(entries):

@@ -24,13 +24,12 @@ from segmeter.encoders.chain import Model
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
 from segmeter.files import check_regular
-from segmeter.harness.inputs.photos import open_photo
-from segmeter.harness.inputs.sizes import ResizeRule
-from segmeter.harness.models.values import in_full_precision
+from segmeter.harness.inputs import ResizeRule, open_photo
+from segmeter.harness.models import in_full_precision
 from segmeter.harness.quality.datasets import Entry, PanopticSet, read_json
 from segmeter.harness.quality.instance_ap import encode_mask
 from segmeter.harness.quality.png_ids import segment_png
-from segmeter.harness.records.files import write_bytes, write_json, write_parts
+from segmeter.harness.records import write_bytes, write_json, write_parts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RUN_FILE = "run.json"

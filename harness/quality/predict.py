@@ -12,7 +12,7 @@ from segmeter.harness.quality.datasets import LAYOUTS, read_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from segmeter.harness.models.spec import ModelSpec
+    from segmeter.harness.models import ModelSpec
     from segmeter.harness.quality.inference import Settings
 
 # Instances below this score are not drawn, as in detectron2's demo.
@@ -45,7 +45,7 @@ class PhotoResult:
     semantic: np.ndarray
 
 
-def class_names(spec: "ModelSpec", dataset: str | None = None, data: Path | None = None) -> Classes:
+def photo_class_names(spec: "ModelSpec", dataset: str | None = None, data: Path | None = None) -> Classes:
     """Names of a model's classes: of a panoptic annotation file, of a data set, or by their number.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from segmeter.harness.published.tables import PRO_SCALE, published_rows
+from segmeter.harness.published import PRO_SCALE, published_rows
 from segmeter.harness.records.runs import Damaged, Run, environment_differences, read_run
 from segmeter.words import nearest
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
-from segmeter.harness.models.token_layers import LayerCall, watch_token_layers
+from segmeter.harness.models import LayerCall, watch_token_layers
 
 SCALES = ("s1", "s2", "s3", "s4")
 SCALE_STRIDES = dict(zip(SCALES, FEATURE_STRIDES.values(), strict=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.inputs import Size
 from segmeter.harness.tokens.similarity import (
     CHUNK,
     TokenMap,

@@ -15,14 +15,10 @@ from torch import nn
 
 from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
 from segmeter.encoders.rt_m2f import DIM, TransformerLayer
-from segmeter.harness.counting.conventions import apply_convention
-from segmeter.harness.counting.counter import run_and_count
-from segmeter.harness.inputs.sizes import Size
-from segmeter.harness.models.components import component_finder
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import encoder_on
-from segmeter.harness.models.token_layers import token_layers
-from segmeter.harness.records.flops import GIGA
+from segmeter.harness.counting import apply_convention, run_and_count
+from segmeter.harness.inputs import Size
+from segmeter.harness.models import ModelSpec, component_finder, encoder_on, find_token_layers
+from segmeter.harness.records import GIGA
 from segmeter.harness.tokens.layers import SCALES
 
 # Shares of a scale's tokens at which the cost is counted, for a curve.
@@ -110,7 +106,7 @@ def matching_gmacs(tokens: float, channels: int, rule: str) -> float:
 def _attention_alone(encoder: nn.Module, scale: str, sizes: Mapping[str, Size], full: float) -> ScaleCost:
     height, width = sizes[FEATURE_NAMES[SCALES.index(scale)]]
     tokens = height * width
-    layer = next((m for m in token_layers(encoder).values() if isinstance(m, TransformerLayer)), None)
+    layer = next((m for m in find_token_layers(encoder).values() if isinstance(m, TransformerLayer)), None)
     if layer is None or scale != "s4":
         return ScaleCost(scale, tokens, (), (), "its maps must fit together: no token can leave one of them")
     kept = [tokens - round(tokens * share) for share in SHARES]

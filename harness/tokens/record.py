@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from segmeter.harness.inputs.sizes import Size, format_size
-from segmeter.harness.models.spec import ModelSpec
+from segmeter.harness.inputs import Size, format_size
+from segmeter.harness.models import ModelSpec
 from segmeter.harness.tokens.layers import SCALE_STRIDES
 from segmeter.harness.tokens.maps import WINDOWS, Settings, Tally
 from segmeter.harness.tokens.merge_cost import encoder_cost, matching_gmacs

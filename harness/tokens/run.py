@@ -19,12 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from segmeter.encoders.images import normalise, pad_to_multiple
-from segmeter.harness.inputs.photos import Photo, read_photo
-from segmeter.harness.inputs.sizes import COCO_RULE, ResizeRule, Size, format_size, pad
-from segmeter.harness.machine.environment import environment
-from segmeter.harness.machine.memory import resident_bytes
-from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.models.token_layers import token_layers
+from segmeter.harness.inputs import COCO_RULE, Photo, ResizeRule, Size, format_size, pad, read_photo
+from segmeter.harness.machine import read_environment, resident_bytes
+from segmeter.harness.models import ModelSpec, find_token_layers, model_spec
 from segmeter.harness.tokens.layers import (
     SCALE_STRIDES,
     LayerTokens,
@@ -36,7 +33,7 @@ from segmeter.harness.tokens.layers import (
 from segmeter.harness.tokens.maps import Settings, Tally, analyse, analysis_bytes
 from segmeter.harness.tokens.record import SCHEMA, TokensRecord, map_record, ordering, what_if
 from segmeter.harness.tokens.similarity import token_change
-from segmeter.harness.weights.network import Network, load_network, package_file
+from segmeter.harness.weights import Network, load_network, package_file
 
 # Images whose similarity maps are kept, to be laid over the photo.
 EXAMPLES = 2
@@ -76,7 +73,7 @@ def chosen_places(at: str, network: Network) -> tuple[str, ...]:
     Raises:
         ValueError: no such place; those that there are, are named.
     """
-    number = len(token_layers(network.encoder)) if network.encoder is not None else 0
+    number = len(find_token_layers(network.encoder)) if network.encoder is not None else 0
     layers = tuple(f"layer {n}" for n in range(1, number + 1))
     if at == "backbone":
         return ("backbone",)
@@ -203,7 +200,7 @@ def run_tokens(
         "examples": examples,
         "seconds": asdict(seconds),
         "memory": {"analysis_bound_bytes": largest, "peak_rss_bytes": resident_bytes("VmHWM")},
-        "environment": environment(torch.device("cpu"), torch.float32),
+        "environment": read_environment(torch.device("cpu"), torch.float32),
     }
 
 

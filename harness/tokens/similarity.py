@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmeter.harness.inputs.sizes import Size
+from segmeter.harness.inputs import Size
 
 # Tokens that one matrix product takes in at a time; bounds the memory, changes no result.
 CHUNK = 4096

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
-from segmeter.harness.models.presets import spec_of
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.published.cells import COCO_ENCODER_SIZES
-from segmeter.harness.published.names import MODIFIERS, TITLES
-from segmeter.harness.published.tables import PRO_SCALE, PublishedRow, published_rows
+from segmeter.harness.counting import count_model
+from segmeter.harness.inputs import ImageSize, Size, format_size
+from segmeter.harness.models import ModelSpec, spec_of
+from segmeter.harness.published import (
+    COCO_ENCODER_SIZES,
+    MODIFIERS,
+    PRO_SCALE,
+    TITLES,
+    PublishedRow,
+    published_rows,
+)
 from segmeter.harness.tradeoff.counted import counted_point
 from segmeter.harness.tradeoff.own import own_points
 from segmeter.harness.tradeoff.point import COSTS, FIGURES, QUALITIES, UNIT, Point

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.inputs.sizes import ImageSize, format_size
-from segmeter.harness.models.spec import ModelSpec, parse_model
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES
+from segmeter.harness.counting import count_model
+from segmeter.harness.inputs import ImageSize, format_size
+from segmeter.harness.models import ModelSpec, parse_model
+from segmeter.harness.published import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES
 from segmeter.harness.tradeoff.point import UNIT, Point
 
 # One input for all: a 640x480 photo, the most frequent size of COCO, and Cityscapes' only size.

@@ -9,13 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.counting.layers import layer_costs
-from segmeter.harness.counting.record import flops_record
-from segmeter.harness.inputs.sizes import ImageSize, Size, format_size
-from segmeter.harness.models.spec import ModelSpec, parse_model
-from segmeter.harness.published.cells import CLASSES
-from segmeter.harness.records.flops import FlopsRecord
+from segmeter.harness.counting import count_model, flops_record, layer_costs
+from segmeter.harness.inputs import ImageSize, Size, format_size
+from segmeter.harness.models import ModelSpec, parse_model
+from segmeter.harness.published import CLASSES
+from segmeter.harness.records import FlopsRecord
 from segmeter.harness.tradeoff.collect import all_points
 from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
 from segmeter.harness.tradeoff.point import Point

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.published.tables import DATASETS
+from segmeter.harness.published import DATASETS
 from segmeter.harness.tradeoff.point import FIGURES, OWN, QUALITIES, Interval, Point
 from segmeter.words import nearest
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.harness.counting.count import count_model
-from segmeter.harness.inputs.sizes import ImageSize, parse_size
-from segmeter.harness.models.spec import parse_model
-from segmeter.harness.records.runs import Run, how_measured
+from segmeter.harness.counting import count_model
+from segmeter.harness.inputs import ImageSize, parse_size
+from segmeter.harness.models import parse_model
+from segmeter.harness.records import Run, how_measured
 from segmeter.model_text import ModelText
 
 # A component below this share of the baseline's time is noise.

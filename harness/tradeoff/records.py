@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from segmeter.harness.records.runs import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
+from segmeter.harness.records import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
 from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
 from segmeter.harness.tradeoff.point import OWN, QUALITIES, UNIT, Interval, Point
 

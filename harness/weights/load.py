@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import meta_model, real_model
+from segmeter.harness.models import ModelSpec, meta_model, real_model
 from segmeter.harness.weights.files import read_entries
 from segmeter.harness.weights.names import recognise_format, rename
 from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
@@ -167,7 +166,7 @@ def convert(source: Path, target: Path, spec: ModelSpec | None = None) -> tuple[
     """
     from safetensors.torch import save
 
-    from segmeter.harness.records.files import write_bytes
+    from segmeter.harness.records import write_bytes
 
     if target.suffix != ".safetensors":
         raise ValueError(f"convert writes .safetensors, got {target.name!r}")

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.backbones.table import BACKBONES, Backbone, build_backbone, check_backbone
 from segmeter.encoders.images import PIXEL_MEAN, PIXEL_STD
-from segmeter.harness.models.spec import ModelSpec
-from segmeter.harness.models.stages import encoder_on
+from segmeter.harness.models import ModelSpec, encoder_on
 from segmeter.harness.weights.files import SUFFIXES, read_entries
 from segmeter.harness.weights.load import load_model
 from segmeter.harness.weights.names import recognise_format, rename

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from segmeter.harness.models.spec import ModelSpec, model_spec, parse_model
+from segmeter.harness.models import ModelSpec, model_spec, parse_model
 
 if TYPE_CHECKING:
     from segmeter.harness.weights.load import Checkpoint

@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmeter.harness.records.files import to_json
-from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
+from segmeter.harness.records import PARTS, FlopsRecord, part_figure, to_json
 from segmeter.reports.html.parts import Cell, Html, Number, join, table, tag
 from segmeter.reports.plots.common import DATASET_TITLES, backbone_title
 from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title

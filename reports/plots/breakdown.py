@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
+from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.reports.plots.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
 from segmeter.reports.units import PART_TITLES, title
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from segmeter.harness.records.flops import FlopsRecord
+from segmeter.harness.records import FlopsRecord
 from segmeter.reports.plots.breakdown import breakdown_figure, caption
 from segmeter.reports.plots.common import NothingMatches
 from segmeter.reports.plots.configurations import (

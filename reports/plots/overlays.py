@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from segmeter.harness.quality.predict import PhotoResult
+    from segmeter.harness.quality import PhotoResult
 
 OPACITY = 0.6
 LEGEND_CLASSES = 18

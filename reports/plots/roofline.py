@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from segmeter.harness.records.flops import PARTS
+from segmeter.harness.records import PARTS
 from segmeter.reports.plots.style import COLUMN_INCHES, PART_COLOURS, paper_style
 from segmeter.reports.units import title
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from segmeter.harness.records.flops import PARTS, Component, FlopsRecord, compared_parts, part_figure
+from segmeter.harness.records import PARTS, Component, FlopsRecord, compared_parts, part_figure
 from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segmeter.harness.records.flops import PARTS, FlopsRecord, part_figure
+from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.reports.text.tokens import markdown_section
 from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from segmeter.harness.records.flops import PARTS
+from segmeter.harness.records import PARTS
 from segmeter.reports.units import amount, percent, title
 
 Record = Mapping[str, Any]

@@ -25,7 +25,7 @@ from segmeter.harness.quality.datasets import open_dataset
 from segmeter.harness.quality.evaluate import score_folder
 from segmeter.harness.quality.inference import Settings, read_image
 from segmeter.harness.quality.png_ids import read_segment_png, segment_png
-from segmeter.harness.quality.predict import class_names, predict_photo
+from segmeter.harness.quality.predict import photo_class_names, predict_photo
 from segmeter.harness.records.runs import read_run
 from segmeter.harness.tradeoff.realised import realised_savings
 from segmeter.harness.tradeoff.records import read_records
@@ -396,7 +396,8 @@ def test_layers_that_only_the_metadata_has_are_not_built(tmp_path, options):
 def test_a_photo_of_169_megapixels_is_one_line(tmp_path, capsys):
     photo = black_png(tmp_path / "large.png", 13_000, 13_000, 0)
     spec = parse_model("m2f@r50")
-    said = bounded(predict_photo, None, spec, photo, class_names(spec), "coco", Settings(), mebibytes=128)
+    names = photo_class_names(spec)
+    said = bounded(predict_photo, None, spec, photo, names, "coco", Settings(), mebibytes=128)
     assert "13000x13000 pixels" in said
     weights = safetensors_naming(tmp_path / "weights.safetensors", "m2f@r50")
     assert run("predict", photo, "--weights", weights) == 2

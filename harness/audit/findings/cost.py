@@ -15,9 +15,9 @@ from segmeter.harness.audit.findings.sentences import (
     system,
 )
 from segmeter.harness.audit.percentages import Percentage
-from segmeter.harness.counting.by_size import cost_model
-from segmeter.harness.inputs.sizes import Size, format_size
-from segmeter.harness.published.cells import CITYSCAPES_SIZE, PublishedCell
+from segmeter.harness.counting import cost_model
+from segmeter.harness.inputs import Size, format_size
+from segmeter.harness.published import CITYSCAPES_SIZE, PublishedCell
 
 # Printed figures of one thing may differ by their rounding, which is below this.
 ROUNDING = 0.01

@@ -8,8 +8,8 @@ from segmeter.harness.audit.cells import AuditedCell, print_ranges
 from segmeter.harness.audit.findings.cost import row_pairs
 from segmeter.harness.audit.findings.sentences import Finding, finding, listed, model, place
 from segmeter.harness.audit.maskdino import encoder_cost, solve_structure
-from segmeter.harness.inputs.sizes import format_size
-from segmeter.harness.published.cells import PublishedCell
+from segmeter.harness.inputs import format_size
+from segmeter.harness.published import PublishedCell
 
 
 def host_findings(audited: Sequence[AuditedCell]) -> list[Finding]:

@@ -17,8 +17,7 @@ from segmeter.harness.audit.findings.sentences import (
 )
 from segmeter.harness.audit.percentages import Percentage
 from segmeter.harness.audit.speeds import Speed
-from segmeter.harness.published.names import METRIC_NAMES
-from segmeter.harness.published.tables import PRO_SCALE, Claim, PublishedRow
+from segmeter.harness.published import METRIC_NAMES, PRO_SCALE, Claim, PublishedRow
 
 # Two speeds that are the same but for the noise of a measurement.
 SAME_SPEED = 0.01

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from segmeter.encoders.backbones.table import BACKBONES
-from segmeter.harness.published.cells import PublishedCell
-from segmeter.harness.published.names import DATASET_NAMES, TITLES
-from segmeter.harness.published.tables import PublishedRow
+from segmeter.harness.published import DATASET_NAMES, TITLES, PublishedCell, PublishedRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from segmeter.harness.audit.means import (
     solve_prefixes,
     solve_samples,
 )
-from segmeter.harness.audit.run import GFLOPS_TABLES, check_tables, count_steps, find_table, run_audit
+from segmeter.harness.audit.run import GFLOPS_TABLES, audit_steps, check_tables, find_table, run_audit
 from segmeter.harness.counting.by_size import CONVENTION, cost_model, real_padded_sizes
 from segmeter.harness.counting.count import count_dataset, count_model
 from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, from_image, parse_size
@@ -36,7 +36,7 @@ FAMILY_ROWS = ("m2f", "lite-m2f", "rt-m2f", "pro-scale", "lite-detr", "rt-detr")
 def audit() -> dict[str, Any]:
     steps: list[str] = []
     record = run_audit(step=steps.append)
-    assert len(steps) == count_steps()
+    assert len(steps) == audit_steps()
     return record
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segmeter.harness.audit.reconcile import count_steps, read_figure, reconcile_figure
+from segmeter.harness.audit.reconcile import read_figure, reconcile_figure, reconcile_steps
 
 
 def test_a_figure_says_how_it_may_have_been_rounded() -> None:
@@ -24,7 +24,7 @@ def test_a_figure_says_how_it_may_have_been_rounded() -> None:
 def test_117_is_the_whole_encoder_at_800x1088() -> None:
     steps: list[str] = []
     record = reconcile_figure("m2f", "swin-t", "117.0", step=steps.append)
-    assert len(steps) == count_steps()
+    assert len(steps) == reconcile_steps()
     first = record["matches"][0]
     assert record["verdict"] == "explained"
     assert (first["path"], first["boundary"], first["size"]) == ("published", "whole encoder", "800x1088")

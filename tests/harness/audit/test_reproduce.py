@@ -3,7 +3,7 @@
 import pytest
 
 from segmeter.harness.audit.reproduce import Reproduction, reproduce_cells, verdict
-from segmeter.harness.models.presets import presets, resolve_preset, spec_of
+from segmeter.harness.models.presets import all_presets, resolve_preset, spec_of
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.published.cells import family_cells
 
@@ -63,7 +63,7 @@ def test_rounding_of_the_print() -> None:
 
 
 def test_presets_are_models_that_parse() -> None:
-    for name, preset in presets().items():
+    for name, preset in all_presets().items():
         assert resolve_preset(name) == preset.model
         assert parse_model(preset.model).text == preset.model
     assert resolve_preset("m2f@r50") == "m2f@r50"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from segmeter.encoders.table import build_encoder
-from segmeter.harness.models.token_layers import token_layers
+from segmeter.harness.models.token_layers import find_token_layers
 from segmeter.harness.tokens.layers import LayerTokens, output_scales, watch_layers
 
 CHANNELS = {"res2": 8, "res3": 16, "res4": 24, "res5": 32}
@@ -24,7 +24,7 @@ def seen(name: str, **options: object) -> tuple[list[LayerTokens], dict[str, Ten
     layers: list[LayerTokens] = []
     with torch.inference_mode(), watch_layers(encoder, features(), layers.append):
         output = encoder(features())
-    assert len(layers) == len(token_layers(encoder))
+    assert len(layers) == len(find_token_layers(encoder))
     return layers, output_scales(output, features())[0]
 
 
@@ -63,4 +63,4 @@ def test_nothing_stays_on_the_encoder() -> None:
     encoder = build_encoder("m2f", CHANNELS, layers=1)
     with pytest.raises(RuntimeError, match="stop"), watch_layers(encoder, features(), lambda layer: None):
         raise RuntimeError("stop")
-    assert not any(layer._forward_hooks for layer in token_layers(encoder).values())
+    assert not any(layer._forward_hooks for layer in find_token_layers(encoder).values())

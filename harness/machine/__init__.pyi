@@ -1,0 +1,15 @@
+from .energy import EnergyUnavailable as EnergyUnavailable
+from .energy import measure_energy as measure_energy
+from .environment import cpu_name as cpu_name
+from .environment import git_state as git_state
+from .environment import read_environment as read_environment
+from .memory import give_back as give_back
+from .memory import is_out_of_memory as is_out_of_memory
+from .memory import keep_freed_memory as keep_freed_memory
+from .memory import keeps_freed_memory as keeps_freed_memory
+from .memory import lasting as lasting
+from .memory import parameter_bytes as parameter_bytes
+from .memory import peak_memory as peak_memory
+from .memory import reset_peak as reset_peak
+from .memory import resident_bytes as resident_bytes
+from .watch import Watch as Watch

@@ -1,0 +1,16 @@
+from .clock import Plan as Plan
+from .clock import interleave as interleave
+from .clock import warm_up as warm_up
+from .components import ComponentTimer as ComponentTimer
+from .components import component_times as component_times
+from .run import OutOfMemory as OutOfMemory
+from .run import Settings as Settings
+from .run import profile as profile
+from .statistics import summarise as summarise
+from .sweep import EXECUTORS as EXECUTORS
+from .sweep import Cell as Cell
+from .sweep import check_cells as check_cells
+from .sweep import finished as finished
+from .sweep import read_plan as read_plan
+from .sweep import run_sweep as run_sweep
+from .sweep_on_ray import run_on_ray as run_on_ray

@@ -1,0 +1,17 @@
+from .datasets import Entry as Entry
+from .datasets import PanopticSet as PanopticSet
+from .datasets import check_folder as check_folder
+from .datasets import open_dataset as open_dataset
+from .evaluate import model_cost as model_cost
+from .evaluate import process_group as process_group
+from .evaluate import quality_record as quality_record
+from .evaluate import score_folder as score_folder
+from .evaluate import wait_for_all as wait_for_all
+from .inference import DTYPES as DTYPES
+from .inference import Settings as Settings
+from .inference import gather as gather
+from .inference import predict_dataset as predict_dataset
+from .panoptic import WorkerKilledError as WorkerKilledError
+from .predict import PhotoResult as PhotoResult
+from .predict import photo_class_names as photo_class_names
+from .predict import predict_photo as predict_photo

@@ -1,0 +1,4 @@
+from .maps import Settings as Settings
+from .run import chosen_places as chosen_places
+from .run import demo_record as demo_record
+from .run import run_tokens as run_tokens

@@ -1,0 +1,10 @@
+from .figure_data import breakdown_data as breakdown_data
+from .figure_data import collect_figures as collect_figures
+from .figure_data import layers_data as layers_data
+from .figure_data import lpe_data as lpe_data
+from .figure_data import not_counted_data as not_counted_data
+from .figure_data import points_data as points_data
+from .figure_data import realised_data as realised_data
+from .figure_data import resolution_data as resolution_data
+from .own import own_points as own_points
+from .records import read_records as read_records
