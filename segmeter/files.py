@@ -9,6 +9,8 @@ import re
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+# The folder that segmeter is imported from: a checkout, or site-packages.
+SITE = Path(__file__).resolve().parents[1]
 # COCO's largest annotation file has 0.5 GB; predictions of 5,000 images with 100 masks each, less.
 MAX_TEXT_BYTES = 1 << 31
 # Letters of a name out of a file that a message repeats.

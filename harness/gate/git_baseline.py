@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import segmeter
+from segmeter.files import SITE
 from segmeter.harness.gate.snapshot import Snapshot, read_baseline
 
 PREFIX = "git:"
@@ -63,7 +63,7 @@ def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
 
 def _count(root: Path, tree: Path, budgets: Path, output: Path, revision: str) -> None:
     """Run this tool on the other tree; a package that the tree holds itself comes from the tree."""
-    here, root = Path(segmeter.__file__).resolve().parents[1], root.resolve()
+    here, root = SITE, root.resolve()
     # What this process imports from the working tree, as editable installs arrange it, the other one imports
     # from the revision.
     inside = [Path(each).resolve() for each in sys.path if each]

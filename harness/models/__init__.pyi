@@ -1,5 +1,5 @@
+from .blame import blaming as blaming
 from .components import component_finder as component_finder
-from .own import blaming as blaming
 from .own import own_encoders as own_encoders
 from .own import relative_source as relative_source
 from .presets import all_presets as all_presets

@@ -24,8 +24,7 @@ import re
 import sys
 import tomllib
 import types
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -39,6 +38,7 @@ from segmeter.encoders.interface import EncoderKind, EncoderOutput
 from segmeter.encoders.options import Option, write_value
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
+from segmeter.harness.models.blame import OwnModelError, blaming, error_line
 from segmeter.harness.models.structure import meta_copy
 from segmeter.model_text import COMPONENTS, relative_source, source_parts
 from segmeter.words import nearest
@@ -46,10 +46,6 @@ from segmeter.words import nearest
 ENTRY_POINTS = "segmeter.encoders"
 DECODER_CHANNELS = 256
 TOML_KEYS = ("model", "options", "components")
-
-
-class OwnModelError(ValueError):
-    """The user's own code failed; the cause is kept for ``--verbose``."""
 
 
 @dataclass(frozen=True)
@@ -266,39 +262,6 @@ def build_whole(own: OwnModel, given: Mapping[str, Any]) -> nn.Module:
     return meta_copy(model) if on_meta else model
 
 
-@contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Turn any error of the user's code into one line that says so; our own lines pass as they are."""
-    try:
-        yield
-    except ValueError as error:
-        if error.__class__ is not ValueError or _from_here(error):
-            raise
-        raise OwnModelError(f"{what}: ValueError: {_line(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise OwnModelError(f"{what}: {type(error).__name__}: {_line(error)}") from error
-
-
-def _from_here(error: BaseException) -> bool:
-    """Whether segmeter itself raised it, rather than the user's code or a library that it calls."""
-    files = list(_files(error))
-    root = Path(__file__).resolve().parents[2]
-    rooms = ("harness", "encoders", "cuda_ops")
-    return bool(files) and any(files[-1].is_relative_to(root / room) for room in rooms)
-
-
-def _files(error: BaseException) -> Iterator[Path]:
-    """Source files of an error's frames, the innermost last."""
-    step = error.__traceback__
-    while step is not None:
-        yield Path(step.tb_frame.f_code.co_filename).resolve()
-        step = step.tb_next
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no message"
-
-
 def _import(where: str) -> types.ModuleType:
     if not where.endswith(".py"):
         folder = str(Path.cwd())
@@ -337,7 +300,7 @@ def _from_toml(path: Path) -> OwnModel:
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {_line(error)}") from None
+        raise ValueError(f"{path} is not TOML: {error_line(error)}") from None
     for key in content:
         if key not in TOML_KEYS:
             raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")

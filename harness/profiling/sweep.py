@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import segmeter
+from segmeter.files import SITE
 from segmeter.harness.records import Run, now, read_run, save
 from segmeter.words import nearest
 
 # What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
-ROOT = Path(segmeter.__file__).parents[1]
+
 WORKER = (sys.executable, "-m", "segmeter.harness.profiling.sweep_worker")
 GRID_KEYS = ("models", "encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
 SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
@@ -198,7 +198,7 @@ def run_cell(cell: Cell, folder: Path, timeout_s: float, worker: Sequence[str]) 
     start = time.monotonic()
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(SITE)])),
         PARENT_VARIABLE: str(os.getpid()),
     }
     process = subprocess.Popen(

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.profiling.sweep import ROOT, WORKER, Cell, SweepPlan, finished, run_cell
+from segmeter.harness.profiling.sweep import SITE, WORKER, Cell, SweepPlan, finished, run_cell
 from segmeter.harness.records import Run, now, run_from, save
 
 REACH_SECONDS = 10.0
@@ -59,7 +59,7 @@ def run_on_ray(
         if on_cell and cell.id in runs:
             on_cell(cell, runs[cell.id])
     # Where the nodes share this folder its segmeter is used; elsewhere the one installed there.
-    settings = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    settings = {"env_vars": {"PYTHONPATH": str(SITE)}}
     _reach(address)
     try:
         ray.init(address=address, runtime_env=settings, log_to_driver=False, logging_level="ERROR")

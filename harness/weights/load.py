@@ -9,38 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segmeter.harness.models import ModelSpec, meta_model, real_model
-from segmeter.harness.weights.files import read_entries
-from segmeter.harness.weights.names import recognise_format, rename
+from segmeter.harness.weights.checkpoint import Checkpoint, read_checkpoint
 from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
 
 # Counts of training steps in batch norms: buffers that inference does not read.
 COUNTER = "num_batches_tracked"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights under our names.
-
-    Attributes:
-        path: the file.
-        kind: one of :data:`harness.weights.names.FORMATS`.
-        weights: our names -> tensors.
-        origin: our names -> the file's names.
-        unexpected: the file's entries that no model of this format has.
-        ignored: the file's entries that are no weights of the model (loss, index buffers, no numbers).
-        metadata: a safetensors file's text entries.
-    """
-
-    path: Path
-    kind: str
-    weights: dict[str, Tensor]
-    origin: dict[str, str]
-    unexpected: list[str]
-    ignored: list[str]
-    metadata: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -86,27 +62,6 @@ class CheckpointMismatchError(ValueError):
             f"{report.matched} entries match, {len(report.unexpected)} unexpected, "
             f"{len(report.missing)} missing, {len(report.misshapen)} misshapen ({first}, ...)"
         )
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a file and put its entries under our names.
-
-    Raises:
-        ValueError: no such file, no known format, a truncated file, or one that asks to run code; the
-            offending global is named.
-        OSError: the file cannot be read.
-    """
-    found = read_entries(path)
-    entries = found.tensors
-    kind = recognise_format(entries)
-    if kind is None:
-        some = ", ".join(list(entries)[:3]) or "none"
-        raise ValueError(
-            f"{path} holds no Mask2Former-style model: expected names of detectron2, transformers or "
-            f"segmeter, found {len(entries)} entries ({some})"
-        )
-    weights, origin, unexpected, ignored = rename(kind, entries)
-    return Checkpoint(path, kind, weights, origin, unexpected, [*ignored, *found.others], found.metadata)
 
 
 def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, ModelSpec, LoadReport]:

@@ -6,14 +6,12 @@ be RT-DETR's HybridEncoder's and detectron2's MViT's, under the prefixes of Mask
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from segmeter.harness.models import ModelSpec, model_spec, parse_model
-
-if TYPE_CHECKING:
-    from segmeter.harness.weights.load import Checkpoint
+from segmeter.harness.weights.checkpoint import Checkpoint
 
 # Where a file that segmeter wrote says what it is.
 MODEL_KEY = "segmeter.model"
@@ -29,7 +27,7 @@ _ROWS_PER_LEVEL = {"sampling_offsets": 64, "attention_weights": 32}
 _SWINS = {96: {6: "swin-t", 18: "swin-s"}, 128: {18: "swin-b"}, 192: {18: "swin-l"}}
 
 
-def recognise_model(checkpoint: "Checkpoint") -> ModelSpec:
+def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
     """The model that a checkpoint's names and shapes are of.
 
     A few entries may be missing, so that the report can name them. What leaves no trace takes its default:
@@ -55,7 +53,7 @@ def recognise_model(checkpoint: "Checkpoint") -> ModelSpec:
     return model_spec(encoder, backbone, num_classes=classes, num_queries=queries, **options)
 
 
-def classes_and_queries(checkpoint: "Checkpoint") -> tuple[int, int]:
+def classes_and_queries(checkpoint: Checkpoint) -> tuple[int, int]:
     """Numbers of classes (without "no object") and of queries.
 
     Raises:
@@ -107,7 +105,7 @@ def recognise_backbone(weights: Mapping[str, Tensor]) -> str:
     )
 
 
-def _recognise_encoder(checkpoint: "Checkpoint") -> tuple[str, dict[str, Any]]:
+def _recognise_encoder(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     weights = checkpoint.weights
     if any(name.startswith("encoder.lateral_convs.") for name in weights):
         return "rt-m2f", {}
@@ -132,7 +130,7 @@ def _recognise_encoder(checkpoint: "Checkpoint") -> tuple[str, dict[str, Any]]:
     }
 
 
-def _refuse_phantoms(checkpoint: "Checkpoint", layers: int) -> None:
+def _refuse_phantoms(checkpoint: Checkpoint, layers: int) -> None:
     """A name with the number 999 in it is one entry; a thousand layers take a minute to build and to miss."""
     names = (re.fullmatch(_ANY_LAYER, name) for name in checkpoint.weights)
     present = len({name[1] for name in names if name})

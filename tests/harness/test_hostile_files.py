@@ -29,7 +29,8 @@ from segmeter.harness.quality.predict import photo_class_names, predict_photo
 from segmeter.harness.records.runs import read_run
 from segmeter.harness.tradeoff.realised import realised_savings
 from segmeter.harness.tradeoff.records import read_records
-from segmeter.harness.weights.load import load_model, read_checkpoint
+from segmeter.harness.weights.checkpoint import read_checkpoint
+from segmeter.harness.weights.load import load_model
 from segmeter.harness.weights.pickle_calls import load_pickle
 from tests.harness.quality.test_evaluate import make_dataset, truth_map, write_predictions
 from tests.helpers.bounds import bounded

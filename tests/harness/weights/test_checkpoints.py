@@ -15,13 +15,8 @@ from torch import nn
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.models.spec import model_spec, parse_model
-from segmeter.harness.weights.load import (
-    CheckpointMismatchError,
-    convert,
-    load_model,
-    read_checkpoint,
-    recognise_model,
-)
+from segmeter.harness.weights.checkpoint import read_checkpoint
+from segmeter.harness.weights.load import CheckpointMismatchError, convert, load_model, recognise_model
 from segmeter.harness.weights.names import our_name
 from tests.helpers.parity_recipe import image, weight
 from tests.helpers.places import DATA
