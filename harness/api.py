@@ -67,6 +67,8 @@ class Count:
 
     Attributes:
         macs: multiply-accumulates, norms and resizing at fvcore's weights.
+        macs_range: the least and the most that branches (``torch.cond``) leave possible; ``macs`` twice
+            without any. ``macs`` itself is of the branch that ran, or of the dearest on meta tensors.
         flops: floating-point operations, elementwise work included.
         params: parameters; a shared one counts once.
         activation_bytes: bytes that operators with multiply-accumulates write.
@@ -76,6 +78,7 @@ class Count:
     """
 
     macs: int
+    macs_range: tuple[int, int]
     flops: int
     params: int
     activation_bytes: int
@@ -110,6 +113,7 @@ def count(model: nn.Module, inputs: Any, components: Mapping[str, str] | None = 
     snapshot = snapshot_of(type(module).__name__, None, "macs", (work,), module, components)
     return Count(
         macs=snapshot.total,
+        macs_range=work.between(lambda each: each.macs),
         flops=work.flops,
         params=snapshot.params,
         activation_bytes=snapshot.activation_bytes,

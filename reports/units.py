@@ -37,6 +37,15 @@ def percent(value: float, signed: bool = False) -> str:
     return f"{value:+.2f} %" if signed else f"{value:.2f} %"
 
 
+def covered(share: float | None) -> str:
+    """The counted share of all work as a percentage, or why there is none.
+
+    >>> covered(0.9804), covered(None)
+    ('98.04 %', 'unknown')
+    """
+    return "unknown" if share is None else percent(100 * share)
+
+
 def millions(value: int) -> str:
     """Parameters in millions to two decimals; the whole number where two would show nothing.
 
@@ -66,7 +75,11 @@ def title(component: str) -> str:
 
     >>> title("encoder.deformable_attention")
     'deformable attention'
+    >>> title("aten::linalg_qr")  # an operator: as it can be pasted into allow_uncounted
+    'aten::linalg_qr'
     """
+    if "::" in component:
+        return component
     name = component.rsplit(".", 1)[-1]
     return TITLES.get(name, name.replace("_", " "))
 

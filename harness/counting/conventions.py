@@ -101,6 +101,7 @@ class Figures:
         not_counted: omission name -> MACs left out; unknown operators -> None.
         counted_flops: FLOPs of the work that the convention counts.
         all_flops: FLOPs of all work that has a formula.
+        least, most: units of work in all that branches (``torch.cond``) leave possible.
         unknown: operators without a formula, with their places and shapes.
     """
 
@@ -110,6 +111,8 @@ class Figures:
     not_counted: dict[str, float | None]
     counted_flops: float
     all_flops: float
+    least: float
+    most: float
     unknown: tuple[UnknownOp, ...] = ()
 
     @property
@@ -118,8 +121,10 @@ class Figures:
         return sum(self.by_component.values())
 
     @property
-    def coverage(self) -> float:
-        """Counted share of all estimated work, both in FLOPs, in [0, 1]."""
+    def coverage(self) -> float | None:
+        """Counted share of all estimated work, both in FLOPs, in [0, 1]; None where one has no formula."""
+        if self.unknown:
+            return None
         return self.counted_flops / self.all_flops if self.all_flops else 1.0
 
     def of(self, component: str) -> float:
@@ -160,8 +165,13 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
         by_component[component] += units
         if units:
             by_operator[work.operator] += units
+    left_out = sum(units for units in not_counted.values() if units is not None)
+    everything = count.flops if convention == "flops" else count.macs
+    if sum(by_component.values()) + left_out != everything:
+        raise AssertionError("the components and what is left out do not add up to the whole")
     for unknown in count.unknown:
         not_counted[unknown.operator] = None
+    least, most = count.between(lambda work: units_of(work, find_component(work.module), convention))
     return Figures(
         convention=convention,
         by_component={
@@ -173,6 +183,8 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
         not_counted=not_counted,
         counted_flops=counted_flops,
         all_flops=count.flops,
+        least=least,
+        most=most,
         unknown=count.unknown,
     )
 
@@ -210,5 +222,7 @@ def mean_figures(weighted: Sequence[tuple[Figures, int]]) -> Figures:
         not_counted=mean(lambda f: f.not_counted),
         counted_flops=sum(f.counted_flops * n for f, n in weighted) / images,
         all_flops=sum(f.all_flops * n for f, n in weighted) / images,
-        unknown=weighted[0][0].unknown,
+        least=sum(f.least * n for f, n in weighted) / images,
+        most=sum(f.most * n for f, n in weighted) / images,
+        unknown=tuple({(u.module, u.operator): u for f, _ in reversed(weighted) for u in f.unknown}.values()),
     )

@@ -67,8 +67,12 @@ def attention_costs(query: Shape, key: Shape, value: Shape) -> list[Cost]:
         query: (..., Q, D). key: (..., K, D). value: (..., K, E).
     """
     batch = prod(torch.broadcast_shapes(tuple(query[:-2]), _grouped(query, key)))
-    scores = batch * query[-2] * key[-2]
-    query_key, weights_value = scores * query[-1], scores * value[-1]
+    return attention_products(batch * query[-2] * key[-2], query[-1], value[-1])
+
+
+def attention_products(scores: int, channels: int, value_channels: int) -> list[Cost]:
+    """Cost of attention by the number of its scores: both products and the softmax between them."""
+    query_key, weights_value = scores * channels, scores * value_channels
     return [
         Cost("attention_scores", query_key, 2 * query_key),
         Cost("softmax", 0, 5 * scores),

@@ -19,6 +19,8 @@ NO_FORMULA = "no formula for this operator; register one, or read its share as u
 def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
     """The record of one model's cost, at one size or as a data set's mean."""
     record = _record(counted.spec, counted.figures, counted.params, counted.encoder_params)
+    if counted.figures.least != counted.figures.most:
+        record["range"] = [counted.figures.least / GIGA, counted.figures.most / GIGA]
     if isinstance(counted, ModelCount):
         size = counted.size
         record["size"] = format_size(size.padded)

@@ -57,7 +57,7 @@ def snapshot_of(
         params=sum(cost.params for cost in modules.values()),
         activation_bytes=round(sum(count.activation_bytes for count in counts) / len(counts)),
         modules=modules,
-        uncounted=_uncounted(counts[0]),
+        uncounted=_uncounted(counts),
     )
 
 
@@ -69,9 +69,13 @@ def _modules(
         for each in count.work:
             units = units_of(each, find(each.module), convention)
             work[each.module] = work.get(each.module, 0) + units
+    structure = structure_of(model)
+    lost = work.keys() - {fact.path for fact in structure}
+    if lost:
+        raise AssertionError(f"work of {', '.join(sorted(lost))} belongs to no module of the model")
     runs = {run.module: run for run in counts[0].runs}
     found = {}
-    for fact in structure_of(model):
+    for fact in structure:
         units = round(work.get(fact.path, 0) / len(counts))
         if not units and not fact.weights:
             continue
@@ -88,11 +92,11 @@ def _modules(
     return found
 
 
-def _uncounted(count: Count) -> dict[str, str]:
-    """Operators without a formula: calls, the first module and its shapes, in words."""
+def _uncounted(counts: Sequence[Count]) -> dict[str, str]:
+    """Operators without a formula on any input: calls, the first module and its shapes, in words."""
     found: dict[str, str] = {}
     calls: dict[str, int] = {}
-    for unknown in count.unknown:
+    for unknown in (each for count in counts for each in count.unknown):
         calls[unknown.operator] = calls.get(unknown.operator, 0) + unknown.calls
         shapes = " ".join("x".join(str(side) for side in shape) or "scalar" for shape in unknown.shapes)
         found.setdefault(

@@ -19,6 +19,7 @@ from .stages import parameters as parameters
 from .stages import real_model as real_model
 from .stages import stage_module as stage_module
 from .structure import meta_copy as meta_copy
+from .structure import named_parts as named_parts
 from .structure import source_line as source_line
 from .structure import structure_of as structure_of
 from .token_layers import LayerCall as LayerCall

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from segmeter.harness.models.structure import named_parts
+
 
 def component_finder(
     root: nn.Module, patterns: Mapping[str, str] | None = None, at: str = ""
@@ -24,9 +26,9 @@ def component_finder(
         at: a module's path; "" is ``root`` itself.
     """
     described = {
-        name: [(_to_regex(pattern), component) for pattern, component in module.components().items()]
-        for name, module in root.named_modules()
-        if callable(getattr(module, "components", None))
+        name: [(_to_regex(pattern), component) for pattern, component in describe().items()]
+        for name, module in named_parts(root)
+        if callable(describe := getattr(module, "components", None))
     }
     if patterns:
         outside = [(_to_regex(pattern), component) for pattern, component in patterns.items()]

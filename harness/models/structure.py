@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,22 @@ class ModuleFact:
     params: int
 
 
+# torch.compile puts a module into a wrapper, as its child of this name.
+_COMPILED = "_orig_mod"
+
+
+def named_parts(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its dotted path, parents first, as if nothing were compiled.
+
+    torch.compile's wrappers are passed over, and are in no path: work, structure and components of a model
+    must speak of the same places, compiled or not.
+    """
+    for path, module in root.named_modules():
+        if type(module).__name__ == "OptimizedModule" and _COMPILED in module._modules:
+            continue
+        yield ".".join(name for name in path.split(".") if name != _COMPILED), module
+
+
 def structure_of(root: nn.Module) -> tuple[ModuleFact, ...]:
     """Facts of every module, parents first; a module that stands in two places has its first path only.
 
@@ -33,7 +50,7 @@ def structure_of(root: nn.Module) -> tuple[ModuleFact, ...]:
     """
     owners: dict[int, str] = {}
     facts = []
-    for path, module in root.named_modules():
+    for path, module in named_parts(root):
         texts, params = [], 0
         for name, parameter in module._parameters.items():
             if parameter is None:

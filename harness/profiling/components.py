@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from segmeter.harness.machine import give_back, reset_peak, resident_bytes
-from segmeter.harness.models import component_finder
+from segmeter.harness.models import component_finder, named_parts
 from segmeter.harness.profiling.clock import time_ms
 from segmeter.harness.profiling.statistics import Interval, interval, mean_interval
 
@@ -38,10 +38,10 @@ class ComponentTimer:
         self.device = device
         self.model = model
         self.components = {
-            name: ".".join(find(name).split(".")[:depth]) or OUTSIDE for name, _ in model.named_modules()
+            name: ".".join(find(name).split(".")[:depth]) or OUTSIDE for name, _ in named_parts(model)
         }
         # A list of modules is never called itself: what it holds is bordered by the module around it.
-        called = {name for name, module in model.named_modules() if type(module).forward is not _NO_FORWARD}
+        called = {name for name, module in named_parts(model) if type(module).forward is not _NO_FORWARD}
         self.borders = [
             name
             for name in self.components
@@ -252,7 +252,7 @@ def component_parameter_bytes(timer: ComponentTimer) -> dict[str, int]:
     """Bytes of each component's own parameters and buffers; a shared one counts where it stands first."""
     found: dict[str, int] = defaultdict(int)
     seen: set[int] = set()
-    for name, module in timer.model.named_modules():
+    for name, module in named_parts(timer.model):
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if id(tensor) not in seen:
                 seen.add(id(tensor))

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segmeter.harness.counting import apply_convention, run_and_count
-from segmeter.harness.models import component_finder
+from segmeter.harness.models import component_finder, named_parts
 
 # Tries of a product or a copy: at least three, and more while the time lasts.
 TRIES, TRY_SECONDS = (3, 30), 0.3
@@ -164,10 +164,10 @@ class _Traffic(TorchDispatchMode):
 
 @contextmanager
 def _paths(model: nn.Module, traffic: _Traffic) -> Iterator[None]:
-    names = {id(module): name for name, module in model.named_modules()}
+    names = {id(module): name for name, module in named_parts(model)}
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        traffic.path.append(names[id(module)])
+        traffic.path.append(names.get(id(module), traffic.path[-1]))
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         traffic.path.pop()

@@ -50,7 +50,8 @@ class FlopsRecord(TypedDict):
     by_operator: dict[str, float]
     not_counted: dict[str, float | None]
     not_counted_reasons: dict[str, str]
-    coverage: float
+    # None where operators without a formula ran: what is not known has no share.
+    coverage: float | None
     params: int
     encoder_params: int
     size: str
@@ -58,6 +59,8 @@ class FlopsRecord(TypedDict):
     original_size: list[int] | None
     dataset: NotRequired[dict[str, Any]]
     spread: NotRequired[dict[str, Spread]]
+    # The least and the most that branches (torch.cond) leave possible; the total is the dearest of them.
+    range: NotRequired[list[float]]
     # Why the figures are a mean over photos: the model's work depends on its input.
     input_dependent: NotRequired[str]
     versions: dict[str, str]

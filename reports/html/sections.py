@@ -7,7 +7,7 @@ from typing import Any
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure, to_json
 from segmeter.reports.html.parts import Cell, Html, Number, join, table, tag
 from segmeter.reports.plots.common import DATASET_TITLES, backbone_title
-from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
 
 # What a point of the trade-off chart holds; see docs/report.md.
 FIGURE_TITLES = {
@@ -311,7 +311,10 @@ def not_counted(group: Sequence[FlopsRecord]) -> Html:
     rows.append(
         [
             "counted share of all work, in FLOPs",
-            *(Number(percent(100 * record["coverage"]), 100 * record["coverage"]) for record in group),
+            *(
+                Number(covered(share), None if share is None else 100 * share)
+                for share in (record["coverage"] for record in group)
+            ),
         ]
     )
     caption = f"Left out of the {group[0]['convention']!r} figures, {group[0]['unit']}: {size_text(group[0])}"

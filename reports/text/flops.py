@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segmeter.harness.records import PARTS, Component, FlopsRecord, compared_parts, part_figure
-from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
 
 
 def flops_tree(record: FlopsRecord, depth: int) -> Table:
@@ -47,8 +47,11 @@ def flops_notes(record: FlopsRecord) -> list[str]:
     lines = [
         f"convention  {record['convention']}: {record['convention_text']} [{record['unit']}]",
         f"parameters  {millions(record['params'])}{encoder}",
-        f"coverage    {percent(100 * record['coverage'])} of all estimated work (in FLOPs)",
+        f"coverage    {_coverage(record)}",
     ]
+    if "range" in record:
+        least, most = (giga(figure) for figure in record["range"])
+        lines.append(f"range       {least} to {most} {record['unit']}: values choose what runs (torch.cond)")
     if record["original_size"] and record["backbone"]:
         height, width = record["original_size"]
         lines.append(f"results     resized to {height}x{width}, 1 image, batch 1")
@@ -63,6 +66,12 @@ def flops_notes(record: FlopsRecord) -> list[str]:
     else:
         lines.append("not counted nothing that has multiply-accumulates")
     return lines
+
+
+def _coverage(record: FlopsRecord) -> str:
+    if record["coverage"] is None:
+        return "unknown: operators without a formula ran"
+    return f"{covered(record['coverage'])} of all estimated work (in FLOPs)"
 
 
 def _walk(

@@ -7,7 +7,7 @@ from typing import Any
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.reports.text.tokens import markdown_section
-from segmeter.reports.units import PART_TITLES, change, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -156,7 +156,7 @@ def _omissions_table(group: Sequence[FlopsRecord]) -> str:
     rows.append(
         [
             "counted share of all work, in FLOPs",
-            *(percent(100 * record["coverage"]) for record in group),
+            *(covered(record["coverage"]) for record in group),
         ]
     )
     return markdown_table(["not counted", *(record["encoder_title"] for record in group)], rows)

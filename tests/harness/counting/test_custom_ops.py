@@ -43,6 +43,8 @@ def test_an_operator_without_a_formula_is_in_the_figures_by_name() -> None:
     _, counted = run_and_count(Inverse(), torch.eye(3))
     figures = apply_convention(counted, lambda path: path, "macs")
     assert figures.not_counted == {"aten::linalg_inv_ex": None}
+    # What is not known has no share, however much is known beside it.
+    assert figures.coverage is None
     assert figures.unknown[0].shapes == ((3, 3),)
 
 

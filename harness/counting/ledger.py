@@ -1,0 +1,227 @@
+"""What a count holds, and the ledger that it is written into while the model runs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from segmeter.harness.counting.op_costs import Cost
+
+
+@dataclass(frozen=True)
+class Work:
+    """All calls of one operator inside one module (``module`` is its dotted path, "" the root).
+
+    ``output_bytes`` are the bytes of its outputs, for operators that have multiply-accumulates.
+    """
+
+    module: str
+    operator: str
+    calls: int
+    macs: int
+    flops: int
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class UnknownOp:
+    """An operator without a formula: how often it ran where, and the shapes of its first call."""
+
+    module: str
+    operator: str
+    calls: int
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ModuleRun:
+    """A module that ran: how often, and the shape of the first tensor it returned (None: no tensor)."""
+
+    module: str
+    calls: int
+    output: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A place where values choose what runs (``torch.cond``).
+
+    Attributes:
+        alternatives: the work of each branch.
+        booked: which of them is part of the count: the one that ran, or the dearest where no values tell.
+    """
+
+    module: str
+    alternatives: tuple["Count", ...]
+    booked: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """The work of one forward pass; figures are integers, as :mod:`harness.counting.op_costs` gives them."""
+
+    work: tuple[Work, ...] = ()
+    unknown: tuple[UnknownOp, ...] = ()
+    runs: tuple[ModuleRun, ...] = ()
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """All multiply-accumulates, norms and upsampling at fvcore's weights."""
+        return sum(w.macs for w in self.work)
+
+    @property
+    def flops(self) -> int:
+        """All floating-point operations."""
+        return sum(w.flops for w in self.work)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes that operators with multiply-accumulates write: what a backward pass would have to keep."""
+        return sum(w.output_bytes for w in self.work)
+
+    def between(self, units: Callable[[Work], int]) -> tuple[int, int]:
+        """The least and the most work that the branches leave possible, by a measure of one piece of work."""
+        low = high = sum(units(w) for w in self.work)
+        for branch in self.branches:
+            booked = sum(units(w) for w in branch.alternatives[branch.booked].work)
+            reach = [alternative.between(units) for alternative in branch.alternatives]
+            low += min(least for least, _ in reach) - booked
+            high += max(most for _, most in reach) - booked
+        return low, high
+
+    def under(self, prefix: str) -> "Count":
+        """The same work with ``prefix`` put before every module path."""
+
+        def joined(path: str) -> str:
+            return f"{prefix}.{path}" if path else prefix
+
+        return Count(
+            tuple(replace(w, module=joined(w.module)) for w in self.work),
+            tuple(replace(u, module=joined(u.module)) for u in self.unknown),
+            tuple(replace(r, module=joined(r.module)) for r in self.runs),
+            tuple(
+                Branch(joined(b.module), tuple(a.under(prefix) for a in b.alternatives), b.booked)
+                for b in self.branches
+            ),
+        )
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(
+            self.work + other.work,
+            self.unknown + other.unknown,
+            self.runs + other.runs,
+            self.branches + other.branches,
+        )
+
+
+@dataclass
+class _Page:
+    """One count in the making, by module and operator; an entry's first call gives its place."""
+
+    work: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    unknown: dict[tuple[str, str], tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
+    runs: dict[str, tuple[int, tuple[int, ...] | None]] = field(default_factory=dict)
+    branches: list[Branch] = field(default_factory=list)
+
+    def count(self) -> Count:
+        return Count(
+            tuple(Work(module, operator, *figures) for (module, operator), figures in self.work.items()),
+            tuple(UnknownOp(module, name, *found) for (module, name), found in self.unknown.items()),
+            tuple(ModuleRun(module, *found) for module, found in self.runs.items()),
+            tuple(self.branches),
+        )
+
+
+class Ledger:
+    """What the counter writes into while the model runs, in the thread that made it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.path = [""]
+        self.muted = False
+        self._page = _Page()
+
+    def record(self, costs: list[Cost], out: Any) -> None:
+        """Book a call's costs; its output is written once, however many kinds of work made it."""
+        written = _bytes(out) if any(cost.macs for cost in costs) else 0
+        for cost in costs:
+            output_bytes = written if cost.macs else 0
+            written -= output_bytes
+            self._add(Work(self.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
+
+    def record_unknown(self, name: str, args: Any) -> None:
+        """Note an operator without a formula."""
+        flat = [each for a in args for each in (a if isinstance(a, list | tuple) else [a])]
+        shapes = tuple(tuple(a.shape) for a in flat if isinstance(a, Tensor))
+        self._add_unknown(UnknownOp(self.path[-1], name, 1, shapes))
+
+    def record_run(self, path: str, output: Any) -> None:
+        """Note that a module has run."""
+        self._add_run(ModuleRun(path, 1, _first_shape(output)))
+
+    def record_branch(self, alternatives: tuple[Count, ...], booked: int) -> None:
+        """Book one of the branches that could run, and keep them all."""
+        taken = alternatives[booked]
+        for work in taken.work:
+            self._add(work)
+        for unknown in {(u.module, u.operator): u for each in alternatives for u in each.unknown}.values():
+            self._add_unknown(unknown)
+        for run in taken.runs:
+            self._add_run(run)
+        self._page.branches.append(Branch(self.path[-1], alternatives, booked))
+
+    @contextmanager
+    def aside(self) -> Iterator[Callable[[], Count]]:
+        """Write into a page of its own for a while; gives a function that returns what it holds."""
+        before, self._page = self._page, _Page()
+        page = self._page
+        try:
+            yield page.count
+        finally:
+            self._page = before
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Book nothing for a while: what runs has been booked under another name."""
+        before, self.muted = self.muted, True
+        try:
+            yield
+        finally:
+            self.muted = before
+
+    def count(self) -> Count:
+        """Everything booked so far."""
+        return self._page.count()
+
+    def _add(self, work: Work) -> None:
+        figures = self._page.work.setdefault((work.module, work.operator), [0, 0, 0, 0])
+        for at, more in enumerate((work.calls, work.macs, work.flops, work.output_bytes)):
+            figures[at] += more
+
+    def _add_unknown(self, unknown: UnknownOp) -> None:
+        key = (unknown.module, unknown.operator)
+        calls, shapes = self._page.unknown.get(key, (0, unknown.shapes))
+        self._page.unknown[key] = (calls + unknown.calls, shapes)
+
+    def _add_run(self, run: ModuleRun) -> None:
+        calls, output = self._page.runs.get(run.module, (0, run.output))
+        self._page.runs[run.module] = (calls + run.calls, output)
+
+
+def _bytes(out: Any) -> int:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    return first.numel() * first.element_size() if isinstance(first, Tensor) else 0
+
+
+def _first_shape(output: Any) -> tuple[int, ...] | None:
+    if isinstance(output, Tensor):
+        return tuple(output.shape)
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list) and output:
+        return _first_shape(output[0])
+    return None
