@@ -24,7 +24,7 @@ class DecoderOutput:
     """One class distribution and one mask per query, from the last layer.
 
     Attributes:
-        class_logits: (B, Q, K + 1); the last entry is "no object".
+        class_logits: (B, Q, K + 1), the last entry is "no object"; (B, Q, 0) where none are predicted.
         mask_logits: (B, Q, h, w) at the resolution of the mask features.
     """
 
@@ -140,7 +140,7 @@ class MaskedDecoder(nn.Module):
     only: no output depends on earlier ones, and the papers' figures leave them out for that reason.
 
     Args:
-        num_classes: K, without "no object".
+        num_classes: K, without "no object"; None for a decoder that predicts masks alone.
         num_queries: Q.
         layers: decoder layers; 9 is ``DEC_LAYERS: 10`` in the official configs.
         hidden_dim: channels of the encoder's maps and of the queries.
@@ -155,7 +155,7 @@ class MaskedDecoder(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         num_queries: int = 100,
         layers: int = 9,
         hidden_dim: int = 256,
@@ -165,7 +165,7 @@ class MaskedDecoder(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (
-            ("num_classes", num_classes),
+            ("num_classes", 1 if num_classes is None else num_classes),
             ("num_queries", num_queries),
             ("layers", layers),
             ("hidden_dim", hidden_dim),
@@ -192,17 +192,28 @@ class MaskedDecoder(nn.Module):
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed: nn.Module | None = None
+        if num_classes is not None:
+            self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MaskEmbedding(hidden_dim, mask_dim)
         self.mask_product = MaskProduct()
         self.attention_mask = AttentionMask()
 
     def forward(self, multi_scale: list[Tensor], mask_features: Tensor) -> DecoderOutput:
+        """Classes and masks of an encoder's output; arguments and errors as of :meth:`decode`."""
+        normed, mask_logits = self.decode(multi_scale, mask_features)
+        classes = normed[..., :0] if self.class_embed is None else self.class_embed(normed)
+        return DecoderOutput(class_logits=classes, mask_logits=mask_logits)
+
+    def decode(self, multi_scale: list[Tensor], mask_features: Tensor) -> tuple[Tensor, Tensor]:
         """Decode an encoder's output.
 
         Args:
             multi_scale: three maps (B, C, h_i, w_i), from low to high resolution.
             mask_features: (B, C_mask, h, w) pixel embeddings, at stride 4 or any other.
+
+        Returns:
+            After the last layer: the normalised queries (B, Q, C) and their mask logits (B, Q, h, w).
 
         Raises:
             ValueError: the number of maps or a shape does not fit.
@@ -230,7 +241,7 @@ class MaskedDecoder(nn.Module):
             queries = cross_attention(queries, query_position, tokens[level], positions[level], visible)
             queries = feed_forward(self_attention(queries, query_position))
             normed, mask_logits = self._predict_masks(queries, mask_features)
-        return DecoderOutput(class_logits=self.class_embed(normed), mask_logits=mask_logits)
+        return normed, mask_logits
 
     def components(self) -> dict[str, str]:
         """Component of each submodule (see :mod:`encoders.interface`)."""

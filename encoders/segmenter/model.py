@@ -38,13 +38,18 @@ def masked_stages(kind: EncoderKind, choice: Choice) -> Sequence[Stage]:
     return (
         backbone_stage(choice.backbone),
         encoder_stage(kind, choice.backbone, options),
-        Stage(
-            name="decoder",
-            key=("masked decoder", choice.num_classes, choice.num_queries),
-            build=lambda built: MaskedDecoder(choice.num_classes, choice.num_queries),
-            call=lambda decoder, encoded, sizes: decoder(encoded.multi_scale, encoded.mask_features),
-        ),
+        decoder_stage(choice.num_classes, choice.num_queries),
         postprocess_stage(choice.num_classes),
+    )
+
+
+def decoder_stage(num_classes: int, num_queries: int) -> Stage:
+    """:class:`encoders.interface.EncoderOutput` -> :class:`encoders.segmenter.decoder.DecoderOutput`."""
+    return Stage(
+        name="decoder",
+        key=("masked decoder", num_classes, num_queries),
+        build=lambda built: MaskedDecoder(num_classes, num_queries),
+        call=lambda decoder, encoded, sizes: decoder(encoded.multi_scale, encoded.mask_features),
     )
 
 

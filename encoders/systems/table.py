@@ -2,7 +2,7 @@
 
 from segmeter.encoders.chain import System
 from segmeter.encoders.segmenter.model import masked_system
-from segmeter.encoders.systems import dino, maskformer, pem, yoso
+from segmeter.encoders.systems import dino, eco_m2f, fc_clip, maskformer, pem, yoso
 from segmeter.encoders.table import ENCODERS
 from segmeter.words import nearest
 
@@ -14,6 +14,8 @@ SYSTEMS: dict[str, System] = {
         pem.SYSTEM,
         yoso.SYSTEM,
         dino.SYSTEM,
+        eco_m2f.SYSTEM,
+        fc_clip.SYSTEM,
     )
 }
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from segmeter.harness.audit.means import ALL_IMAGES, FIRST_IMAGES, mean_total
 from segmeter.harness.counting import (
-    PUBLISHED_PLACES,
     DataDependentError,
     Work,
     cost_model,
     find_components,
+    published_place,
     real_padded_sizes,
     units_of,
     versions,
@@ -308,8 +308,8 @@ def _sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
         component = find(work.module)
         for name, path in PATHS.items():
             place = component
-            if name in FVCORE_PATHS and work.operator in RESIZING:
-                place = PUBLISHED_PLACES.get(component, component)
+            if name in FVCORE_PATHS:
+                place = published_place(component, work.operator)
             units = path.units(work, component)
             for title, boundary in BOUNDARIES.items():
                 if boundary.holds(place):

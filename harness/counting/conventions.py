@@ -81,12 +81,20 @@ OMISSIONS = (
     ),
 )
 
-# An FPN's resizing is a plain call in the official heads, outside the pixel decoder's own modules, so the
-# papers' tool books it with the head's other resizing.
+# Where the papers' tool books work that runs elsewhere in the official code: component -> place, and the
+# operators it is of. An FPN's resizing is a plain call in the official heads, outside the pixel decoder's own
+# modules, so it goes with the heads' other resizing; CLIP's image head is a part of FC-CLIP's backbone.
 PUBLISHED_PLACES = {
-    "encoder.pixel_embedding.upsampling": "postprocess.fpn_upsampling",
-    "encoder.fpn.upsampling": "postprocess.fpn_upsampling",
+    "encoder.pixel_embedding.upsampling": ("postprocess.fpn_upsampling", "upsample"),
+    "encoder.fpn.upsampling": ("postprocess.fpn_upsampling", "upsample"),
+    "postprocess.clip_head": ("backbone.clip_head", ""),
 }
+
+
+def published_place(component: str, operator: str) -> str:
+    """The component that the published convention books an operator's work under."""
+    place, operators = PUBLISHED_PLACES.get(component, (component, ""))
+    return place if operator.startswith(operators) else component
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,8 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
             passed_over.add(component)
             continue
         units = work.flops if convention == "flops" else work.macs
-        if convention == "published" and work.operator.startswith("upsample"):
-            component = PUBLISHED_PLACES.get(component, component)
+        if convention == "published":
+            component = published_place(component, work.operator)
         if units or convention == "flops":
             counted_flops += work.flops
         by_component[component] += units

@@ -1,14 +1,14 @@
 """A model's work beside fvcore's count of the authors' code, component by component, operator by operator."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from segmeter.encoders.chain import Sizes
-from segmeter.harness.counting.conventions import PUBLISHED_PLACES, units_of
+from segmeter.harness.counting.conventions import published_place, units_of
 from segmeter.harness.counting.work import work_of
 from segmeter.harness.crosscheck.quirks import einsum_macs
 from segmeter.harness.inputs.sizes import ImageSize
@@ -20,6 +20,7 @@ FAMILIES = {
     "upsample_bilinear2d": "upsample_bilinear",
     "upsample_nearest2d": "upsample_nearest",
     "adaptive_avg_pool2d": "pooling",
+    "linear": "matmul",
     "bmm": "matmul",
     "einsum": "matmul",
     "attention_scores": "matmul",
@@ -35,8 +36,13 @@ def by_family(operators: Mapping[str, float]) -> dict[str, float]:
     return dict(families)
 
 
-def counted(spec: ModelSpec, size: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Component -> family of operators -> GMACs in the published convention, einsums as fvcore reads them."""
+def counted(
+    spec: ModelSpec, size: tuple[int, int], exact: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Component -> family of operators -> GMACs in the published convention.
+
+    Einsums are read as fvcore reads them, but for those of ``exact`` stages.
+    """
     image = ImageSize(size, size)
     find = find_components(spec)
     work: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -44,11 +50,11 @@ def counted(spec: ModelSpec, size: tuple[int, int]) -> dict[str, dict[str, float
         component = find(each.module)
         units = units_of(each, component, "published")
         if units:
-            if each.operator.startswith("upsample"):
-                component = PUBLISHED_PLACES.get(component, component)
+            component = published_place(component, each.operator)
             work[component.partition(".")[0]][each.operator] += units / 1e9
     for stage, rounding in einsum_rounding(spec, size).items():
-        work[stage]["einsum"] += rounding / 1e9
+        if stage not in exact:
+            work[stage]["einsum"] += rounding / 1e9
     return {component: by_family(operators) for component, operators in work.items()}
 
 

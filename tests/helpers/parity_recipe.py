@@ -66,6 +66,6 @@ def load_recipe(
             official = official_name(name)
             if official is None or not entry.is_floating_point():
                 continue
-            entry.copy_(torch.from_numpy(weight(official, tuple(entry.shape), variant, salt)))
+            entry.copy_(torch.from_numpy(np.asarray(weight(official, tuple(entry.shape), variant, salt))))
             used.append(official)
     return used

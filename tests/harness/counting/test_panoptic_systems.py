@@ -31,10 +31,15 @@ def name_of(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_every_operator_of_every_official_run(row: dict[str, Any]) -> None:
     height, width = row["input_size"]
-    found = counted(spec_of(row), (height, width))
+    # With a note, the largest einsum was added to fvcore's count in closed form.
+    exact = ("postprocess",) if "postprocess_note" in row else ()
+    found = counted(spec_of(row), (height, width), exact)
     for component, expected in row["components"].items():
-        assert sum(found[component].values()) == pytest.approx(expected["gmacs"], abs=1.5e-4), component
         families = by_family(expected["by_operator"])
+        # fvcore counts a pooling to one pixel, below which is a mean: it adds and does not multiply.
+        pooling = families.pop("pooling", 0)
+        gmacs = expected["gmacs"] - pooling
+        assert sum(found[component].values()) == pytest.approx(gmacs, abs=1.5e-4), component
         for family in families.keys() | found[component].keys():
             # Each operator of fvcore's is rounded to four decimals, and a family has up to three of them.
             assert found[component].get(family, 0) == pytest.approx(families.get(family, 0), abs=1.5e-4), (
