@@ -173,6 +173,13 @@ def _swin(name: str, timm_name: str, width: int) -> Backbone:
     return Backbone(name, swin_trunk(timm_name), channels, channels_last=True, norm_eps=SWIN_NORM_EPS)
 
 
+def _convnext(name: str, timm_name: str) -> Backbone:
+    import timm
+
+    trunk: Any = timm.create_model(timm_name, pretrained=False, features_only=True)
+    return Backbone(name, trunk, trunk.feature_info.channels())
+
+
 def _mvit(name: str) -> Backbone:
     return Backbone(name, MViTTiny(), MVIT_T_CHANNELS, channels_last=True, norm_eps=MVIT_NORM_EPS)
 
@@ -228,6 +235,11 @@ BACKBONES: dict[str, BackboneKind] = {
         title="Swin-L",
         summary="Swin, depths 2,2,18,2, width 192, window 12, one output norm per level",
         num_queries=200,
+    ),
+    "convnext-l": BackboneKind(
+        build=partial(_convnext, timm_name="convnext_large"),
+        title="ConvNeXt-L",
+        summary="ConvNeXt, depths 3,3,27,3, width 192; CLIP's image tower in FC-CLIP",
     ),
     "mvit-t": BackboneKind(
         build=_mvit,

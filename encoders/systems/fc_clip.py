@@ -12,8 +12,8 @@ Legend: B batch, Q queries, K classes, N names of all classes, C channels, E cha
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Sizes, Stage, System
-from segmeter.encoders.interface import FEATURE_NAMES
+from segmeter.encoders.interface import FEATURE_NAMES, MASK2FORMER
 from segmeter.encoders.options import Option, whole_number
 from segmeter.encoders.parts.layers import NORM_EPS
 from segmeter.encoders.parts.text_tower import WIDTH as EMBEDDING
 from segmeter.encoders.parts.text_tower import TextTower
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskedDecoder, MaskEmbedding
 from segmeter.encoders.segmenter.postprocess import PostProcess, SegmentationOutput
+from segmeter.encoders.systems.hosting import CHOOSER, Hosting
 from segmeter.encoders.table import find_encoder
 
 DIM = 256
@@ -250,14 +251,17 @@ def names_of(choice: Choice) -> list[int]:
     return [share + (index < rest) for index in range(classes)]
 
 
+HOSTING = Hosting(
+    title="FC-CLIP",
+    host=MASK2FORMER,
+    build_own=lambda channels, options: find_encoder("m2f").build(channels),
+)
+
+
 def fc_clip_stages(choice: Choice) -> Sequence[Stage]:
     """CLIP's image tower, Mask2Former's encoder, open decoder, open post-processing; ``res5`` goes along."""
     names = names_of(choice)
-    encoder = find_encoder("m2f")
-
-    def build_encoder(built: Mapping[str, nn.Module]) -> nn.Module:
-        return encoder.build(built["backbone"].channels)
-
+    encoder = HOSTING.stage(choice, ("names",))
     return (
         Stage(
             name="backbone",
@@ -265,12 +269,10 @@ def fc_clip_stages(choice: Choice) -> Sequence[Stage]:
             build=lambda built: ClipBackbone(),
             call=lambda backbone, images, sizes: backbone(images),
         ),
-        Stage(
-            name="encoder",
-            key=("fc-clip encoder",),
-            build=build_encoder,
+        replace(
+            encoder,
+            key=("fc-clip", *encoder.key),
             call=lambda encoder, features, sizes: (encoder(features), features["res5"]),
-            needs=("backbone",),
         ),
         Stage(
             name="decoder",
@@ -299,6 +301,7 @@ SYSTEM = System(
     source="FC-CLIP, arXiv 2308.02487",
     stages=fc_clip_stages,
     options=(
+        HOSTING.option,
         Option(
             name="names",
             default=0,
@@ -306,6 +309,9 @@ SYSTEM = System(
             help="Names of all classes; 0: 254 for COCO's 133 classes, 60 for 19, else one for each.",
         ),
     ),
+    together=HOSTING.check_together,
+    chooser=CHOOSER,
+    further=HOSTING.further,
     backbones=("convnext-l",),
     default_backbone="convnext-l",
     default_queries=lambda backbone: QUERIES,
