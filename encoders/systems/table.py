@@ -2,7 +2,7 @@
 
 from segmeter.encoders.chain import System
 from segmeter.encoders.segmenter.model import masked_system
-from segmeter.encoders.systems import dino, eco_m2f, fc_clip, maskformer, pem, yoso
+from segmeter.encoders.systems import dino, eco_m2f, fc_clip, maskclip, maskformer, pem, yoso
 from segmeter.encoders.table import ENCODERS
 from segmeter.words import nearest
 
@@ -16,6 +16,7 @@ SYSTEMS: dict[str, System] = {
         dino.SYSTEM,
         eco_m2f.SYSTEM,
         fc_clip.SYSTEM,
+        maskclip.SYSTEM,
     )
 }
 

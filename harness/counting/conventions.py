@@ -79,14 +79,22 @@ OMISSIONS = (
         "fvcore has no handle for upsample_linear1d",
         lambda component, operator: operator == "upsample_linear",
     ),
+    Omission(
+        "antialiased_resizing",
+        "antialiased bicubic resizing of the image",
+        "fvcore has no handle for _upsample_bicubic2d_aa",
+        lambda component, operator: operator == "upsample_bicubic_antialiased",
+    ),
 )
 
 # Where the papers' tool books work that runs elsewhere in the official code: component -> place, and the
 # operators it is of. An FPN's resizing is a plain call in the official heads, outside the pixel decoder's own
-# modules, so it goes with the heads' other resizing; CLIP's image head is a part of FC-CLIP's backbone.
+# modules, so it goes with the heads' other resizing, as MaskCLIP's masks do. CLIP's image head is a part of
+# FC-CLIP's backbone.
 PUBLISHED_PLACES = {
     "encoder.pixel_embedding.upsampling": ("postprocess.fpn_upsampling", "upsample"),
     "encoder.fpn.upsampling": ("postprocess.fpn_upsampling", "upsample"),
+    "clip.resizing": ("postprocess.clip_resizing", "upsample"),
     "postprocess.clip_head": ("backbone.clip_head", ""),
 }
 

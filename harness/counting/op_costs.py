@@ -228,6 +228,8 @@ _FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
     "aten::upsample_bilinear2d": _per_output("upsample_bilinear", 4, 8),
     "aten::_upsample_bilinear2d_aa": _per_output("upsample_bilinear", 4, 8),
     "aten::upsample_bicubic2d": _per_output("upsample_bicubic", 16, 32),
+    # As a plain bicubic resize: how far its kernel is stretched depends on the scale.
+    "aten::_upsample_bicubic2d_aa": _per_output("upsample_bicubic_antialiased", 16, 32),
     "aten::upsample_linear1d": _per_output("upsample_linear", 2, 4),
     "aten::upsample_nearest2d": _per_output("upsample_nearest", 1, 0),
     "aten::grid_sampler_2d": _per_output("grid_sampler", 4, 8),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Sizes
 from segmeter.encoders.interface import EncoderOutput
 from segmeter.encoders.parts.text_tower import TextTower
+from segmeter.encoders.systems.maskclip import ImageTower, TowerSize
 from segmeter.harness.models.spec import parse_model
 from tests.helpers.parity_recipe import feature, load_recipe
 from tests.helpers.places import DATA
@@ -210,3 +211,13 @@ def test_the_text_tower_agrees_with_transformers() -> None:
         expected = theirs(input_ids=ids).text_embeds
         found = ours(ids)
     assert (found - expected).abs().max() < 1e-4 * expected.std()
+
+
+def test_maskclips_tower_agrees_with_the_official_one() -> None:
+    # Six layers of 64 channels: one update of the masks.
+    tower = ImageTower(TowerSize(resolution=56, width=64, layers=6, heads=4, embedding=32)).eval()
+    load_recipe(tower, variant="full")
+    masks = F.interpolate(feature(31, (2, 100, 8, 12)), size=(56, 56), mode="bilinear")
+    with torch.no_grad():
+        embeddings, updated = tower(feature(30, (2, 3, 56, 56)), masks)
+    compare("maskclip_tower", {"embeddings": embeddings, "masks": updated})
