@@ -148,6 +148,7 @@ class TokenEncoder(nn.Module):
             f"{layer}.self_attn.value_proj": "deformable_attention.value",
             f"{layer}.self_attn.sampling_offsets": "deformable_attention.offsets",
             f"{layer}.self_attn.attention_weights": "deformable_attention.weights",
+            f"{layer}.self_attn.query_proj": "deformable_attention.key_aware_query",
             f"{layer}.self_attn.output_proj": "deformable_attention.output",
             f"{layer}.self_attn": "deformable_attention.sampling",
             f"{layer}.linear*": "ffn",

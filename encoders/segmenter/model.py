@@ -11,7 +11,7 @@ from segmeter.encoders.backbones.table import build_backbone, check_backbone, de
 from segmeter.encoders.chain import Choice, Model, Stage, System, build_stages
 from segmeter.encoders.interface import EncoderKind
 from segmeter.encoders.segmenter.decoder import MaskedDecoder
-from segmeter.encoders.segmenter.postprocess import PostProcess
+from segmeter.encoders.segmenter.postprocess import SOFTMAX, PostProcess, Scoring
 from segmeter.encoders.table import find_encoder
 
 
@@ -53,12 +53,12 @@ def decoder_stage(num_classes: int, num_queries: int) -> Stage:
     )
 
 
-def postprocess_stage(num_classes: int, semantic: bool = True) -> Stage:
+def postprocess_stage(num_classes: int, semantic: bool = True, scoring: Scoring = SOFTMAX) -> Stage:
     """:class:`encoders.segmenter.decoder.DecoderOutput` -> masks and semantic map at the original size."""
     return Stage(
         name="postprocess",
-        key=("post-processing", num_classes, semantic),
-        build=lambda built: PostProcess(semantic),
+        key=("post-processing", num_classes, semantic, scoring),
+        build=lambda built: PostProcess(semantic, scoring),
         call=lambda postprocess, decoded, sizes: postprocess(
             decoded.class_logits, decoded.mask_logits, sizes.padded, sizes.image, sizes.original
         ),

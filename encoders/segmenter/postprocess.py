@@ -18,6 +18,47 @@ from torch import Tensor, nn
 MASK_THRESHOLD = 0.5
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How class logits become scores.
+
+    Attributes:
+        no_object: whether the last entry is "no object", and scores are a softmax; otherwise every entry is a
+            class of its own, and scores are sigmoids.
+        temperature: of the softmax over sigmoids that sharpens the scores of semantic and panoptic results.
+        threshold: queries whose best class scores no more than this are in no panoptic result.
+    """
+
+    no_object: bool = True
+    temperature: float = 1.0
+    threshold: float = 0.8
+
+    def classes(self, class_logits: Tensor) -> int:
+        """Number of classes."""
+        return class_logits.shape[-1] - self.no_object
+
+    def scores(self, class_logits: Tensor) -> Tensor:
+        """(..., K + 1) or (..., K) logits -> (..., K) scores, as instances have them."""
+        return class_logits.softmax(dim=-1)[..., :-1] if self.no_object else class_logits.sigmoid()
+
+    def sharp(self, class_logits: Tensor) -> Tensor:
+        """Scores (..., K) for semantic and panoptic results."""
+        scores = self.scores(class_logits)
+        return scores if self.no_object else (scores / self.temperature).softmax(dim=-1)
+
+    def confident(self, class_logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (Q, ...) -> which queries are sure of a class, (Q,) bool, and each one's score and class."""
+        if self.no_object:
+            scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
+            return (labels != class_logits.shape[-1] - 1) & (scores > threshold), scores, labels
+        best = class_logits.sigmoid().max(dim=-1).values
+        scores, labels = self.sharp(class_logits).max(dim=-1)
+        return best > threshold, scores, labels
+
+
+SOFTMAX = Scoring()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOutput:
     """What a segmentation model returns.
@@ -26,16 +67,20 @@ class SegmentationOutput:
         semantic: (B, K, H, W) class scores at the original size, not normalised over classes; None from a
             system that makes none (:meth:`semantic_map` does then).
         masks: (B, Q, H, W) mask logits at the original size.
-        class_logits: (B, Q, K + 1); the last entry is "no object".
+        class_logits: (B, Q, K + 1); the last entry is "no object", unless the scoring knows none.
+        scoring: how they become scores.
     """
 
     semantic: Tensor | None
     masks: Tensor
     class_logits: Tensor
+    scoring: Scoring = SOFTMAX
 
     def semantic_map(self) -> Tensor:
         """The class scores (B, K, H, W), worked out from masks and classes if they are not there."""
-        return semantic_scores(self.class_logits, self.masks) if self.semantic is None else self.semantic
+        if self.semantic is not None:
+            return self.semantic
+        return semantic_scores(self.class_logits, self.masks, self.scoring)
 
 
 @dataclass(frozen=True)
@@ -75,10 +120,9 @@ class InstanceResult:
     scores: Tensor
 
 
-def semantic_scores(class_logits: Tensor, masks: Tensor) -> Tensor:
+def semantic_scores(class_logits: Tensor, masks: Tensor, scoring: Scoring = SOFTMAX) -> Tensor:
     """Class logits (B, Q, K + 1) and mask logits (B, Q, H, W) -> class scores (B, K, H, W)."""
-    class_scores = class_logits.softmax(dim=-1)[..., :-1]
-    return torch.einsum("bqk,bqhw->bkhw", class_scores, masks.sigmoid())
+    return torch.einsum("bqk,bqhw->bkhw", scoring.sharp(class_logits), masks.sigmoid())
 
 
 class PostProcess(nn.Module):
@@ -89,11 +133,13 @@ class PostProcess(nn.Module):
 
     Args:
         semantic: whether a semantic map is made; configurations of some systems have it off.
+        scoring: how class logits become scores.
     """
 
-    def __init__(self, semantic: bool = True) -> None:
+    def __init__(self, semantic: bool = True, scoring: Scoring = SOFTMAX) -> None:
         super().__init__()
         self.makes_semantic = semantic
+        self.scoring = scoring
 
     def forward(
         self,
@@ -120,14 +166,16 @@ class PostProcess(nn.Module):
         height, width = image_size
         masks = _resize(mask_logits, padded_size)[..., :height, :width]
         masks = _resize(masks, original_size)
-        semantic = semantic_scores(class_logits, masks) if self.makes_semantic else None
-        return SegmentationOutput(semantic=semantic, masks=masks, class_logits=class_logits)
+        semantic = semantic_scores(class_logits, masks, self.scoring) if self.makes_semantic else None
+        return SegmentationOutput(
+            semantic=semantic, masks=masks, class_logits=class_logits, scoring=self.scoring
+        )
 
 
 def panoptic(
     output: SegmentationOutput,
     thing_ids: Collection[int],
-    object_mask_threshold: float = 0.8,
+    object_mask_threshold: float | None = None,
     overlap_threshold: float = 0.8,
 ) -> list[PanopticResult]:
     """Panoptic segmentation of each image.
@@ -139,12 +187,15 @@ def panoptic(
     Args:
         output: of a segmentation model.
         thing_ids: the classes that are things; all others are stuff.
-        object_mask_threshold: queries whose best class scores no more than this are dropped.
+        object_mask_threshold: queries whose best class scores no more than this are dropped; None for the
+            system's own, which is 0.8 in Mask2Former.
         overlap_threshold: smallest ratio of the pixels won to the pixels of the mask.
 
     Raises:
         ValueError: a threshold outside [0, 1] or an unknown class.
     """
+    if object_mask_threshold is None:
+        object_mask_threshold = output.scoring.threshold
     for name, threshold in (
         ("object_mask_threshold", object_mask_threshold),
         ("overlap_threshold", overlap_threshold),
@@ -153,7 +204,7 @@ def panoptic(
             raise ValueError(f"{name} must lie in [0, 1], got {threshold}")
     things = _thing_set(thing_ids, output)
     return [
-        _panoptic_of(class_logits, masks, things, object_mask_threshold, overlap_threshold)
+        _panoptic_of(class_logits, masks, things, object_mask_threshold, overlap_threshold, output.scoring)
         for class_logits, masks in zip(output.class_logits, output.masks, strict=True)
     ]
 
@@ -175,7 +226,7 @@ def instances(
         raise ValueError(f"topk must be at least 1, got {topk}")
     things = None if thing_ids is None else _thing_set(thing_ids, output)
     return [
-        _instances_of(class_logits, masks, topk, things)
+        _instances_of(class_logits, masks, topk, things, output.scoring)
         for class_logits, masks in zip(output.class_logits, output.masks, strict=True)
     ]
 
@@ -186,11 +237,10 @@ def _panoptic_of(
     things: frozenset[int],
     object_mask_threshold: float,
     overlap_threshold: float,
+    scoring: Scoring,
 ) -> PanopticResult:
     """One image: class logits (Q, K + 1) and mask logits (Q, H, W)."""
-    no_object = class_logits.shape[-1] - 1
-    scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
-    confident = (labels != no_object) & (scores > object_mask_threshold)
+    confident, scores, labels = scoring.confident(class_logits, object_mask_threshold)
     scores, labels = scores[confident], labels[confident]
     probabilities = mask_logits[confident].sigmoid()
 
@@ -220,10 +270,14 @@ def _panoptic_of(
 
 
 def _instances_of(
-    class_logits: Tensor, mask_logits: Tensor, topk: int, things: frozenset[int] | None
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    topk: int,
+    things: frozenset[int] | None,
+    scoring: Scoring,
 ) -> InstanceResult:
     """One image: class logits (Q, K + 1) and mask logits (Q, H, W)."""
-    class_scores = class_logits.softmax(dim=-1)[:, :-1]
+    class_scores = scoring.scores(class_logits)
     num_classes = class_scores.shape[1]
     scores, pairs = class_scores.flatten().topk(min(topk, class_scores.numel()))
     queries, categories = pairs // num_classes, pairs % num_classes
@@ -243,7 +297,7 @@ def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _thing_set(thing_ids: Collection[int], output: SegmentationOutput) -> frozenset[int]:
-    num_classes = output.class_logits.shape[-1] - 1
+    num_classes = output.scoring.classes(output.class_logits)
     for category in thing_ids:
         if not 0 <= category < num_classes:
             raise ValueError(f"thing_ids must lie in 0..{num_classes - 1}, got {category}")

@@ -2,7 +2,18 @@
 
 from segmeter.encoders.chain import System
 from segmeter.encoders.segmenter.model import masked_system
-from segmeter.encoders.systems import dino, eco_m2f, fc_clip, maskclip, maskformer, pem, yoso
+from segmeter.encoders.systems import (
+    dino,
+    eco_m2f,
+    fc_clip,
+    lite_dino,
+    maskclip,
+    maskdino,
+    maskformer,
+    pem,
+    rt_detr,
+    yoso,
+)
 from segmeter.encoders.table import ENCODERS
 from segmeter.words import nearest
 
@@ -17,6 +28,9 @@ SYSTEMS: dict[str, System] = {
         eco_m2f.SYSTEM,
         fc_clip.SYSTEM,
         maskclip.SYSTEM,
+        lite_dino.SYSTEM,
+        maskdino.SYSTEM,
+        rt_detr.SYSTEM,
     )
 }
 

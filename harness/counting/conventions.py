@@ -39,7 +39,9 @@ OMISSIONS = (
         "deformable_sampling",
         "deformable attention: bilinear sampling",
         "the compiled op is opaque to the papers' tracer",
-        lambda component, operator: operator == "deform_sampling",
+        lambda component, operator: (
+            operator == "deform_sampling" or (operator == "grid_sampler" and component.endswith(".sampling"))
+        ),
     ),
     Omission(
         "deformable_weighting",
@@ -72,6 +74,14 @@ OMISSIONS = (
         "dynamic 1-d convolutions among the queries",
         'conv1d with padding "same" is traced as _convolution_mode, which fvcore does not know',
         lambda component, operator: operator == "conv" and component.endswith("dynamic_convolution"),
+    ),
+    Omission(
+        "fused_attention",
+        "attention in one fused call: both products",
+        "torch's attention module calls scaled_dot_product_attention there, which fvcore does not know",
+        lambda component, operator: (
+            operator in ("attention_scores", "attention_values") and component.endswith(".fused_attention")
+        ),
     ),
     Omission(
         "linear_resizing",
