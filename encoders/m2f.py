@@ -40,6 +40,7 @@ from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_compon
 TOKEN_LEVELS = MASK2FORMER.levels
 # A level at stride 64, which some hosts have, is projected from the backbone's coarsest.
 EXTRA_LEVEL, EXTRA_LEVEL_SOURCE = "res6", "res5"
+RESOLUTIONS = (EXTRA_LEVEL, *FEATURE_NAMES[::-1])
 DIM = 256
 MAX_LAYERS = 1000
 
@@ -138,7 +139,8 @@ class TokenEncoder(nn.Module):
             project(features[source]) for project, source in zip(self.input_proj, self.sources, strict=True)
         ]
         updated = self.transformer(projected)
-        return updated[::-1] if self.levels[-1] == EXTRA_LEVEL else updated
+        coarse_first = RESOLUTIONS.index(self.levels[0]) <= RESOLUTIONS.index(self.levels[-1])
+        return updated if coarse_first else updated[::-1]
 
     def components(self) -> dict[str, str]:
         """Component of each submodule (see :mod:`encoders.interface`)."""
