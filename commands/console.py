@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from segmeter.plain import one_line, plain
+
 EXIT_FAILED = 1  # a check did not hold
 EXIT_MISUSE = 2
 
@@ -41,18 +43,18 @@ def progress_bar(what: str, steps: int) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=steps)
+        task = bar.add_task(plain(what), total=steps)
 
         def advance(description: str | None = None) -> None:
             if description:
-                bar.update(task, description=description)
+                bar.update(task, description=plain(description))
             bar.advance(task)
 
         yield advance
@@ -60,14 +62,14 @@ def progress_bar(what: str, steps: int) -> Iterator[Any]:
 
 def show(*things: Any) -> None:
     """Print tables and lines; plain text is never read as markup."""
-    from rich.console import Console
+    from segmeter.reports.text.screen import Screen
 
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    console = Screen(soft_wrap=not sys.stdout.isatty(), highlight=False)
     if not sys.stdout.isatty():
         # A pipe or a file has no width: tables keep their own.
-        console = Console(width=200, highlight=False)
+        console = Screen(width=200, highlight=False)
     for thing in things:
-        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+        console.print(thing)
 
 
 def show_json(content: Any) -> None:
@@ -79,9 +81,4 @@ def show_json(content: Any) -> None:
 
 def warn(line: str) -> None:
     """One line on stderr."""
-    sys.stderr.write(f"segmeter: {line}\n")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"segmeter: {plain(line)}\n")

@@ -7,7 +7,8 @@ from typing import NoReturn
 import typer
 
 from segmeter.commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
-from segmeter.commands.console import EXIT_MISUSE, InputError, one_line, warn
+from segmeter.commands.console import EXIT_MISUSE, InputError, warn
+from segmeter.plain import one_line
 
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 

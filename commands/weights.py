@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, one_line, show, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, show, user_input, warn
 from segmeter.commands.options import BackboneOpt, EncoderOpt, chosen_spec
+from segmeter.plain import one_line
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,11 +23,6 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; choose from {', '.join(known[:LISTED])}{more}" if known else ""
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text on one line; its kind where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def listed(parts: Iterable[str]) -> str:
     """Parts joined as a sentence lists them.
 

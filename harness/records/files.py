@@ -1,11 +1,12 @@
 """Records as files: written whole or not at all."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from segmeter.plain import json_text
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,4 +43,4 @@ def write_json(path: Path, content: Any) -> None:
 
 def to_json(content: Any) -> str:
     """Indented JSON text with a final newline; NaN is refused rather than written."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(content) + "\n"

@@ -18,6 +18,7 @@ import orjson
 
 from segmeter.files import MAX_SHOWN, plain_id
 from segmeter.harness.records.files import write_text
+from segmeter.plain import csv_cell
 from segmeter.words import nearest
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def export(runs: Sequence[Run], kind: str, path: Path) -> None:
         raise ValueError(f"unknown format {kind!r}{nearest(kind, FORMATS)}")
     frame = table(runs)
     if kind == "csv":
-        content = frame.to_csv(index=False).encode()
+        content = frame.map(csv_cell).rename(columns=csv_cell).to_csv(index=False).encode()
     elif kind == "json":
         content = (frame.to_json(orient="records", indent=2) + "\n").encode()
     else:

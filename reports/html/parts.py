@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segmeter.plain import plain
+
 
 class Html(str):
     """Markup that is safe as it stands; :func:`tag` escapes every other string."""
@@ -52,8 +54,8 @@ def join(parts: Sequence[Html]) -> Html:
 
 
 def escape(text: str) -> str:
-    """Text for an element or a quoted attribute; what no HTML may hold becomes a mark."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text))
+    """Text for an element or a quoted attribute; what does not print, but for line ends, is escaped."""
+    return html.escape("\n".join(map(plain, text.split("\n"))))
 
 
 def embedded_json(content: Any) -> Html:

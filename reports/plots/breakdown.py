@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
+from segmeter.plain import plain
 from segmeter.reports.plots.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
 from segmeter.reports.units import PART_TITLES, title
 
@@ -52,12 +53,17 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
 
 def figure_bytes(figure: "Figure", kind: str) -> bytes:
     """A figure as PDF, SVG or PNG; no date inside, so the same records give the same file."""
+    from matplotlib.text import Text
+
     metadata: dict[str, dict[str, str | None]] = {
         "pdf": {"CreationDate": None},
         "svg": {"Date": None},
         "png": {},
     }
     buffer = io.BytesIO()
+    for text in figure.findobj(Text):
+        # Control codes are no XML, and no letters in any font.
+        text.set_text("\n".join(map(plain, text.get_text().split("\n"))))
     with paper_style():
         figure.savefig(buffer, format=kind, metadata=metadata[kind])
     return buffer.getvalue()

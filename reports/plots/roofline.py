@@ -39,6 +39,9 @@ def roofline_figure(runs: Sequence[Record]) -> "Figure":
                 axes.scatter(x, y, s=12, marker=marker, color=PART_COLOURS.get(part, "#777777"), label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         axes.set_xlabel("FLOPs per byte moved, operators unfused")
         axes.set_ylabel("TFLOP/s")
         axes.set_title(f"{runs[0]['environment']['device_name']}, {runs[0]['settings']['dtype']}")

@@ -42,6 +42,8 @@ RC: dict[str, Any] = {
     # Same figure, same bytes.
     "svg.hashsalt": "segmeter",
     "savefig.dpi": 300,
+    # A dollar sign in a name is one; as formulas names would stop the drawing.
+    "text.parse_math": False,
 }
 
 

@@ -1,13 +1,12 @@
 """An audit record for reading: terminal tables, markdown, CSV, LaTeX."""
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from segmeter.plain import csv_text, latex, markdown
 from segmeter.reports.text.markdown import markdown_table
 from segmeter.reports.units import giga, percent
 
@@ -49,14 +48,6 @@ CSV_COLUMNS = (
 OWN_FIGURE = re.compile(r"\d+x\d+ would cost [\d.]+|the first .* give [\d.]+")
 # Columns of words; the others hold figures.
 WORDS = {"model", "backbone", "data set", "figure", "at", "verdict", "note"}
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 
 
 def audit_tables(record: Mapping[str, Any]) -> list[Table]:
@@ -128,20 +119,23 @@ def _markdown(record: Mapping[str, Any]) -> str:
     sections = ["# The published tables, audited", *_introduction(record)]
     for number, cells in _by_table(record).items():
         rows = [_cell_row(cell) for cell in cells]
-        sections += [f"## Table {number}", markdown_table(CELL_HEADER, _escaped(rows))]
+        sections += [f"## Table {number}", markdown_table(CELL_HEADER, rows)]
     percentages = _percent_rows(record, all_of_them=True)
     if percentages:
-        sections += ["## Printed percentages", markdown_table(PERCENT_HEADER, _escaped(percentages))]
+        sections += ["## Printed percentages", markdown_table(PERCENT_HEADER, percentages)]
     if record["fps"]:
         sections += [
             "## Images a second against M2F",
-            markdown_table(FPS_HEADER, _escaped(_fps_rows(record))),
+            markdown_table(FPS_HEADER, _fps_rows(record)),
         ]
     notes = _cell_notes(record)
     if notes:
-        sections += ["## Notes on cells (table.row)", "\n".join(f"- {note}" for note in notes)]
+        sections += ["## Notes on cells (table.row)", "\n".join(f"- {markdown(note)}" for note in notes)]
     sections.append("## Findings")
-    sections += [f"{n}. **{f['title']}.** {f['text']}" for n, f in enumerate(record["findings"], start=1)]
+    sections += [
+        f"{n}. **{markdown(f['title'])}.** {markdown(f['text'])}"
+        for n, f in enumerate(record["findings"], start=1)
+    ]
     sections += [
         "## Counts",
         "\n".join(f"- {line.strip()}" for line in count_lines(record)),
@@ -159,11 +153,7 @@ def _introduction(record: Mapping[str, Any]) -> list[str]:
 
 
 def _csv(record: Mapping[str, Any]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record["cells"])
-    return text.getvalue()
+    return csv_text([CSV_COLUMNS, *([cell[name] for name in CSV_COLUMNS] for cell in record["cells"])])
 
 
 def _latex(record: Mapping[str, Any]) -> str:
@@ -207,15 +197,9 @@ def _latex_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _tex(text: str) -> str:
-    escaped = "".join(LATEX_SPECIAL.get(character, character) for character in text)
-    quoted = re.sub(r'"([^"]*)"', r"``\1''", escaped)
+    quoted = re.sub(r'"([^"]*)"', r"``\1''", latex(text))
     # A minus before a figure, not the hyphen of a word.
     return re.sub(r"(?<![\w)])-(?=\d)", "$-$", quoted)
-
-
-def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Cells of a markdown table: a bar would end them."""
-    return [[cell.replace("|", "\\|") for cell in row] for row in rows]
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

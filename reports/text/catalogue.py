@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+from segmeter.plain import plain
 
 
 def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
@@ -12,7 +15,7 @@ def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
     for name in ("name", "what it is", "options and defaults", "source"):
         encoders.add_column(name)
     for name, row in listed["encoders"].items():
-        options = "\n".join(f"{o} = {d}" for o, d in row["options"].items()) or "none"
+        options = Text("\n".join(plain(f"{o} = {d}") for o, d in row["options"].items()) or "none")
         encoders.add_row(name, row["summary"], options, row["source"])
     tables = [encoders]
     for key, heading in (

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from segmeter.plain import markdown, plain
 from segmeter.reports.text.markdown import markdown_table
 from segmeter.reports.text.profile import conditions, number
 
@@ -132,12 +133,12 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
     """Every table and line as markdown."""
     sections = []
     for group in compared["groups"]:
-        sections += [f"**{conditions(group['settings'])}**", markdown_table(*_group_cells(group))]
+        sections += [f"**{markdown(conditions(group['settings']))}**", markdown_table(*_group_cells(group))]
         sections += [said] if (said := component_sums(group)) else []
     if "published" in compared:
         sections.append("**FPS as ratios to M2F: the paper's A6000 beside these records**")
         sections.append(markdown_table(PUBLISHED_HEADER, published_cells(compared["published"])))
-    sections.append("\n".join(f"    {line}" for line in environment_lines(compared)))
+    sections.append("\n".join(f"    {plain(line)}" for line in environment_lines(compared)))
     return "\n\n".join(sections)
 
 

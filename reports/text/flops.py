@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segmeter.harness.records import PARTS, Component, FlopsRecord, compared_parts, part_figure
+from segmeter.plain import plain
 from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
 
 
@@ -32,7 +33,7 @@ def flops_tree(record: FlopsRecord, depth: int) -> Table:
         return [giga(s["std"]), f"{giga(s['min'])} to {giga(s['max'])}"]
 
     for path, node, level in _walk(record["components"], depth):
-        name = Text("  " * level + title(path), style="bold" if level == 0 else "")
+        name = Text("  " * level + plain(title(path)), style="bold" if level == 0 else "")
         share = percent(100 * node["gmacs"] / total) if total else ""
         cells = spread_cells(path if level == 0 else "-")
         table.add_row(name, giga(node["gmacs"]), share, *cells)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segmeter.plain import markdown, markdown_code, plain
 from segmeter.reports.units import amount, percent
 
 HEADINGS = ("figure", "baseline", "now", "change", "limit", "verdict")
@@ -17,7 +18,7 @@ def verdict_line(verdict: Mapping[str, Any], against: str = "the baseline") -> s
     'total +1.00 GMACs (+50.00 %) since the baseline to 3.00 GMACs, limit 2.00 GMACs'
     """
     if verdict["status"] == "uncounted":
-        return f"{verdict['what']} has no formula and is not counted: {verdict['detail']}"
+        return plain(f"{verdict['what']} has no formula and is not counted: {verdict['detail']}")
     unit, now, before = verdict["unit"], verdict["now"], verdict["before"]
     text = f"{verdict['what']} "
     if before is not None and before != now:
@@ -27,7 +28,7 @@ def verdict_line(verdict: Mapping[str, Any], against: str = "the baseline") -> s
         text += f", limit {amount(verdict['limit'], unit)}"
     if verdict["causes"]:
         text += f", because {verdict['causes'][0]['text']}"
-    return text
+    return plain(text)
 
 
 def text_report(record: Mapping[str, Any]) -> str:
@@ -35,8 +36,8 @@ def text_report(record: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for model in record["models"]:
         heading = f"{model['model']} at {model['size']}, {model['convention']} convention"
-        lines.append(f"{model['name']}  {heading}")
-        rows = [HEADINGS, *(_cells(v) for v in model["verdicts"])]
+        lines.append(plain(f"{model['name']}  {heading}"))
+        rows = [HEADINGS, *(tuple(map(plain, _cells(v))) for v in model["verdicts"])]
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
         for row in rows:
             middle = [cell.rjust(width) for cell, width in zip(row[1:5], widths[1:5], strict=True)]
@@ -60,7 +61,7 @@ def change_lines(model: Mapping[str, Any], limit: int = 12) -> list[str]:
     for change in changes[:limit]:
         figures = [_signed(change["work"], unit)] if change["work"] else []
         figures += [f"{change['params']:+,} parameters"] if change["params"] else []
-        lines.append(f"  {change['text']} [{', '.join(figures) or 'no cost'}]")
+        lines.append(f"  {plain(change['text'])} [{', '.join(figures) or 'no cost'}]")
     if len(changes) > limit:
         lines.append(f"  and {len(changes) - limit} more")
     return lines
@@ -73,21 +74,22 @@ def outcome(record: Mapping[str, Any]) -> str:
     models = len(record["models"])
     whole = f"{checked} figures of {models} model{'s' if models != 1 else ''}, against {record['against']}"
     if not bad:
-        return f"within budget: {whole}"
-    return f"over budget: {len(bad)} of {whole}"
+        return plain(f"within budget: {whole}")
+    return plain(f"over budget: {len(bad)} of {whole}")
 
 
 def markdown_report(record: Mapping[str, Any]) -> str:
     """A table for a pull request or a job's step summary."""
-    lines = [f"### segmeter: {outcome(record)}", ""]
+    lines = [f"### segmeter: {markdown(outcome(record))}", ""]
     for model in record["models"]:
-        lines += [f"**{_escaped(model['name'])}**: `{model['model']}` at {model['size']}", ""]
+        written = f"{markdown_code(model['model'])} at {markdown(model['size'])}"
+        lines += [f"**{markdown(model['name'])}**: {written}", ""]
         lines.append("| " + " | ".join(HEADINGS) + " |")
         lines.append("|---|---:|---:|---:|---:|---|")
-        lines += ["| " + " | ".join(_escaped(c) for c in _cells(v)) + " |" for v in model["verdicts"]]
+        lines += ["| " + " | ".join(markdown(c) for c in _cells(v)) + " |" for v in model["verdicts"]]
         uncounted = [v for v in model["verdicts"] if v["status"] == "uncounted"]
         moved = [verdict_line(v) for v in uncounted] + [c.strip() for c in change_lines(model)[1:]]
-        lines += ["", *(f"- {_escaped(line)}" for line in moved), ""]
+        lines += ["", *(f"- {markdown(line)}" for line in moved), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -111,7 +113,3 @@ def _signed(value: int, unit: str) -> str:
 
 def _share(now: int, before: int) -> str:
     return f" ({percent(100 * (now / before - 1), signed=True)})" if before else ""
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

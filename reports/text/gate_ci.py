@@ -1,10 +1,10 @@
 """The gate's record in the formats of continuous-integration services. Reads records only."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from segmeter.plain import json_text, plain
 from segmeter.reports.text.gate import markdown_report, outcome, text_report, verdict_line
 
 FORMATS = ("text", "json", "junit", "github", "markdown", "sarif")
@@ -13,7 +13,7 @@ FORMATS = ("text", "json", "junit", "github", "markdown", "sarif")
 def rendered(record: Mapping[str, Any], form: str) -> str:
     """The record in one of :data:`FORMATS`."""
     if form == "json":
-        return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(record) + "\n"
     return {
         "text": text_report,
         "markdown": markdown_report,
@@ -40,16 +40,16 @@ def junit_xml(record: Mapping[str, Any]) -> str:
         verdicts = model["verdicts"]
         failed = sum(v["status"] != "within" for v in verdicts)
         suite = ElementTree.SubElement(
-            root, "testsuite", name=model["name"], tests=str(len(verdicts)), failures=str(failed)
+            root, "testsuite", name=plain(model["name"]), tests=str(len(verdicts)), failures=str(failed)
         )
         for verdict in verdicts:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=f"segmeter.{model['name']}", name=verdict["what"]
+                suite, "testcase", classname=plain(f"segmeter.{model['name']}"), name=plain(verdict["what"])
             )
             if verdict["status"] != "within":
                 line = verdict_line(verdict, record["against"])
                 failure = ElementTree.SubElement(case, "failure", message=line, type=verdict["status"])
-                failure.text = "\n".join([line, *(c["text"] for c in verdict["causes"][1:])])
+                failure.text = "\n".join([line, *(plain(c["text"]) for c in verdict["causes"][1:])])
     ElementTree.indent(root)
     return "<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -61,7 +61,7 @@ def sarif(record: Mapping[str, Any]) -> str:
         result: dict[str, Any] = {
             "ruleId": verdict["status"],
             "level": "error",
-            "message": {"text": f"{model['name']}: {verdict_line(verdict, record['against'])}"},
+            "message": {"text": f"{plain(model['name'])}: {verdict_line(verdict, record['against'])}"},
         }
         if verdict["file"]:
             result["locations"] = [
@@ -83,7 +83,7 @@ def sarif(record: Mapping[str, Any]) -> str:
         "version": "2.1.0",
         "runs": [run],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json_text(content) + "\n"
 
 
 def _failures(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -94,8 +94,8 @@ def _failures(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Ma
 
 
 def _message(text: str) -> str:
-    """A workflow command's message: percent signs and line ends are escaped."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """A workflow command's message: one line, in which percent signs are escaped."""
+    return plain(text).replace("%", "%25")
 
 
 def _property(text: str) -> str:

@@ -1,17 +1,24 @@
 """The report as markdown, and its tables as CSV."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
+from segmeter.plain import csv_text, markdown
 from segmeter.reports.text.tokens import markdown_section
 from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
 
 
+class Markup(str):
+    """Markdown as it stands; a table escapes every other cell."""
+
+    __slots__ = ()
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table; the first column is left-aligned, the others right-aligned.
+
+    Cells are text, whatever is in it, unless they are :class:`Markup`.
 
     >>> print(markdown_table(["model", "GMACs"], [["M2F", "281.13"]]))
     | model | GMACs |
@@ -19,7 +26,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | M2F | 281.13 |
     """
     align = [":--"] + ["--:"] * (len(header) - 1)
-    lines = [header, align, *rows]
+    body = [[cell if isinstance(cell, Markup) else markdown(cell) for cell in row] for row in (header, *rows)]
+    lines = [body[0], align, *body[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -55,10 +63,13 @@ def report_markdown(report: Mapping[str, Any], captions: Mapping[str, str]) -> s
         _audit_summary(report["audit"]),
         _audit_table(report["audit"]["cells"]),
         "### What does not fit together",
-        *(f"{n}. **{one['title']}.** {one['text']}" for n, one in enumerate(report["audit"]["findings"], 1)),
+        *(
+            f"{n}. **{markdown(one['title'])}.** {markdown(one['text'])}"
+            for n, one in enumerate(report["audit"]["findings"], 1)
+        ),
         _tokens_section(report),
         "## Figures",
-        *(f"![{name}](figures/{name}.svg)\n\n*{text}*" for name, text in captions.items()),
+        *(f"![{name}](figures/{name}.svg)\n\n*{markdown(text)}*" for name, text in captions.items()),
         "## One real forward pass each",
         _forward_table(report["forward_passes"]),
         "## Made with",
@@ -127,7 +138,9 @@ def _encoder_table(group: Sequence[FlopsRecord]) -> str:
     rows = []
     for name in names:
         indent = "&nbsp;&nbsp;" if "." in name else ""
-        rows.append([indent + title(name), *(giga(_inside(record, name)) for record in group)])
+        rows.append(
+            [Markup(indent + markdown(title(name))), *(giga(_inside(record, name)) for record in group)]
+        )
     return markdown_table(["component", *(record["encoder_title"] for record in group)], rows)
 
 
@@ -164,7 +177,7 @@ def _omissions_table(group: Sequence[FlopsRecord]) -> str:
 
 def _tokens_section(report: Mapping[str, Any]) -> str:
     if report["tokens"] is None:
-        return f"## Token redundancy\n\nNot measured: {report['tokens_missing']}."
+        return f"## Token redundancy\n\nNot measured: {markdown(report['tokens_missing'])}."
     return markdown_section(report["tokens"]).strip()
 
 
@@ -203,7 +216,7 @@ def _audit_table(cells: Sequence[Mapping[str, Any]]) -> str:
         ]
         for cell in cells
     ]
-    return markdown_table(header, [[text.replace("|", "\\|") for text in row] for row in body])
+    return markdown_table(header, body)
 
 
 def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:
@@ -218,7 +231,7 @@ def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:
     ]
     height, width = first["input_size"]
     note = (
-        f"One pass each on {first['photo']} at {height}x{width}, weights {first['weights']}, "
+        f"One pass each on {markdown(first['photo'])} at {height}x{width}, weights {first['weights']}, "
         f"{first['device']}, {first['dtype']}, {first['threads']} threads. A single cold pass shows that "
         "the models run; it is not a benchmark, and random weights segment nothing."
     )
@@ -227,9 +240,7 @@ def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:
 
 def figures_csv(records: Mapping[str, Sequence[FlopsRecord]]) -> str:
     """Tidy CSV: one row for each data set, model and component at any depth."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["input", "size", "model", "backbone", "convention", "unit", "component", "figure"])
+    rows = [["input", "size", "model", "backbone", "convention", "unit", "component", "figure"]]
     for name, group in records.items():
         for record in group:
             common = [
@@ -240,10 +251,10 @@ def figures_csv(records: Mapping[str, Sequence[FlopsRecord]]) -> str:
                 record["convention"],
                 record["unit"],
             ]
-            writer.writerow([*common, "total", f"{record['total_gmacs']:.6f}"])
+            rows.append([*common, "total", f"{record['total_gmacs']:.6f}"])
             for path, gmacs in _flatten(record["components"]):
-                writer.writerow([*common, path, f"{gmacs:.6f}"])
-    return buffer.getvalue()
+                rows.append([*common, path, f"{gmacs:.6f}"])
+    return csv_text(rows)
 
 
 def _flatten(components: Mapping[str, Any], above: str = "") -> list[tuple[str, float]]:

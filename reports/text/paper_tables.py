@@ -1,14 +1,13 @@
 """The paper's tables with measured figures beside the printed ones: markdown, CSV, LaTeX, HTML, terminal."""
 
-import csv
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from segmeter.plain import csv_text, latex, markdown, plain
 from segmeter.reports.plots.common import backbone_title
 from segmeter.reports.text.markdown import markdown_table
 from segmeter.reports.units import giga
@@ -21,20 +20,6 @@ HEADER = (
 )
 LEFT = (0, 1, 11)
 MISSING = "-"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 
 Data = Mapping[str, Any]
 
@@ -58,9 +43,9 @@ def terminal_table(data: Data) -> Table:
         table.add_column(name, justify="left" if index in LEFT else "right")
     for block, rows in _blocks(data):
         table.add_section()
-        table.add_row(Text(block, style="bold"))
+        table.add_row(Text(plain(block), style="bold"))
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*row)
     return table
 
 
@@ -95,10 +80,10 @@ def _change(percent: float | None) -> str:
 
 
 def _markdown(data: Data) -> str:
-    parts = [f"### {heading(data)}"]
+    parts = [f"### {markdown(heading(data))}"]
     for block, rows in _blocks(data):
-        parts += [f"**{block}**", markdown_table(HEADER, rows)]
-    return "\n\n".join([*parts, data["method"]]) + "\n"
+        parts += [f"**{markdown(block)}**", markdown_table(HEADER, rows)]
+    return "\n\n".join([*parts, markdown(data["method"])]) + "\n"
 
 
 def _csv(data: Data) -> str:
@@ -106,25 +91,14 @@ def _csv(data: Data) -> str:
     names = ["table", "row", "block", "model", "backbone", "dataset", "pq", "miou", "ap"]
     parts = ("printed", "change", "measured", "size", "verdict")
     names += [f"{what}_{part}" for what in ("total", "encoder") for part in parts]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
+    rows: list[list[Any]] = [names]
     for block in data["blocks"]:
         for row in block["rows"]:
             known = {"table": data["table"], "block": block["title"], **row}
             for what in ("total", "encoder"):
                 known.update({f"{what}_{part}": (row[what] or {}).get(part) for part in parts})
-            writer.writerow(["" if known[name] is None else known[name] for name in names])
-    return buffer.getvalue()
-
-
-def latex_escape(text: str) -> str:
-    r"""Text as LaTeX prints it.
-
-    >>> print(latex_escape("50 % of p_1 & {x}"))
-    50 \% of p\_1 \& \{x\}
-    """
-    return "".join(_LATEX.get(character, character) for character in text)
+            rows.append([known[name] for name in names])
+    return csv_text(rows)
 
 
 def _latex(data: Data) -> str:
@@ -134,7 +108,7 @@ def _latex(data: Data) -> str:
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
-        rf"\caption{{{latex_escape(heading(data))}. {latex_escape(data['method'])}}}",
+        rf"\caption{{{latex(heading(data))}. {latex(data['method'])}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         r" & & & & & \multicolumn{3}{c}{total} & \multicolumn{4}{c}{encoder} \\",
@@ -142,27 +116,31 @@ def _latex(data: Data) -> str:
         _latex_row([name.removeprefix("total ").removeprefix("encoder ") for name in HEADER]),
     ]
     for block, rows in _blocks(data):
-        lines += [r"\midrule", rf"\multicolumn{{{len(HEADER)}}}{{l}}{{\textit{{{latex_escape(block)}}}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{{len(HEADER)}}}{{l}}{{\textit{{{latex(block)}}}}} \\"]
         lines += [_latex_row(row) for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(latex_escape(cell) for cell in cells) + r" \\"
+    return " & ".join(latex(cell) for cell in cells) + r" \\"
 
 
 def _html(data: Data) -> str:
     """One ``<table>`` with caption and scoped headers."""
-    lines = ["<table>", f"<caption>{html.escape(heading(data))}</caption>", "<thead>", "<tr>"]
-    lines += [f'<th scope="col">{html.escape(name)}</th>' for name in HEADER]
+
+    def text(content: str) -> str:
+        return html.escape(plain(content))
+
+    lines = ["<table>", f"<caption>{text(heading(data))}</caption>", "<thead>", "<tr>"]
+    lines += [f'<th scope="col">{text(name)}</th>' for name in HEADER]
     lines += ["</tr>", "</thead>"]
     for block, rows in _blocks(data):
         lines += [
             "<tbody>",
-            f'<tr><th scope="rowgroup" colspan="{len(HEADER)}">{html.escape(block)}</th></tr>',
+            f'<tr><th scope="rowgroup" colspan="{len(HEADER)}">{text(block)}</th></tr>',
         ]
         for model, *cells in rows:
-            row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            lines.append(f'<tr><th scope="row">{html.escape(model)}</th>{row}</tr>')
+            row = "".join(f"<td>{text(cell)}</td>" for cell in cells)
+            lines.append(f'<tr><th scope="row">{text(model)}</th>{row}</tr>')
         lines.append("</tbody>")
-    return "\n".join([*lines, "</table>", f"<p>{html.escape(data['method'])}</p>"]) + "\n"
+    return "\n".join([*lines, "</table>", f"<p>{text(data['method'])}</p>"]) + "\n"

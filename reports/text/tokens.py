@@ -1,10 +1,9 @@
 """Token redundancy in words: a section of Markdown, a table for the terminal, a CSV, the figures by name."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from segmeter.plain import csv_text, markdown
 from segmeter.reports.plots.tokens import (
     RULE_TITLES,
     curves_figure,
@@ -39,7 +38,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, "Figure"]:
 def markdown_section(record: Mapping[str, Any], level: int = 2) -> str:
     """What was measured, whether the paper's ordering shows, what could go: Markdown under one heading."""
     head = "#" * level
-    lines = [f"{head} Token redundancy", "", *(f"{line}\n" for line in source_lines(record))]
+    lines = [f"{head} Token redundancy", "", *(f"{markdown(line)}\n" for line in source_lines(record))]
     lines += [
         "Cosine similarity of tokens at the backbone. *Next*: the next token in the row-major sequence; "
         "*ring 1*: the neighbours on the map; *2x2*: pairs inside 2x2 windows; *best match*: the most "
@@ -51,7 +50,7 @@ def markdown_section(record: Mapping[str, Any], level: int = 2) -> str:
         "",
         f"{head}# Does the paper's ordering show?",
         "",
-        *(f"- {line}" for line in ordering_lines(record)),
+        *(f"- {markdown(line)}" for line in ordering_lines(record)),
         "",
     ]
     if len(record["places"]) > 1:
@@ -214,9 +213,7 @@ def tokens_csv(record: Mapping[str, Any]) -> str:
 
     ``at`` is a distance, a threshold, or empty.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines: list[tuple[Any, ...]] = [CSV_COLUMNS]
     thresholds = record["settings"]["thresholds"]
     for place in record["places"]:
         for scale, found in place["scales"].items():
@@ -236,22 +233,15 @@ def tokens_csv(record: Mapping[str, Any]) -> str:
                 if isinstance(value.get("share"), list):
                     shares = zip(thresholds, value["share"], strict=True)
                     rows += [(f"{name}_share", *row, "") for row in shares]
-            writer.writerows((place["name"], scale, *("" if v is None else v for v in row)) for row in rows)
+            lines += [(place["name"], scale, *row) for row in rows]
     for encoder in record["what_if"]["encoders"]:
         for scale, values in encoder["scales"].items():
             for rule, saved in values["saved_gmacs"].items():
-                writer.writerows(
-                    (
-                        f"what-if {encoder['encoder']}",
-                        scale,
-                        f"{rule}_gmacs_saved",
-                        t,
-                        "" if s is None else s,
-                        "",
-                    )
-                    for t, s in zip(thresholds, saved, strict=True)
-                )
-    return buffer.getvalue()
+                lines += [
+                    (f"what-if {encoder['encoder']}", scale, f"{rule}_gmacs_saved", at, gmacs, "")
+                    for at, gmacs in zip(thresholds, saved, strict=True)
+                ]
+    return csv_text(lines)
 
 
 def _verdict(above: int, distances: int) -> str:
@@ -281,7 +271,7 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
     return [
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(map(markdown, row))} |" for row in rows),
     ]
 
 

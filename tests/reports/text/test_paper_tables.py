@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from segmeter.harness.audit.paper_tables import TABLES, table_data, table_number
-from segmeter.reports.text.paper_tables import HEADER, latex_escape, render, terminal_table
+from segmeter.plain import latex
+from segmeter.reports.text.paper_tables import HEADER, render, terminal_table
 
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}%s\end{document}"
 
@@ -92,9 +93,9 @@ def test_html_is_well_formed_and_rectangular(six: dict[str, Any]) -> None:
 
 
 def test_latex_escapes_what_latex_reads() -> None:
-    assert latex_escape("a_b & 50% #1 ${x}") == r"a\_b \& 50\% \#1 \$\{x\}"
-    assert latex_escape("~^") == r"\textasciitilde{}\textasciicircum{}"
-    assert latex_escape("\\<>") == r"\textbackslash{}\textless{}\textgreater{}"
+    assert latex("a_b & 50% #1 ${x}") == r"a\_b \& 50\% \#1 \$\{x\}"
+    assert latex("~^") == r"\textasciitilde{}\textasciicircum{}"
+    assert latex("\\<>") == r"\textbackslash{}\textless{}\textgreater{}"
 
 
 def test_latex_takes_names_that_it_would_stumble_over(tmp_path: Path) -> None:
