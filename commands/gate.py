@@ -52,9 +52,10 @@ def check(
 
         read = read_budgets(budgets)
         known, against = _baseline(read, baseline)
-        from segmeter.harness.gate import check_record, measure
+        from segmeter.harness.gate import PREFIX, check_record, measure
 
-        record = check_record(measure(read), known, against, Path.cwd())
+        same = not (baseline or "").startswith(PREFIX)
+        record = check_record(read, measure(read), known, against, same)
         text = rendered(record, format)
         if output is None:
             sys.stdout.write(text)

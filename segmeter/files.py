@@ -4,10 +4,20 @@ A name in a JSON file is data: it may say ``/etc/passwd``, ``../../x`` or ``/dev
 a name goes through :func:`inside` or :func:`plain_id`, and what it leads to through :func:`check_regular`.
 """
 
+import json
 import os
 import re
 import stat
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 # The folder that segmeter is imported from: a checkout, or site-packages.
 SITE = Path(__file__).resolve().parents[1]
@@ -33,6 +43,37 @@ def prepare_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write to folder {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Have a folder for this process alone, as far as others ask in the same way; they wait.
+
+    The system lets go of it when the process ends, however it ends, and nothing is left on the disk.
+
+    Args:
+        folder: an existing one.
+        wait: else say at once whether it was free.
+
+    Yields:
+        Whether this process has it; always so after waiting, and where the system has no such locks.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            # A file system without locks.
+            held = True
+        yield held
+    finally:
+        os.close(handle)
 
 
 def check_regular(path: Path, most: int | None = None) -> int:
@@ -70,6 +111,51 @@ def read_bytes(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
             return file.read(size)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_json(path: Path, what: str = "") -> Any:
+    """A JSON file's content.
+
+    Args:
+        path: the file.
+        what: what it is to be, for the message; its path alone if empty.
+
+    Raises:
+        ValueError: missing, no regular file, beyond reason in size, no JSON, or nested beyond reason.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        return json.loads(read_bytes(path), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError(f"{name} is not JSON that can be read: it is nested beyond reason") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{name} is not valid JSON: {_reason(error)}") from None
+
+
+def read_toml(path: Path, what: str = "") -> dict[str, Any]:
+    """As :func:`read_json`, for TOML."""
+    name = f"{what} {path}".strip()
+    content = read_bytes(path)
+    try:
+        read = tomllib.loads(content.decode("utf-8"))
+        # Dotted keys make tables in tables without end, which nothing else here could walk through.
+        json.dumps(read, default=str)
+        return read
+    except RecursionError:
+        raise ValueError(f"{name} is not TOML that can be read: it is nested beyond reason") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not TOML: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What a parser says, without its advice on Python's settings."""
+    return str(error).partition("; use sys.")[0]
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def inside(folder: Path, name: object, *, strict: bool = False) -> Path:

@@ -8,9 +8,6 @@ from .changes import Change as Change
 from .changes import changes_between as changes_between
 from .git_baseline import PREFIX as PREFIX
 from .git_baseline import revision_baseline as revision_baseline
-from .judge import WITHIN as WITHIN
-from .judge import Measured as Measured
-from .judge import Verdict as Verdict
 from .judge import check_record as check_record
 from .judge import judge_measured as judge_measured
 from .judge import measure as measure
@@ -18,3 +15,6 @@ from .judge import measure_one as measure_one
 from .snapshot import Snapshot as Snapshot
 from .snapshot import read_baseline as read_baseline
 from .snapshot import write_baseline as write_baseline
+from .verdict import WITHIN as WITHIN
+from .verdict import Measured as Measured
+from .verdict import Verdict as Verdict

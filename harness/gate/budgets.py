@@ -18,12 +18,14 @@
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from segmeter.files import read_toml
+from segmeter.plain import shown
 from segmeter.words import nearest
 
 CONVENTIONS = ("published", "macs", "flops")
@@ -42,6 +44,11 @@ MODEL_KEYS = (
 )
 _PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+# No model costs as much; figures are printed as floats, which end at 1e308.
+BEYOND = 10**24
+MAX_DIGITS = 24
+# Classes or queries of a model.
+MOST = 10**6
 _NUMBER = re.compile(r"(?P<plus>\+)?\s*(?P<number>\d[\d_]*(\.\d+)?)\s*(?P<unit>%|[A-Za-z]*)")
 
 
@@ -49,14 +56,18 @@ _NUMBER = re.compile(r"(?P<plus>\+)?\s*(?P<number>\d[\d_]*(\.\d+)?)\s*(?P<unit>%
 class Limit:
     """At most ``amount``; or, if relative, at most ``amount`` percent above the baseline."""
 
-    amount: float
+    amount: Fraction | float
     relative: bool
 
     def most(self, baseline: int | None) -> int | None:
-        """The highest figure allowed; None where a relative limit has nothing to relate to."""
+        """The highest whole figure allowed; None where a relative limit has nothing to relate to.
+
+        Exactly: one tenth of a percent more than 1000 is 1001.
+        """
+        amount = Fraction(self.amount)
         if not self.relative:
-            return math.floor(self.amount)
-        return None if baseline is None else math.floor(baseline * (1 + self.amount / 100))
+            return math.floor(amount)
+        return None if baseline is None else math.floor(baseline * (1 + amount / 100))
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class ModelBudget:
     model: str
     size: str = "1024x2048"
     convention: str = "macs"
-    tolerance: float | None = None
+    tolerance: Fraction | float | None = None
     num_classes: int | None = None
     num_queries: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -91,12 +102,9 @@ def read_budgets(path: Path) -> Budgets:
     Raises:
         ValueError: missing, no TOML, an unknown key, or a limit that is no finite number with a known unit.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no such budget file: {path}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    if not path.exists():
+        raise ValueError(f"no such budget file: {path}")
+    content = read_toml(path)
     _check_keys(str(path), content, FILE_KEYS)
     tables = content.get("models")
     if not isinstance(tables, dict) or not tables:
@@ -116,23 +124,25 @@ def parse_limit(what: str, value: Any) -> Limit:
     Raises:
         ValueError: anything else, NaN and infinity included.
 
-    >>> parse_limit("total", "1.5 GMACs")
-    Limit(amount=1500000000.0, relative=False)
-    >>> parse_limit("total", "+2 %")
-    Limit(amount=2.0, relative=True)
+    >>> parse_limit("total", "1.5 GMACs").most(None)
+    1500000000
+    >>> parse_limit("total", "+2 %").most(100)
+    102
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < BEYOND:
         return Limit(value, relative=False)
     found = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         raise ValueError(
-            f'{what} must be a limit such as "281 GMACs", "47 M", "2 GB" or "+2 %", got {value!r}'
+            f'{what} must be a limit such as "281 GMACs", "47 M", "2 GB" or "+2 %", got {shown(value)}'
         )
-    number, unit = float(found["number"].replace("_", "")), found["unit"]
+    if len(found["number"]) > MAX_DIGITS:
+        raise ValueError(f"{what} has {len(found['number'])} digits, more than any figure: {shown(value)}")
+    number, unit = Fraction(found["number"].replace("_", "")), found["unit"]
     if unit == "%":
         return Limit(number, relative=True)
     if found["plus"]:
-        raise ValueError(f'{what}: an increase is given in percent, as in "+2 %", got {value!r}')
+        raise ValueError(f'{what}: an increase is given in percent, as in "+2 %", got {shown(value)}')
     return Limit(number * _factor(what, unit), relative=False)
 
 
@@ -161,15 +171,16 @@ def _model(where: str, name: str, table: Mapping[str, Any]) -> ModelBudget:
     numbers = {}
     for key in ("num_classes", "num_queries"):
         if key in table:
-            if not isinstance(table[key], int) or isinstance(table[key], bool) or table[key] < 1:
-                raise ValueError(f"{where}.{key} must be a whole number above 0, got {table[key]!r}")
-            numbers[key] = table[key]
+            value = table[key]
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise ValueError(f"{where}.{key} must be a whole number from 1 to {MOST}, got {shown(value)}")
+            numbers[key] = value
     components = _table(f"{where}.components", table.get("components", {}))
     for pattern, component in components.items():
         _text(f"{where}.components.{pattern}", component)
     allowed = table.get("allow_uncounted", [])
     if not isinstance(allowed, list) or not all(isinstance(each, str) for each in allowed):
-        raise ValueError(f"{where}.allow_uncounted must be a list of operators' names, got {allowed!r}")
+        raise ValueError(f"{where}.allow_uncounted must be a list of operators' names, got {shown(allowed)}")
     limits = _table(f"{where}.limits", table.get("limits", {}))
     return ModelBudget(
         name=name,
@@ -186,26 +197,26 @@ def _model(where: str, name: str, table: Mapping[str, Any]) -> ModelBudget:
     )
 
 
-def _tolerance(where: str, value: Any) -> float:
+def _tolerance(where: str, value: Any) -> Fraction | float:
     limit = parse_limit(f"{where}.tolerance", value)
     if not limit.relative:
-        raise ValueError(f'{where}.tolerance must be a percentage such as "1 %", got {value!r}')
+        raise ValueError(f'{where}.tolerance must be a percentage such as "1 %", got {shown(value)}')
     return limit.amount
 
 
 def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            raise ValueError(f"{where}: unknown key {shown(key)}{nearest(key, known)}")
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a table, got {value!r}")
+        raise ValueError(f"{where} must be a table, got {shown(value)}")
     return value
 
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where} must be text, got {value!r}")
+        raise ValueError(f"{where} must be text, got {shown(value)}")
     return value

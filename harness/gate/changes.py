@@ -1,12 +1,15 @@
 """What moved between two snapshots: modules added, removed, renamed, changed or reshaped. Needs no torch."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
 
 # In the order in which they explain: causes first, then what merely runs on other shapes because of them.
-KINDS = ("added", "removed", "changed", "renamed", "reshaped")
+KINDS = ("asked", "added", "removed", "changed", "renamed", "reshaped")
+# What a budget file asks for, with which a model is counted.
+ASKED = ("model", "size")
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,9 @@ class Change:
     """One change of a model's structure, or of what its modules run on.
 
     Attributes:
-        kind: one of :data:`KINDS`; ``reshaped`` modules are themselves unchanged but see other shapes, or
-            run more or less often.
+        kind: one of :data:`KINDS`; ``asked`` is another model or size in the budget file, which moves
+            whatever moves; ``reshaped`` modules are themselves unchanged but see other shapes, or run more
+            or less often.
         path: module path after the change (before it, where removed).
         text: what happened, in words, without figures of work.
         work: change of work, in units of work. params: change of parameters.
@@ -38,6 +42,7 @@ def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
         p: c for p, c in after.modules.items() if p not in before.modules and p not in set(renames.values())
     }
     found = [
+        *_asked(before, after),
         *_grouped("added", new, _prefixes(before.modules), +1),
         *_grouped("removed", gone, _prefixes(after.modules), -1),
     ]
@@ -53,15 +58,37 @@ def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
     return sorted(found, key=lambda c: (KINDS.index(c.kind), -abs(c.work), -abs(c.params), c.path))
 
 
-def causes(changes: Iterable[Change], component: str, limit: int = 3) -> list[Change]:
-    """The changes that touch a component or module ("" for the whole model) and move a figure."""
-    touching = [
-        c
-        for c in changes
-        if (c.work or c.params)
-        and any(not component or f"{name}.".startswith(f"{component}.") for name in (c.path, *c.components))
-    ]
-    return touching[:limit]
+def causes(changes: Iterable[Change], what: str, limit: int = 3) -> list[Change]:
+    """The changes that move a figure of what a pattern names ("" for the whole model), causes first."""
+    return [c for c in changes if c.kind == "asked" or ((c.work or c.params) and _touches(c, what))][:limit]
+
+
+def pattern_of(what: str) -> re.Pattern[str]:
+    """What matches the components or module paths that a pattern names, with all below them.
+
+    >>> bool(pattern_of("layers.*.ffn").fullmatch("layers.0.ffn.linear1"))
+    True
+    """
+    return re.compile(re.escape(what).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"(\..*)?")
+
+
+def _touches(change: Change, what: str) -> bool:
+    if not what:
+        return True
+    pattern = pattern_of(what)
+    if any(pattern.fullmatch(name) for name in (change.path, *change.components)):
+        return True
+    # A module that came or went as a whole, with what the pattern names inside it.
+    depth = len(change.path.split("."))
+    above = ".".join(what.split(".")[:depth])
+    whole = change.kind in ("added", "removed") and depth < len(what.split("."))
+    return whole and bool(change.path) and pattern_of(above).fullmatch(change.path) is not None
+
+
+def _asked(before: Snapshot, after: Snapshot) -> list[Change]:
+    pairs = [(what, getattr(before, what), getattr(after, what)) for what in ASKED]
+    said = [f"{what} {old or 'none'} became {new or 'none'}" for what, old, new in pairs if old != new]
+    return [Change("asked", "", f"in the budget file {' and '.join(said)}", 0, 0, ())] if said else []
 
 
 def _signature(cost: ModuleCost) -> tuple[str, str, int, int, int, str]:

@@ -1,59 +1,22 @@
 """The gate: measure the models of a budget file and judge them against limits and a baseline."""
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from segmeter.harness.counting import UNITS
 from segmeter.harness.gate.budgets import Budgets, Limit, ModelBudget
 from segmeter.harness.gate.capture import take_snapshot
-from segmeter.harness.gate.changes import Change, causes, changes_between
+from segmeter.harness.gate.changes import ASKED, Change, causes, changes_between, pattern_of
+from segmeter.harness.gate.places import place_of, repository_root
 from segmeter.harness.gate.snapshot import Snapshot
+from segmeter.harness.gate.verdict import FIGURES, OVER, UNCOUNTED, WITHIN, Measured, Verdict
 from segmeter.harness.inputs import ImageSize, SizeSet, default_classes, parse_padded_size
-from segmeter.harness.models import ModelSpec, parse_model, relative_source, source_line
+from segmeter.harness.models import ModelSpec, parse_model, relative_source
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.check/1"
-# Verdicts on one figure.
-OVER, WITHIN, UNCOUNTED = "over", "within", "uncounted"
-FIGURES = {"total": "work", "params": "parameters", "activations": "bytes"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One figure of one model, judged.
-
-    Attributes:
-        what: "total", "params", "activations", a component or pattern, or an uncounted operator's name.
-        status: "over", "within" or "uncounted".
-        now: the figure. before: in the baseline, None without one. most: the limit, None without one.
-        unit: MACs, FLOPs, parameters or bytes.
-        causes: what explains a change, causes first.
-        detail: for an uncounted operator, where it ran and on what shapes.
-    """
-
-    model: str
-    what: str
-    status: str
-    now: int
-    before: int | None
-    most: int | None
-    unit: str
-    causes: tuple[Change, ...] = ()
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model of the budget file, measured; ``module`` is the model that was counted."""
-
-    budget: ModelBudget
-    snapshot: Snapshot
-    module: nn.Module
 
 
 def measure(budgets: Budgets, progress: Callable[[str], None] = lambda name: None) -> dict[str, Measured]:
@@ -97,17 +60,24 @@ def _written(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def judge_measured(measured: Measured, baseline: Snapshot | None) -> tuple[list[Verdict], list[Change]]:
+def judge_measured(
+    measured: Measured, baseline: Snapshot | None, same: bool = True
+) -> tuple[list[Verdict], list[Change]]:
     """Judge one model against its limits and its baseline.
+
+    Args:
+        measured: the model, with its budget.
+        baseline: what it was; None without one.
+        same: refuse a baseline of another model or size; else that is the first cause of what moved.
 
     Raises:
         ValueError: a limit names no component, or is relative without a baseline; or the baseline is of
-            another model, size or convention.
+            another convention, or of another model or size where that is refused.
     """
     budget, now = measured.budget, measured.snapshot
     where = f"models.{budget.name}"
     if baseline is not None:
-        _check_same(where, baseline, now)
+        _check_same(where, baseline, now, ("convention", *(ASKED if same else ())))
     changes = changes_between(baseline, now) if baseline is not None else []
     verdicts = []
     for what, limit in _limits(budget, baseline).items():
@@ -118,7 +88,7 @@ def judge_measured(measured: Measured, baseline: Snapshot | None) -> tuple[list[
         most = limit.most(before or 0 if baseline is not None else None)
         if most is None:
             raise ValueError(f"{where}.limits.{what} is relative, but there is no baseline to relate it to")
-        moved = causes(changes, "" if what in FIGURES else _component_prefix(what))
+        moved = causes(changes, "" if what in FIGURES else what)
         verdicts.append(
             Verdict(
                 model=budget.name,
@@ -159,18 +129,11 @@ def figure_of(snapshot: Snapshot, what: str) -> int | None:
         return snapshot.params
     if what == "activations":
         return snapshot.activation_bytes
-    pattern = re.compile(re.escape(what).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"(\..*)?")
+    pattern = pattern_of(what)
     by_component = [c.work for c in snapshot.modules.values() if pattern.fullmatch(c.component)]
     by_path = [c.work for path, c in snapshot.modules.items() if pattern.fullmatch(path)]
     found = by_component or by_path
     return sum(found) if found else None
-
-
-def _component_prefix(what: str) -> str:
-    """The part of a pattern before its first wildcard, whole names only."""
-    names = what.split(".")
-    plain = next((i for i, name in enumerate(names) if "*" in name or "?" in name), len(names))
-    return ".".join(names[:plain])
 
 
 def _names(snapshot: Snapshot) -> set[str]:
@@ -187,8 +150,8 @@ def _unit(what: str, convention: str) -> str:
     return UNITS[convention].removeprefix("G")
 
 
-def _check_same(where: str, baseline: Snapshot, now: Snapshot) -> None:
-    for what in ("model", "size", "convention"):
+def _check_same(where: str, baseline: Snapshot, now: Snapshot, parts: Sequence[str]) -> None:
+    for what in parts:
         before, after = str(getattr(baseline, what)), str(getattr(now, what))
         if before != after:
             raise ValueError(
@@ -198,22 +161,32 @@ def _check_same(where: str, baseline: Snapshot, now: Snapshot) -> None:
 
 
 def check_record(
-    measured: Mapping[str, Measured], baseline: Mapping[str, Snapshot] | None, against: str, folder: Path
+    budgets: Budgets,
+    measured: Mapping[str, Measured],
+    baseline: Mapping[str, Snapshot] | None,
+    against: str,
+    same: bool = True,
 ) -> dict[str, Any]:
     """Judge all models: the record that ``segmeter check --format json`` prints.
 
+    Every figure that is not within budget has a file and a line: of the class behind it, if that is defined
+    in the repository, else of the model in the budget file. Files are relative to the repository's root.
+
     Args:
+        budgets: the budget file.
+        measured: its models by name.
         baseline: snapshots by model name; None if there is none.
         against: what the baseline is, in words.
-        folder: classes defined inside it are given with file and line.
+        same: see :func:`judge_measured`.
 
     Raises:
-        ValueError: see :func:`judge`.
+        ValueError: see :func:`judge_measured`.
     """
+    root = repository_root(budgets.path)
     models: list[dict[str, Any]] = []
     for name, each in measured.items():
         before = baseline.get(name) if baseline is not None else None
-        verdicts, changes = judge_measured(each, before)
+        verdicts, changes = judge_measured(each, before, same)
         models.append(
             {
                 "name": name,
@@ -222,7 +195,7 @@ def check_record(
                 "convention": each.snapshot.convention,
                 "unit": UNITS[each.snapshot.convention],
                 "in_baseline": before is not None,
-                "verdicts": [_verdict_record(v, each.module, folder) for v in verdicts],
+                "verdicts": [_verdict_record(v, place_of(v, each, budgets.path, root)) for v in verdicts],
                 "changes": [_change_record(c) for c in changes],
             }
         )
@@ -230,11 +203,7 @@ def check_record(
     return {"schema": SCHEMA, "passed": passed, "against": against, "models": models}
 
 
-def _verdict_record(verdict: Verdict, module: nn.Module, folder: Path) -> dict[str, Any]:
-    path = verdict.causes[0].path if verdict.causes else ""
-    if verdict.status == UNCOUNTED:
-        path = verdict.detail.partition("first in ")[2].partition(" on ")[0]
-    place = source_line(module, path, folder) if verdict.status != WITHIN else None
+def _verdict_record(verdict: Verdict, place: tuple[str, int] | None) -> dict[str, Any]:
     return {
         "what": verdict.what,
         "status": verdict.status,

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from segmeter.files import read_json
 from segmeter.harness.records import write_text
+from segmeter.plain import shown
 
 SCHEMA = "segmeter.baseline/1"
 UPDATE = "write it with `segmeter baseline update`"
@@ -93,15 +95,12 @@ def read_baseline(path: Path) -> dict[str, Snapshot]:
     Raises:
         ValueError: missing, no JSON, of another schema, or incomplete.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no baseline {path}; {UPDATE}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"baseline {path} is not JSON: {error}") from None
+    if not path.exists():
+        raise ValueError(f"no baseline {path}; {UPDATE}")
+    content = read_json(path, "baseline")
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise ValueError(f"baseline {path} has schema {schema!r}, expected {SCHEMA!r}; {UPDATE}")
+        raise ValueError(f"baseline {path} has schema {shown(schema)}, expected {SCHEMA!r}; {UPDATE}")
     models = content.get("models")
     if not isinstance(models, dict):
         raise ValueError(f"baseline {path} has no table of models; {UPDATE}")
@@ -116,6 +115,12 @@ def _snapshot(where: str, row: Any) -> Snapshot:
     for path, cost in row["modules"].items():
         _check_fields(f"{where}, module {path!r}", cost, ModuleCost)
         modules[path] = ModuleCost(**cost)
+    for name, parts in (
+        ("total", [cost.work for cost in modules.values()]),
+        ("params", [cost.params for cost in modules.values()]),
+    ):
+        if row[name] != sum(parts):
+            raise ValueError(f"{where}: {name} is {row[name]}, its modules add up to {sum(parts)}; {UPDATE}")
     return Snapshot(**{**row, "modules": modules})
 
 
@@ -126,9 +131,10 @@ def _check_fields(where: str, row: Any, kind: type[Snapshot] | type[ModuleCost])
         raise ValueError(f"{where} must have exactly the keys {', '.join(names)}")
     for name, wanted in names.items():
         value = row[name]
-        negative = isinstance(value, int) and value < 0
-        if not isinstance(value, wanted) or isinstance(value, bool) or negative:
-            raise ValueError(f"{where}: {name} must be {'>= 0, ' if wanted is int else ''}{wanted.__name__}")
+        beyond = isinstance(value, int) and not 0 <= value < 2**63
+        if not isinstance(value, wanted) or isinstance(value, bool) or beyond:
+            expected = "a whole number >= 0, below 2^63" if wanted is int else f"a {wanted.__name__}"
+            raise ValueError(f"{where}: {name} must be {expected}, got {shown(value)}")
 
 
 def _compact(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from segmeter.plain import json_text, plain
@@ -67,7 +68,7 @@ def sarif(record: Mapping[str, Any]) -> str:
             result["locations"] = [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": verdict["file"]},
+                        "artifactLocation": {"uri": quote(verdict["file"]), "uriBaseId": "%SRCROOT%"},
                         "region": {"startLine": verdict["line"]},
                     }
                 }

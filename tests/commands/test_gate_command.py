@@ -170,7 +170,7 @@ def test_sarif_points_at_the_line(over: Path, run: Run) -> None:
         ("32x64", "33x64", "33x64"),
         ("net.py:Net", "net.py:Nett", "models.tiny: "),
         ("net.py:Net", "gone.py:Net", "no such file"),
-        ("baseline.json", "budgets.toml", "baseline budgets.toml is not JSON"),
+        ("baseline.json", "budgets.toml", "baseline budgets.toml is not valid JSON"),
     ],
 )
 def test_bad_budgets_are_one_line_and_exit_2(
@@ -192,7 +192,7 @@ def test_bad_budgets_are_one_line_and_exit_2(
         ("net.py:Net", "other.py:Net", "baseline is of another model, other.py:Net instead of net.py:Net"),
         ("32x64", "64x64", "baseline is of another size, 64x64 instead of 32x64"),
         ('"tiny"', '"large"', "baseline baseline.json lacks tiny; run `segmeter baseline update`"),
-        ('"params": 24', '"params": -24', "params must be >= 0, int"),
+        ('"params": 24', '"params": -24', "params must be a whole number >= 0, below 2^63, got -24"),
         ('"calls": 1, ', "", "must have exactly the keys"),
     ],
 )
@@ -289,3 +289,142 @@ def test_a_model_s_toml_file_lies_beside_the_budget(project: Path, run: Run) -> 
     code, out, err = run("check", "models/budgets.toml")
     assert (code, err) == (0, "")
     assert "wide" in out
+
+
+def commit_all(project: Path) -> None:
+    git(project, "init", "--quiet")
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "first")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('size = "32x64"', 'size = "64x64"', "in the budget file size 32x64 became 64x64"),
+        ("net.py:Net", "wide.py:Net", "in the budget file model net.py:Net became wide.py:Net"),
+    ],
+)
+def test_what_the_budget_file_asks_for_counts_as_a_change_under_a_revision(
+    project: Path, run: Run, old: str, new: str, said: str
+) -> None:
+    (project / "wide.py").write_text(MODEL.replace("Ffn(8)", "Ffn(16)"))
+    budgets = project / "budgets.toml"
+    budgets.write_text(budgets.read_text().replace("60 kMACs", "900 kMACs"))
+    commit_all(project)
+    budgets.write_text(budgets.read_text().replace(old, new))
+    code, out, _ = run("check", "--baseline", "git:HEAD", "--format", "sarif")
+    assert code == 1
+    (total,) = [r for r in json.loads(out)["runs"][0]["results"] if ": total " in r["message"]["text"]]
+    # Twice the MACs, and why.
+    assert (
+        f"(+100.00 %) since git:HEAD to 98.30 kMACs, limit 49.15 kMACs, because {said}"
+        in (total["message"]["text"])
+    )
+    place = total["locations"][0]["physicalLocation"]
+    # What was edited is the budget file.
+    assert place["artifactLocation"]["uri"] == "budgets.toml"
+    assert place["region"]["startLine"] == budgets.read_text().splitlines().index("[models.tiny]") + 1
+
+
+def test_places_are_relative_to_the_repository_from_any_folder(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = project / "a folder" / "models"
+    inner.mkdir(parents=True)
+    (inner / "net.py").write_text(MODEL)
+    (inner / "budgets.toml").write_text(BUDGETS.replace('baseline = "baseline.json"', "").replace("60", "1"))
+    git(project, "init", "--quiet")
+    for folder in (project, inner, inner.parent):
+        monkeypatch.chdir(folder)
+        code, out, _ = run("check", str(inner / "budgets.toml"), "--format", "github")
+        assert (code, out.splitlines()[0][:42]) == (1, "::error file=a folder/models/net.py,line=5")
+    _, out, _ = run("check", str(inner / "budgets.toml"), "--format", "sarif")
+    (result,) = json.loads(out)["runs"][0]["results"]
+    uri = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert uri == {"uri": "a%20folder/models/net.py", "uriBaseId": "%SRCROOT%"}
+
+
+def test_every_result_has_a_place_to_upload(project: Path, run: Run) -> None:
+    """Code scanning refuses a file with one result that has none."""
+    (project / "net.py").write_text("from torch import nn\n\n\ndef Net():\n    return nn.Conv2d(3, 8, 1)\n")
+    budgets = project / "budgets.toml"
+    budgets.write_text(
+        '[models.tiny]\nmodel = "net.py:Net"\nsize = "32x64"\nlimits = { total = 1, params = 1 }\n'
+    )
+    code, out, _ = run("check", "--format", "sarif")
+    results = json.loads(out)["runs"][0]["results"]
+    assert (code, len(results)) == (1, 2)
+    for result in results:
+        place = result["locations"][0]["physicalLocation"]
+        assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("budgets.toml", 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("9" * 400, "total must be a limit such as"),
+        (f'"{"9" * 400} GMACs"', "total has 400 digits"),
+        ("0x" + "f" * 5000, "Exceeds the limit (4300 digits) for integer string conversion\n"),
+        ('"1e400"', "total must be a limit such as"),
+        ("[" * 300 + "]" * 300, "got [[[[[[[...]]]]]]]"),
+        ("[" * 20_000 + "]" * 20_000, "nested beyond reason"),
+        ("{a = " * 20_000 + "1" + "}" * 20_000, "nested beyond reason"),
+        (".".join(["{x"] * 1) + ".a" * 20_000 + " = 1}", "nested beyond reason"),
+    ],
+    ids=["digits", "text-of-digits", "hexadecimal", "exponent", "lists", "deep-lists", "tables", "keys"],
+)
+def test_a_limit_beyond_reason_is_one_line_and_exit_2(
+    project: Path, run: Run, limit: str, message: str
+) -> None:
+    budgets = project / "budgets.toml"
+    budgets.write_text(BUDGETS.replace('{ ffn = "60 kMACs" }', "{ total = " + limit + " }"))
+    code, out, err = run("check")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err and len(err) < 3000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 20_000 + "]" * 20_000, "nested beyond reason"),
+        ('{"a":' * 20_000 + "1" + "}" * 20_000, "nested beyond reason"),
+        ("[" * 900 + "]" * 900, "has schema None"),
+        ("NaN", "NaN is no number"),
+        ("9" * 5000, "is not valid JSON"),
+        ("\ud800", "is not valid JSON"),
+        ("", "is not valid JSON"),
+    ],
+    ids=["lists", "dicts", "lists-that-parse", "nan", "digits", "surrogate", "empty"],
+)
+def test_a_hostile_baseline_is_one_line_and_exit_2(
+    project: Path, run: Run, content: str, message: str
+) -> None:
+    (project / "baseline.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    code, out, err = run("check")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err and len(err) < 3000
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "message"),
+    [
+        ("total", 10**400, "total must be a whole number >= 0, below 2^63"),
+        ("total", 1.5, "total must be a whole number"),
+        ("total", True, "total must be a whole number"),
+        ("total", MACS - 1, "its modules add up to 49152"),
+        ("params", 25, "its modules add up to 24"),
+        ("uncounted", {"a": 1}, "uncounted must map names to text"),
+        ("modules", {"x": [[[[]]]]}, "must have exactly the keys"),
+    ],
+)
+def test_a_baseline_that_was_tampered_with_is_refused(
+    project: Path, run: Run, figure: str, value: object, message: str
+) -> None:
+    run("baseline", "update")
+    baseline = project / "baseline.json"
+    content = json.loads(baseline.read_text())
+    content["models"]["tiny"][figure] = value
+    baseline.write_text(json.dumps(content))
+    code, out, err = run("check")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err

@@ -139,7 +139,9 @@ def test_the_pytest_plugin_records_passes_and_fails(
     test = pytester.makepyfile(test_budget=TESTS.format(width=16))
     first = pytester.runpytest_subprocess(*plugin)
     first.assert_outcomes(passed=1, failed=1)
-    first.stdout.fnmatch_lines(["*has no figures for test_recorded; run pytest --segmeter-update"])
+    first.stdout.fnmatch_lines(
+        ["*has no figures for test_budget.py::test_recorded; run pytest --segmeter-update"]
+    )
     pytester.runpytest_subprocess(*plugin, "--segmeter-update").assert_outcomes(passed=2)
     assert (pytester.path / "segmeter_baseline.json").exists()
     pytester.runpytest_subprocess(*plugin).assert_outcomes(passed=2)
@@ -149,8 +151,8 @@ def test_the_pytest_plugin_records_passes_and_fails(
     wider.assert_outcomes(failed=2)
     wider.stdout.fnmatch_lines(
         [
-            "*OverBudgetError: test_recorded: total 1,024 MACs, limit 512, baseline 512; "
+            "*OverBudgetError: test_budget.py::test_recorded: total 1,024 MACs, limit 512, baseline 512; "
             "the model itself: Linear weight 16x8, bias 16 became weight 32x8, bias 32",
-            "*OverBudgetError: test_marked: total 1,024 MACs, limit 600",
+            "*OverBudgetError: test_budget.py::test_marked: total 1,024 MACs, limit 600",
         ]
     )

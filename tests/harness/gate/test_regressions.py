@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from segmeter.harness.counting.counter import run_and_count
 from segmeter.harness.gate.budgets import Limit, ModelBudget
 from segmeter.harness.gate.capture import snapshot_of
-from segmeter.harness.gate.judge import OVER, UNCOUNTED, WITHIN, Measured, judge_measured
+from segmeter.harness.gate.judge import judge_measured
+from segmeter.harness.gate.verdict import OVER, UNCOUNTED, WITHIN, Measured
 from segmeter.harness.models.structure import meta_copy
 
 DIM = 16
