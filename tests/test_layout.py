@@ -16,7 +16,7 @@ from tests.helpers.architecture import PAGE, PICTURE, page_table, picture
 from tests.helpers.places import ROOT
 
 # What needs nothing of the package and may be used everywhere.
-GROUND = {"words", "files", "compiler", "model_text"}
+GROUND = {"words", "plain", "files", "compiler", "model_text"}
 STOOD_ON = {"inputs", "published", "records", "machine", "models", "counting", "weights"}
 # Room -> rooms of the harness that it may import.
 HARNESS = {
