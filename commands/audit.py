@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.known import check_model
 from segmeter.commands.options import (
     BackboneOpt,
     EncoderOpt,
@@ -46,17 +47,13 @@ def audit(
             raise ValueError("give --format or --json, not both")
         if records is not None and not records.is_dir():
             raise ValueError(f"no records: {records} is not a folder")
-        from segmeter.harness.audit import (
-            GFLOPS_TABLES,
-            RECORD_FOLDERS,
-            audit_steps,
-            check_tables,
-            find_table,
-            run_audit,
-        )
+        # Before torch is loaded: which tables there are is data.
+        from segmeter.harness.audit import GFLOPS_TABLES, check_tables, find_table
 
         tables = [find_table(table)] if table else list(GFLOPS_TABLES)
         check_tables(tables, paper)
+        from segmeter.harness.audit import RECORD_FOLDERS, audit_steps, run_audit
+
         folders = RECORD_FOLDERS if records is None else (records,)
         with progress_bar("auditing", audit_steps()) as advance:
             record = run_audit(tables, advance, annotations=annotations, records=folders)
@@ -81,11 +78,13 @@ def reconcile(
 ) -> None:
     """Find which unit, counting path, component boundary and image size gives a printed figure."""
     with user_input():
+        if published is None:
+            raise ValueError("no figure given; add --published, e.g. --published 117.0")
+        check_model(model)
+        check_model(encoder)
         from segmeter.harness.audit import WHATS, read_figure, reconcile_steps
         from segmeter.words import nearest
 
-        if published is None:
-            raise ValueError("no figure given; add --published, e.g. --published 117.0")
         read_figure(published)
         if what not in WHATS:
             raise ValueError(f"unknown --what {what!r}{nearest(what, WHATS)}")

@@ -13,6 +13,7 @@ from segmeter.commands.console import (
     user_input,
     warn,
 )
+from segmeter.commands.known import check_model
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     AnnotationsOpt,
@@ -143,9 +144,11 @@ def compare(
         check_convention(convention)
         sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
         classes = chosen_classes(num_classes, sizes)
-        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
-        if len(specs) < 2:
+        if len(model) < 2:
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
+        for text in model:
+            check_model(text)
+        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
     from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
     counted = [count_at(spec, sizes, convention, photo or []) for spec in specs]

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from segmeter.commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
 from segmeter.commands.console import EXIT_MISUSE, InputError, warn
@@ -12,16 +13,64 @@ from segmeter.plain import one_line
 
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 
+# The commands by what each is about; what is in none comes last.
+GROUPS = {
+    "Cost": ("flops", "compare", "tokens", "models"),
+    "Speed on this machine": ("profile", "sweep", "results", "op", "doctor"),
+    "Truth of printed figures": ("audit", "reproduce", "reconcile", "crosscheck", "table"),
+    "What the cost buys": ("report", "plot"),
+    "Quality of predictions": ("evaluate", "predict", "convert", "datasets"),
+    "Gate for CI": ("check", "baseline"),
+}
+
+
+class Grouped(TyperGroup):
+    """The list of commands, in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section for each group."""
+        left = dict(self.commands)
+        sections = [
+            (group, [(name, left.pop(name)) for name in names if name in left])
+            for group, names in GROUPS.items()
+        ]
+        for group, commands in [*sections, ("Others", list(left.items()))]:
+            rows = [
+                (name, command.get_short_help_str(200)) for name, command in commands if not command.hidden
+            ]
+            if rows:
+                with formatter.section(group):
+                    formatter.write_dl(rows)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"segmeter {version('segmeter')}\n")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="segmeter",
+    cls=Grouped,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="What a segmentation model costs, where the cost sits, and whether the printed figure is true.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 for group in (audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens):
     group.register(app)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

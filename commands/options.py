@@ -1,11 +1,10 @@
 """The options that commands share, and what is made of them: a model, sizes, its count.
 
 The encoders' own options (``--stages``, ``--layers``) are flags of every :class:`ModelCommand`. They are not
-written here: ``python -m segmeter.commands.encoder_flags`` makes ``encoder_flags.json`` from the encoders,
+written here: ``known.json`` is made from the encoders (:mod:`commands.known`),
 so that ``--help`` needs no torch.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +13,12 @@ import typer
 from typer.core import TyperCommand
 
 from segmeter.commands.console import InputError, progress_bar, set_verbose, user_input
+from segmeter.commands.known import check_model, check_word, known
 
 if TYPE_CHECKING:
     from segmeter.harness.inputs import SizeSet
     from segmeter.harness.models import ModelSpec
 
-FLAGS_PATH = Path(__file__).with_name("encoder_flags.json")
 GIVEN = "segmeter.encoder_options"
 MODEL_SYNTAX = (
     "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
@@ -67,7 +66,7 @@ class ModelCommand(TyperCommand):
         Raises:
             InputError: a flag without a value.
         """
-        flags = {_flag(name): name for name in _helps()}
+        flags = {_flag(name): name for name in known()["flags"]}
         given: dict[str, str] = ctx.meta.setdefault(GIVEN, {})
         rest: list[str] = []
         words = iter(args)
@@ -89,16 +88,11 @@ class ModelCommand(TyperCommand):
         """The command's own options, then the encoders'."""
         super().format_options(ctx, formatter)
         with formatter.section("Encoder options"):
-            formatter.write_dl([(f"{_flag(name)} TEXT", text) for name, text in _helps().items()])
+            formatter.write_dl([(f"{_flag(name)} TEXT", text) for name, text in known()["flags"].items()])
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _helps() -> dict[str, str]:
-    helps: dict[str, str] = json.loads(FLAGS_PATH.read_text())
-    return helps
 
 
 def encoder_options(context: typer.Context) -> Mapping[str, str]:
@@ -116,6 +110,9 @@ def chosen_spec(
     options: Mapping[str, str] | None = None,
 ) -> "ModelSpec":
     """A model from its written form, from single options, or from both."""
+    # Before torch is loaded: a typo is answered at once.
+    check_model(model)
+    check_model(encoder)
     from segmeter.harness.models import model_from_parts, resolve_preset
 
     return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, options or {})
@@ -151,11 +148,7 @@ def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
 
 def check_convention(convention: str) -> None:
     """Raise ValueError unless it is one of the three conventions."""
-    from segmeter.harness.counting import CONVENTIONS
-    from segmeter.words import nearest
-
-    if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}{nearest(convention, list(CONVENTIONS))}")
+    check_word("convention", convention, known()["conventions"])
 
 
 def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Sequence[Path] = ()) -> Any:

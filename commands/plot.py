@@ -275,7 +275,7 @@ def table(
 ) -> None:
     """Print one of the PRO-SCALE paper's tables with measured GFLOPs beside the printed ones."""
     with user_input():
-        from segmeter.harness.audit import TABLES, cells_of, table_data, table_number
+        from segmeter.harness.audit import TABLES, table_number
         from segmeter.reports.text.paper_tables import FORMATS, render, terminal_table
 
         if number is None:
@@ -286,6 +286,8 @@ def table(
             raise ValueError("--out needs --format md, csv, latex or html")
         if out is not None and json:
             raise ValueError("--json prints; it does not go with --out")
+    from segmeter.harness.audit import cells_of, table_data
+
     with progress_bar(f"measuring table {chosen}", len(cells_of(chosen))) as advance:
         data = table_data(chosen, lambda done: advance())
     if json:

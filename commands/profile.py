@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.known import check_model, check_word, known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     BackboneOpt,
@@ -60,6 +61,11 @@ def profile(
     json: JsonOpt = False,
 ) -> None:
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
+    with user_input():
+        # Before torch is loaded: a typo is answered at once.
+        check_word("dtype", dtype, known()["dtypes"])
+        for text in model:
+            check_model(text)
     from segmeter.harness.profiling import OutOfMemory, Plan, Settings
     from segmeter.harness.profiling import profile as measure
     from segmeter.harness.records import check_folder, save

@@ -199,7 +199,7 @@ def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
     for place in (
         "harness/audit/__init__.pyi",
         "cuda_ops/csrc/cpu.cpp",
-        "commands/encoder_flags.json",
+        "commands.make_known.json",
         "py.typed",
     ):
         assert f"segmeter/{place}" in names

@@ -1,7 +1,5 @@
-from .paper_tables import TABLES as TABLES
 from .paper_tables import cells_of as cells_of
 from .paper_tables import table_data as table_data
-from .paper_tables import table_number as table_number
 from .reconcile import WHATS as WHATS
 from .reconcile import read_figure as read_figure
 from .reconcile import reconcile_figure as reconcile_figure
@@ -10,9 +8,11 @@ from .reproduce import CONVENTION as CONVENTION
 from .reproduce import VERDICTS as VERDICTS
 from .reproduce import reproduce_cells as reproduce_cells
 from .reproduce import reproduction_row as reproduction_row
-from .run import GFLOPS_TABLES as GFLOPS_TABLES
 from .run import audit_steps as audit_steps
-from .run import check_tables as check_tables
-from .run import find_table as find_table
 from .run import run_audit as run_audit
 from .speeds import RECORD_FOLDERS as RECORD_FOLDERS
+from .tables import GFLOPS_TABLES as GFLOPS_TABLES
+from .tables import TABLES as TABLES
+from .tables import check_tables as check_tables
+from .tables import find_table as find_table
+from .tables import table_number as table_number

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from segmeter.harness.audit.reproduce import reproduce_cells
+from segmeter.harness.audit.tables import TABLES
 from segmeter.harness.published import (
     MODIFIERS,
     PRO_SCALE,
@@ -13,15 +14,7 @@ from segmeter.harness.published import (
     family_cells,
     published_rows,
 )
-from segmeter.words import nearest
 
-TABLES = {
-    1: "Performance and compute on COCO",
-    2: "Performance and compute on Cityscapes",
-    5: "Backbones on COCO",
-    6: "PRO-SCALE's configurations",
-    7: "Larger backbones on Cityscapes",
-}
 QUALITIES = ("pq", "miou", "ap")
 COSTS = {"gflops_total": "total", "gflops_encoder": "encoder"}
 METHOD = (
@@ -30,25 +23,6 @@ METHOD = (
     "mean over the first 100 images of val2017, a Cityscapes total is for 1024x2048. Change: as printed, "
     "against M2F."
 )
-
-
-def table_number(text: str) -> int:
-    """A table's number from "2" or "table2".
-
-    Raises:
-        ValueError: a table whose layout is not among :data:`TABLES`.
-    """
-    number = text.lower().removeprefix("table").strip(" .")
-    if number.isdecimal() and int(number) in TABLES:
-        return int(number)
-    known = [str(n) for n in TABLES]
-    raise ValueError(
-        f"unknown table {text!r}{nearest(number, known) if not number.isdecimal() else _known()}"
-    )
-
-
-def _known() -> str:
-    return f"; choose from {', '.join(str(n) for n in TABLES)}"
 
 
 def table_data(table: int, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:

@@ -11,40 +11,13 @@ from segmeter.harness.audit.findings.hosts import host_findings
 from segmeter.harness.audit.findings.printed import print_findings
 from segmeter.harness.audit.means import images_by_id
 from segmeter.harness.audit.percentages import audit_percentages, percentage_records
-from segmeter.harness.audit.speeds import RECORD_FOLDERS, audit_fps, fps_records, fps_rows, profile_runs
+from segmeter.harness.audit.speeds import RECORD_FOLDERS, audit_fps, fps_records, profile_runs
 from segmeter.harness.audit.subjects import SCOPES
+from segmeter.harness.audit.tables import GFLOPS_TABLES, audit_tables, check_tables
 from segmeter.harness.counting import CONVENTION, CONVENTIONS, versions
-from segmeter.harness.published import PRO_SCALE, claims, find_paper, published_rows
-from segmeter.words import nearest
+from segmeter.harness.published import PRO_SCALE, claims, published_rows
 
 SCHEMA = "segmeter.audit/1"
-GFLOPS_TABLES = range(1, 12)
-
-
-def audit_tables() -> list[int]:
-    """Tables that hold GFLOPs or FPS, and can be audited."""
-    return sorted({*GFLOPS_TABLES, *(row.table for row in fps_rows())})
-
-
-def check_tables(tables: Collection[int], paper: str = PRO_SCALE) -> None:
-    """Refuse a paper or table that cannot be audited.
-
-    Raises:
-        ValueError: one line with the nearest valid choice.
-    """
-    if find_paper(paper) != PRO_SCALE:
-        raise ValueError(
-            f"paper {paper!r} gives no encoder GFLOPs to audit; its figures are in results/published; "
-            f"choose {PRO_SCALE}"
-        )
-    known = audit_tables()
-    for table in tables:
-        if table not in known:
-            closest = min(known, key=lambda t: (abs(t - table), t))
-            listed = f"1 to {GFLOPS_TABLES[-1]}" + "".join(f", {t}" for t in known if t > GFLOPS_TABLES[-1])
-            raise ValueError(
-                f"table {table} has no GFLOPs or FPS to audit; choose from {listed}; nearest: {closest}"
-            )
 
 
 def run_audit(
@@ -160,18 +133,3 @@ def _counts(cells: Sequence[AuditedCell]) -> dict[str, Any]:
         "family_share": len(met) / len(family) if family else None,
         "family_share_without_cut_off": len(nearest_digit) / len(family) if family else None,
     }
-
-
-def find_table(text: str) -> int:
-    """A table's number from what a user wrote.
-
-    Raises:
-        ValueError: not a number of a table that can be audited; the nearest valid choice is named.
-    """
-    try:
-        number = int(text.strip().lower().removeprefix("table").strip())
-    except ValueError:
-        known = [str(t) for t in audit_tables()]
-        raise ValueError(f"table must be a number, got {text!r}{nearest(text, known)}") from None
-    check_tables((number,))
-    return number

@@ -4,8 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segmeter.harness.audit.tables import fps_rows
 from segmeter.harness.models import parse_model, spec_of
-from segmeter.harness.published import CLASSES, FAMILY, PRO_SCALE, PublishedCell, PublishedRow, published_rows
+from segmeter.harness.published import CLASSES, FAMILY, PublishedCell, PublishedRow
 from segmeter.harness.records import DEFAULT_FOLDER, WAYS, Run, collect, how_measured
 
 RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[2] / "results" / "records")
@@ -38,11 +39,6 @@ class Speed:
     def published_ratio(self) -> float | None:
         """Printed FPS over M2F's."""
         return self.row.value / self.reference.value if self.reference else None
-
-
-def fps_rows() -> list[PublishedRow]:
-    """Every printed FPS figure of the PRO-SCALE paper."""
-    return [row for row in published_rows() if row.paper == PRO_SCALE and row.metric == "fps"]
 
 
 def profile_runs(folders: Sequence[Path] = RECORD_FOLDERS) -> list[Run]:

@@ -7,6 +7,7 @@ from .run import OutOfMemory as OutOfMemory
 from .run import Settings as Settings
 from .run import profile as profile
 from .statistics import summarise as summarise
+from .subjects import DTYPES as DTYPES
 from .sweep import EXECUTORS as EXECUTORS
 from .sweep import Cell as Cell
 from .sweep import check_cells as check_cells

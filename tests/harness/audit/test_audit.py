@@ -17,7 +17,8 @@ from segmeter.harness.audit.means import (
     solve_prefixes,
     solve_samples,
 )
-from segmeter.harness.audit.run import GFLOPS_TABLES, audit_steps, check_tables, find_table, run_audit
+from segmeter.harness.audit.run import audit_steps, run_audit
+from segmeter.harness.audit.tables import GFLOPS_TABLES, check_tables, find_table
 from segmeter.harness.counting.by_size import CONVENTION, cost_model, real_padded_sizes
 from segmeter.harness.counting.count import count_dataset, count_model
 from segmeter.harness.inputs.sizes import ImageSize, dataset_sizes, from_image, parse_size

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from segmeter.harness.audit.paper_tables import TABLES, table_data, table_number
+from segmeter.harness.audit.paper_tables import table_data
+from segmeter.harness.audit.tables import TABLES, table_number
 from segmeter.plain import latex
 from segmeter.reports.text.paper_tables import HEADER, render, terminal_table
 
