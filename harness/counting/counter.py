@@ -151,17 +151,19 @@ def _module_paths(root: nn.Module, ledger: Ledger) -> Iterator[None]:
         enter, leave = _borders(plain, ledger)
         for _, module in plain:
             hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+            left = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+            hooks.callback(left.remove)
         if scripted:
             enter, leave = _borders(scripted, ledger)
             hooks.callback(register_module_forward_pre_hook(enter).remove)
-            hooks.callback(register_module_forward_hook(leave, always_call=True).remove)
+            left = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+            hooks.callback(left.remove)
         yield
 
 
 def _borders(
     parts: Sequence[tuple[str, nn.Module]], ledger: Ledger
-) -> tuple[Callable[[nn.Module, Any], None], Callable[[nn.Module, Any, Any], None]]:
+) -> tuple[Callable[[nn.Module, Any], None], Callable[[nn.Module, Any, Any, Any], None]]:
     """Hooks for before and after a module, which do nothing in other threads and for other modules."""
     paths = {id(module): path for path, module in parts}
 
@@ -172,10 +174,10 @@ def _borders(
         if is_ours(module):
             ledger.path.append(paths[id(module)])
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if is_ours(module):
             ledger.path.pop()
-            ledger.record_run(paths[id(module)], output)
+            ledger.record_run(paths[id(module)], (inputs, named), output)
 
     return enter, leave
 

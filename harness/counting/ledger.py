@@ -10,6 +10,8 @@ from torch import Tensor
 
 from segmeter.harness.counting.op_costs import Cost
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -38,11 +40,18 @@ class UnknownOp:
 
 @dataclass(frozen=True)
 class ModuleRun:
-    """A module that ran: how often, and the shape of the first tensor it returned (None: no tensor)."""
+    """A module that ran.
+
+    Attributes:
+        calls: how often.
+        output: shape of the first tensor it returned (None: no tensor).
+        inputs: shapes of the tensors that it was first given, in order.
+    """
 
     module: str
     calls: int
     output: tuple[int, ...] | None
+    inputs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class _Page:
 
     work: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     unknown: dict[tuple[str, str], tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
-    runs: dict[str, tuple[int, tuple[int, ...] | None]] = field(default_factory=dict)
+    runs: dict[str, tuple[int, Shape | None, tuple[Shape, ...]]] = field(default_factory=dict)
     branches: list[Branch] = field(default_factory=list)
 
     def count(self) -> Count:
@@ -159,9 +168,9 @@ class Ledger:
         shapes = tuple(tuple(a.shape) for a in flat if isinstance(a, Tensor))
         self._add_unknown(UnknownOp(self.path[-1], name, 1, shapes))
 
-    def record_run(self, path: str, output: Any) -> None:
-        """Note that a module has run."""
-        self._add_run(ModuleRun(path, 1, _first_shape(output)))
+    def record_run(self, path: str, inputs: Any, output: Any) -> None:
+        """Note that a module has run, on any nest of tensors."""
+        self._add_run(ModuleRun(path, 1, _first_shape(output), tuple(_shapes(inputs))))
 
     def record_branch(self, alternatives: tuple[Count, ...], booked: int) -> None:
         """Book one of the branches that could run, and keep them all."""
@@ -208,13 +217,23 @@ class Ledger:
         self._page.unknown[key] = (calls + unknown.calls, shapes)
 
     def _add_run(self, run: ModuleRun) -> None:
-        calls, output = self._page.runs.get(run.module, (0, run.output))
-        self._page.runs[run.module] = (calls + run.calls, output)
+        calls, output, inputs = self._page.runs.get(run.module, (0, run.output, run.inputs))
+        self._page.runs[run.module] = (calls + run.calls, output, inputs)
 
 
 def _bytes(out: Any) -> int:
     first = out[0] if isinstance(out, tuple | list) and out else out
     return first.numel() * first.element_size() if isinstance(first, Tensor) else 0
+
+
+def _shapes(inputs: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(inputs, Tensor):
+        yield tuple(inputs.shape)
+    elif isinstance(inputs, dict):
+        yield from _shapes(tuple(inputs.values()))
+    elif isinstance(inputs, tuple | list):
+        for each in inputs:
+            yield from _shapes(each)
 
 
 def _first_shape(output: Any) -> tuple[int, ...] | None:

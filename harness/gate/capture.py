@@ -9,6 +9,9 @@ from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
 from segmeter.harness.inputs import ImageSize, format_size
 from segmeter.harness.models import ModelSpec, component_finder, structure_of
 
+# Shapes of a module's inputs that a snapshot keeps; the first few tell what changed.
+MOST_INPUTS = 6
+
 
 def take_snapshot(
     spec: ModelSpec,
@@ -86,10 +89,15 @@ def _modules(
             params=fact.params,
             work=units,
             calls=run.calls if run else 0,
-            output="x".join(str(side) for side in run.output) if run and run.output else "",
+            inputs=" ".join(map(_shape, run.inputs[:MOST_INPUTS])) if run else "",
+            output=_shape(run.output) if run and run.output else "",
             component=find(fact.path),
         )
     return found
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _uncounted(counts: Sequence[Count]) -> dict[str, str]:
@@ -98,7 +106,7 @@ def _uncounted(counts: Sequence[Count]) -> dict[str, str]:
     calls: dict[str, int] = {}
     for unknown in (each for count in counts for each in count.unknown):
         calls[unknown.operator] = calls.get(unknown.operator, 0) + unknown.calls
-        shapes = " ".join("x".join(str(side) for side in shape) or "scalar" for shape in unknown.shapes)
+        shapes = " ".join(map(_shape, unknown.shapes))
         found.setdefault(
             unknown.operator, f"first in {unknown.module or 'the model itself'} on {shapes or 'no tensors'}"
         )

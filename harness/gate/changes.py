@@ -10,6 +10,8 @@ from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
 KINDS = ("asked", "added", "removed", "changed", "renamed", "reshaped")
 # What a budget file asks for, with which a model is counted.
 ASKED = ("model", "size")
+# Path, before, after.
+Pair = tuple[str, ModuleCost, ModuleCost]
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,21 @@ def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
         *_grouped("added", new, _prefixes(before.modules), +1),
         *_grouped("removed", gone, _prefixes(after.modules), -1),
     ]
-    reshaped: dict[str, list[tuple[str, ModuleCost, ModuleCost]]] = {}
-    for path in before.modules.keys() & after.modules.keys():
+    reshaped: dict[str, list[Pair]] = {}
+    rewritten: dict[tuple[str, str], list[Pair]] = {}
+    inside = _parents_of_changes(before.modules, after.modules)
+    # In order of path: what explains must not differ from one process to the next.
+    for path in sorted(before.modules.keys() & after.modules.keys()):
         old, now = before.modules[path], after.modules[path]
         if (old.kind, old.weights) != (now.kind, now.weights):
             found.append(_changed(path, old, now))
         elif (old.work, old.params) != (now.work, now.params):
-            reshaped.setdefault(now.component, []).append((path, old, now))
+            seen_the_same = old.inputs and (old.inputs, old.calls) == (now.inputs, now.calls)
+            if seen_the_same and path not in inside:
+                rewritten.setdefault((now.kind, now.inputs), []).append((path, old, now))
+            else:
+                reshaped.setdefault(now.component, []).append((path, old, now))
+    found += [_rewritten(rows) for rows in rewritten.values()]
     found += [_reshaped(rows) for rows in reshaped.values()]
     found += _renamed(renames, after.modules)
     return sorted(found, key=lambda c: (KINDS.index(c.kind), -abs(c.work), -abs(c.params), c.path))
@@ -184,15 +194,43 @@ def _changed(path: str, old: ModuleCost, now: ModuleCost) -> Change:
     )
 
 
-def _reshaped(rows: list[tuple[str, ModuleCost, ModuleCost]]) -> Change:
+def _parents_of_changes(before: dict[str, ModuleCost], after: dict[str, ModuleCost]) -> set[str]:
+    """The modules with a module inside them that is new, gone, or not as it was."""
+    moved = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    return _prefixes(path.rpartition(".")[0] for path in moved if path)
+
+
+def _rewritten(rows: list[Pair]) -> Change:
+    """Modules of one class with the weights and inputs that they had, and with nothing new inside."""
+    path, old, now = max(rows, key=lambda row: abs(row[2].work - row[1].work))
+    others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    gives = ""
+    if old.output != now.output:
+        gives = f", giving {now.output or 'none'} instead of {old.output or 'none'}"
+    return Change(
+        "changed",
+        path,
+        f"{path or 'the model itself'}{others}: the forward or the settings of {now.kind} changed: "
+        f"other work on the same input {now.inputs}{gives}",
+        sum(now.work - old.work for _, old, now in rows),
+        sum(now.params - old.params for _, old, now in rows),
+        tuple(sorted({now.component for _, _, now in rows})),
+    )
+
+
+def _reshaped(rows: list[Pair]) -> Change:
     """The modules of one component that did not change but do another amount of work."""
     path, old, now = max(rows, key=lambda row: abs(row[2].work - row[1].work))
-    if old.output != now.output:
-        why = f"output {old.output or 'none'} became {now.output or 'none'}"
-    elif old.calls != now.calls:
+    if old.calls != now.calls:
         why = f"runs {now.calls}x instead of {old.calls}x"
+    elif old.output != now.output:
+        why = f"output {old.output or 'none'} became {now.output or 'none'}"
+    elif old.inputs and old.inputs != now.inputs:
+        why = f"input {old.inputs} became {now.inputs or 'none'}"
+    elif old.inputs:
+        why = "what is inside it changed"
     else:
-        why = "its inputs changed"
+        why = "its inputs or its forward changed"
     others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     return Change(
         "reshaped",

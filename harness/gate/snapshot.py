@@ -10,7 +10,9 @@ from segmeter.files import read_json
 from segmeter.harness.records import write_text
 from segmeter.plain import shown
 
-SCHEMA = "segmeter.baseline/1"
+SCHEMA = "segmeter.baseline/2"
+# Without the modules' inputs.
+BEFORE = "segmeter.baseline/1"
 UPDATE = "write it with `segmeter baseline update`"
 
 
@@ -24,6 +26,8 @@ class ModuleCost:
         params: own parameter elements; a shared parameter counts at its first owner.
         work: MACs or FLOPs, in the snapshot's convention.
         calls: how often it ran.
+        inputs: shapes of the tensors that it was first given, e.g. "1x100x256 1x5440x256"; "" if none, or if
+            the baseline is of before they were kept.
         output: shape of the first tensor it returned, e.g. "1x100x256"; "" if none.
         component: the component it belongs to.
     """
@@ -33,6 +37,7 @@ class ModuleCost:
     params: int
     work: int
     calls: int
+    inputs: str
     output: str
     component: str
 
@@ -99,20 +104,23 @@ def read_baseline(path: Path) -> dict[str, Snapshot]:
         raise ValueError(f"no baseline {path}; {UPDATE}")
     content = read_json(path, "baseline")
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, BEFORE):
         raise ValueError(f"baseline {path} has schema {shown(schema)}, expected {SCHEMA!r}; {UPDATE}")
     models = content.get("models")
     if not isinstance(models, dict):
         raise ValueError(f"baseline {path} has no table of models; {UPDATE}")
-    return {name: _snapshot(f"baseline {path}, model {name!r}", row) for name, row in models.items()}
+    old = schema == BEFORE
+    return {name: _snapshot(f"baseline {path}, model {name!r}", row, old) for name, row in models.items()}
 
 
-def _snapshot(where: str, row: Any) -> Snapshot:
+def _snapshot(where: str, row: Any, old: bool) -> Snapshot:
     _check_fields(where, row, Snapshot)
     if not all(isinstance(v, str) for v in row["uncounted"].values()):
         raise ValueError(f"{where}: uncounted must map names to text")
     modules = {}
     for path, cost in row["modules"].items():
+        if old and isinstance(cost, dict):
+            cost = {"inputs": "", **cost}
         _check_fields(f"{where}, module {path!r}", cost, ModuleCost)
         modules[path] = ModuleCost(**cost)
     for name, parts in (

@@ -1,6 +1,7 @@
 """`segmeter check` and `segmeter baseline update` from the outside: exit codes, formats, bad input, git."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -188,7 +189,7 @@ def test_bad_budgets_are_one_line_and_exit_2(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("segmeter.baseline/1", "segmeter.baseline/9", "has schema 'segmeter.baseline/9', expected"),
+        ("segmeter.baseline/2", "segmeter.baseline/9", "has schema 'segmeter.baseline/9', expected"),
         ("net.py:Net", "other.py:Net", "baseline is of another model, other.py:Net instead of net.py:Net"),
         ("32x64", "64x64", "baseline is of another size, 64x64 instead of 32x64"),
         ('"tiny"', '"large"', "baseline baseline.json lacks tiny; run `segmeter baseline update`"),
@@ -206,6 +207,15 @@ def test_bad_baselines_are_one_line_and_exit_2(
     code, out, err = run("check")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_baseline_from_before_inputs_were_kept_is_read(project: Path, run: Run) -> None:
+    run("baseline", "update")
+    baseline = project / "baseline.json"
+    text = re.sub(r'"inputs": "[^"]*", ', "", baseline.read_text())
+    assert '"inputs"' not in text
+    baseline.write_text(text.replace("segmeter.baseline/2", "segmeter.baseline/1"))
+    assert run("check")[0] == 0
 
 
 def test_the_users_traceback_is_shown_only_when_asked_for(project: Path, run: Run) -> None:
