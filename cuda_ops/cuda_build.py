@@ -21,8 +21,8 @@ SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 LOAD_BYTES = 16  # the widest load of one thread
-# What any GPU gives a block without being asked for more, less some for the tables beside the samples.
-SHARED_BYTES = 48 * 1024 - 2048
+# What any GPU gives a block without being asked for more.
+SHARED_BYTES = 48 * 1024
 WARP = 32
 # -v: the assembler reports registers and spills.
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
@@ -45,8 +45,27 @@ class Kind:
 
     @property
     def pairs_per_block(self) -> int:
-        """Pairs of a query and a head that one block works on."""
+        """Pairs of a query and a head that one block works on: a tile of queries, and one head."""
         return self.threads // self.lanes
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the tile."""
+        width = min(8, self.pairs_per_block)
+        return self.pairs_per_block // width, width
+
+    def shared_bytes(self) -> int:
+        """The most shared memory that a block of either kernel takes, as csrc/gpu.cu lays it out."""
+        wide = 8 if self.dtype == DTYPES[torch.float64] else 4
+        samples = self.levels * self.points * (16 + 4 * wide)
+        # Rows are odd multiples of 16 bytes.
+        row = samples + (32 if samples // 16 % 2 else 16)
+        pairs = self.pairs_per_block
+        arrays = [12 * self.levels, 4 * pairs, pairs * row]
+        if self.fused:
+            arrays += [wide * pairs, wide * pairs]
+        # The assembler puts them in an order of its own.
+        return sum(-(-array // 16) * 16 for array in arrays)
 
     def options(self) -> list[str]:
         """The compiler's -D options."""
@@ -58,39 +77,39 @@ class Kind:
 def choose_kind(
     dtype: torch.dtype, heads: int, dim: int, levels: int, points: int, *, fused: bool
 ) -> Kind | None:
-    """How the work is laid out on threads; None if a query has more samples than a block can hold."""
-    size = dtype.itemsize
-    width = LOAD_BYTES // size
+    """How the work is laid out on threads; None if a pair has more samples or levels than a block holds."""
+    width = LOAD_BYTES // dtype.itemsize
     while dim % width:
         width //= 2
     # A pair's threads lie in one warp; those beyond its channels idle.
     lanes = 1
     while lanes < min(dim // width, WARP):
         lanes *= 2
-    sample_bytes = 48 if dtype is torch.float64 else 32
-    threads = 256
     # Fewer pairs a block while their samples do not fit: first fewer warps, then more lanes a pair.
-    while threads // lanes * levels * points * sample_bytes > SHARED_BYTES:
+    threads = 256
+    while True:
+        # 64 registers a thread; float64 takes two for each number.
+        min_blocks = min((512 if dtype is torch.float64 else 1024) // threads, 16)
+        kind = Kind(
+            dtype=DTYPES[dtype],
+            heads=heads,
+            dim=dim,
+            levels=levels,
+            points=points,
+            fused=int(fused),
+            width=width,
+            lanes=lanes,
+            threads=threads,
+            min_blocks=min_blocks,
+        )
+        if kind.shared_bytes() <= SHARED_BYTES:
+            return kind
         if threads > WARP:
             threads //= 2
         elif lanes < WARP:
             lanes *= 2
         else:
             return None
-    # 64 registers a thread; float64 takes two for each number.
-    min_blocks = (512 if dtype is torch.float64 else 1024) // threads
-    return Kind(
-        dtype=DTYPES[dtype],
-        heads=heads,
-        dim=dim,
-        levels=levels,
-        points=points,
-        fused=int(fused),
-        width=width,
-        lanes=lanes,
-        threads=threads,
-        min_blocks=min(min_blocks, 16),
-    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,13 @@ class Build:
         ):
             spills[name] = int(stores) + int(loads)
         return spills
+
+    def shared_bytes(self) -> dict[str, int]:
+        """Per kernel, shared memory of a block."""
+        return {
+            name: int(size)
+            for name, size in re.findall(r"properties for (\w+)\s.*?(\d+) bytes smem", self.log, re.S)
+        }
 
     def registers(self) -> dict[str, int]:
         """Per kernel, registers of a thread."""

@@ -2,8 +2,6 @@
 
 import ctypes
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -14,7 +12,6 @@ from torch import Tensor
 from segmeter.compiler import KernelUnavailableError, Reasons
 from segmeter.cuda_ops.cuda_build import (
     ARCHITECTURES,
-    LOAD_BYTES,
     CudaError,
     Kind,
     checked,
@@ -24,14 +21,13 @@ from segmeter.cuda_ops.cuda_build import (
     nvrtc_version,
     prepare,
 )
+from segmeter.cuda_ops.cuda_plan import Plan, for_wide_loads, kind_of, plan, refusal_of_size
 
 # What the driver says of a file that is no code for this GPU; anything else is no fault of the file.
 DAMAGED = frozenset(
     f"CUDA_ERROR_{what}"
     for what in ("INVALID_IMAGE", "INVALID_SOURCE", "NO_BINARY_FOR_GPU", "INVALID_PTX", "FILE_NOT_FOUND")
 )
-MAX_BLOCKS = 2**31 - 1  # of a grid's first dimension, on every GPU
-INPUTS = ("value", "shapes", "starts", "places", "weights", "reference")
 _missing = Reasons()
 
 
@@ -101,44 +97,14 @@ def _architecture(device_index: int) -> int:
     return 10 * major + minor
 
 
-class Problem(ctypes.Structure):
-    """``Problem`` of csrc/gpu.cu, field by field."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("value", "shapes", "starts", "places", "weights", "reference"),
-                *("grad_output", "output", "grad_value", "grad_places", "grad_weights"),
-            )
-        ),
-        *((name, ctypes.c_longlong) for name in ("pairs", "queries", "tokens")),
-        *((name, ctypes.c_int) for name in ("reference_batches", "reference_levels")),
-    )
-
-
-def kind_of(value: Tensor, places: Tensor, *, fused: bool) -> Kind | None:
-    """The kind of one call; None where a query has too many samples."""
-    return choose_kind(
-        value.dtype, value.shape[2], value.shape[3], places.shape[3], places.shape[4], fused=fused
-    )
-
-
 def refusal(value: Tensor, places: Tensor, *, fused: bool) -> str:
     """Why this call cannot be served, or an empty string. Builds and loads the kernels of its kind."""
     kind = kind_of(value, places, fused=fused)
-    if kind is None:
-        samples = places.shape[3] * places.shape[4]
-        return f"{samples} samples per query and head are more than a block of threads can hold"
-    if block_count(kind, places) > MAX_BLOCKS:
-        return f"batch * queries * heads, {places.shape[:3].numel()}, are more than one launch can take"
+    reason = refusal_of_size(places, kind)
+    if reason or kind is None:
+        return reason
     architecture = _architecture(value.device.index)
     return _missing.of((kind, architecture), lambda: _kernels(kind, architecture))
-
-
-def block_count(kind: Kind, places: Tensor) -> int:
-    """Blocks of threads that one launch needs."""
-    return -(-places.shape[:3].numel() // kind.pairs_per_block)
 
 
 def forward(
@@ -179,7 +145,7 @@ def backward(
     grad_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
     inputs = (value, spatial_shapes, level_start_index, places, weights, reference_points)
     results = {
-        "grad_output": _for_wide_loads(grad_output),
+        "grad_output": for_wide_loads(grad_output),
         "grad_value": grad_value,
         "grad_places": grad_places,
         "grad_weights": grad_weights,
@@ -200,47 +166,6 @@ def _tell_if_determinism_is_asked_for() -> None:
     warnings.warn(message, stacklevel=2)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One launch, all but the device: what is passed, and on how many blocks.
-
-    Attributes:
-        kind: the build that serves the call.
-        blocks: blocks of ``kind.threads`` threads.
-        problem: the kernels' one argument.
-        tensors: what ``problem`` points to; they must live until the launch.
-    """
-
-    kind: Kind
-    blocks: int
-    problem: Problem
-    tensors: dict[str, Tensor]
-
-
-def plan(inputs: Sequence[Tensor | None], results: Mapping[str, Tensor]) -> Plan:
-    """Lay out one launch.
-
-    Args:
-        inputs: the tensors named in :data:`INPUTS`, any strides; None where there are no reference points.
-        results: ``grad_output`` and the contiguous tensors that the kernel fills, by their names in Problem.
-    """
-    given = dict(zip(INPUTS, inputs, strict=True))
-    tensors = {name: _for_wide_loads(tensor) for name, tensor in given.items() if tensor is not None}
-    tensors |= results
-    value, places, reference = tensors["value"], tensors["places"], tensors.get("reference")
-    kind = kind_of(value, places, fused=reference is not None)
-    assert kind is not None, "refusal() sends such calls to the reference"
-    problem = Problem(
-        pairs=places.shape[:3].numel(),
-        queries=places.shape[1],
-        tokens=value.shape[1],
-        reference_batches=1 if reference is None else reference.shape[0],
-        reference_levels=1 if reference is None else reference.shape[2],
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-    )
-    return Plan(kind, block_count(kind, places), problem, tensors)
-
-
 def _launch(name: str, launch: Plan, device: torch.device) -> None:
     driver = _driver()
     with torch.cuda.device(device):
@@ -252,7 +177,7 @@ def _launch(name: str, launch: Plan, device: torch.device) -> None:
         threads = launch.kind.threads
         checked(
             driver.cuLaunchKernel(
-                *(function, launch.blocks, 1, 1, threads, 1, 1, 0, stream),
+                *(function, *launch.grid, threads, 1, 1, 0, stream),
                 *(ctypes.addressof(arguments), 0),
             )
         )
@@ -265,12 +190,6 @@ def _ensure_context(device_index: int) -> None:
         return
     device = checked(driver.cuDeviceGet(device_index))
     checked(driver.cuCtxSetCurrent(checked(driver.cuDevicePrimaryCtxRetain(device))))
-
-
-def _for_wide_loads(tensor: Tensor) -> Tensor:
-    """The tensor contiguous and on a 16-byte boundary, which a view into another one may not be."""
-    tensor = tensor.contiguous()
-    return tensor.clone() if tensor.data_ptr() % LOAD_BYTES else tensor
 
 
 @cache

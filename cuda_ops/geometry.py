@@ -38,6 +38,12 @@ def check_geometry(spatial_shapes: Tensor, level_start_index: Tensor, num_tokens
         raise ValueError(f"level_start_index must be {expected} for these spatial_shapes, got {starts}")
 
 
+def known_sizes(spatial_shapes: Tensor) -> tuple[tuple[int, int], ...] | None:
+    """(H, W) of each level, or None where they cannot be read now: see :func:`check_geometry`."""
+    content = _content(spatial_shapes)
+    return None if content is None else tuple((height, width) for height, width in content)
+
+
 def _content(tensor: Tensor) -> list | None:
     """The tensor as nested lists, or None where it cannot be read now."""
     if not tensor.is_cuda:

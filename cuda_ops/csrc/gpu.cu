@@ -4,9 +4,13 @@
 //   DTYPE 0 float, 1 double, 2 half, 3 bfloat; HEADS, DIM, LEVELS, POINTS; FUSED 0 or 1;
 //   WIDTH channels that a thread loads at once, LANES threads per (query, head), THREADS per block.
 //
-// A *pair* is one query and one head. A block first works out all samples of its pairs, one thread each,
-// into shared memory, so that the places are read once and the index arithmetic is done once, and not by
-// every channel's thread. Then LANES threads gather a pair's channels, 16 bytes at a time.
+// A *pair* is one query and one head. A block works on one head and on a tile of neighbouring queries, whose
+// samples of a map are neighbours too: most of what one pair loads, the next finds in the L1 cache. Heads
+// are the outermost dimension of the grid, so that the L2 cache holds what one head needs of the maps.
+//
+// A block first works out all samples of its pairs, one thread each, into shared memory, so that the places
+// are read once and the index arithmetic is done once, and not by every channel's thread. Then LANES threads
+// gather a pair's channels, 16 bytes at a time.
 
 #include "sample.h"
 
@@ -41,6 +45,16 @@ __device__ __forceinline__ Stored narrow(Real x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+__device__ __forceinline__ void widen_two(unsigned word, Real& low, Real& high) {
+#ifdef __CUDACC__
+    asm("{\n.reg .b16 a, b;\nmov.b32 {a, b}, %2;\ncvt.f32.f16 %0, a;\ncvt.f32.f16 %1, b;\n}"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+#else
+    low = widen((Stored)(word & 0xffff));
+    high = widen((Stored)(word >> 16));
+#endif
+}
 #else
 typedef unsigned short Stored;
 __device__ __forceinline__ Real widen(Stored x) { return __uint_as_float((unsigned)x << 16); }
@@ -49,38 +63,98 @@ __device__ __forceinline__ Stored narrow(Real x) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+__device__ __forceinline__ void widen_two(unsigned word, Real& low, Real& high) {
+    low = __uint_as_float(word << 16);
+    high = __uint_as_float(word & 0xffff0000u);
+}
 #endif
 
 constexpr int kSamples = LEVELS * POINTS;
 constexpr int kPairs = THREADS / LANES;
 constexpr int kSteps = (DIM / WIDTH + LANES - 1) / LANES;
-constexpr long long kRow = (long long)HEADS * DIM;
+constexpr unsigned long long kRow = (unsigned long long)HEADS * DIM;
+constexpr int kTileWidth = kPairs < 8 ? kPairs : 8;
+constexpr int kTileHeight = kPairs / kTileWidth;
+// As many levels are passed by value; the sizes of more are read from memory.
+constexpr int kByValue = 16;
 
-// WIDTH stored channels, moved as one access.
+// WIDTH stored channels, moved as one access; halves in words of two, from which they are widened best.
+#if DTYPE >= 2 && WIDTH % 2 == 0
+typedef unsigned Word;
+constexpr int kPerWord = 2;
+#else
+typedef Stored Word;
+constexpr int kPerWord = 1;
+#endif
 struct alignas(sizeof(Stored) * WIDTH) Channels {
-    Stored at[WIDTH];
+    Word at[WIDTH / kPerWord];
 };
+
+__device__ __forceinline__ void widen_all(const Channels& row, Real* wide) {
+#pragma unroll
+    for (int i = 0; i < WIDTH / kPerWord; ++i) {
+#if DTYPE >= 2 && WIDTH % 2 == 0
+        widen_two(row.at[i], wide[2 * i], wide[2 * i + 1]);
+#else
+        wide[i] = widen(row.at[i]);
+#endif
+    }
+}
+
+__device__ __forceinline__ Channels narrow_all(const Real* wide) {
+    Channels row;
+#pragma unroll
+    for (int i = 0; i < WIDTH / kPerWord; ++i) {
+#if DTYPE >= 2 && WIDTH % 2 == 0
+        row.at[i] = (unsigned)narrow(wide[2 * i]) | (unsigned)narrow(wide[2 * i + 1]) << 16;
+#else
+        row.at[i] = narrow(wide[i]);
+#endif
+    }
+    return row;
+}
 
 struct Level {
     int height, width, start;
 };
 
+// Queries that lie row by row on a map, cut into tiles; tiles of all maps are counted on.
+struct QueryMap {
+    int height, width, first_query, first_tile, tiles_across;
+};
+
 struct alignas(16) ForwardSample {
     int token[4];    // -1 off the map
-    Real weight[4];  // attention weight times bilinear weight
+    Real weight[4];  // attention weight times bilinear weight; 0 off the map
 };
 
 struct alignas(16) BackwardSample {
     int token[4];
-    Real x, y;    // fractions; later the gradients of the place
+    Real x, y;    // fractions
     Real weight;  // attention weight
     Real result;  // the gradient of the weight
 };
 
+// One pair's samples. The lengths of rows are odd multiples of 16 bytes: pairs of a warp read the same sample of
+// their rows at once, and then from different banks.
+template <typename Sample>
+struct Row {
+    Sample at[kSamples];
+    struct alignas(16) {
+        int unused[sizeof(Sample) * kSamples / 16 % 2 ? 8 : 4];
+    } padding;
+};
+
+struct Layout {
+    int maps;  // of queries
+    Level levels[kByValue];
+    QueryMap map[kByValue];
+};
+
 struct Problem {
     const Stored* value;       // (B, S, HEADS, DIM)
-    const long long* shapes;   // (LEVELS, 2): height, width
-    const long long* starts;   // (LEVELS,)
+    const long long* shapes;   // (LEVELS, 2): height, width; null if the layout has them
+    const long long* starts;   // (LEVELS,); null likewise
     const Stored* places;      // (B, Q, HEADS, LEVELS, POINTS, 2): locations, or offsets in pixels if FUSED
     const Stored* weights;     // (B, Q, HEADS, LEVELS, POINTS): attention weights, or logits if FUSED
     const Real* reference;     // FUSED: (B or 1, Q, LEVELS or 1, 2)
@@ -89,15 +163,35 @@ struct Problem {
     Real* grad_value;          // as value, zeroed, in the accumulation type
     Stored* grad_places;
     Stored* grad_weights;
-    long long pairs, queries, tokens;
+    long long queries, tokens;
     int reference_batches, reference_levels;
+    Layout layout;
 };
 
+// Which query of its item a pair of this block is; -1 for one beyond the map's edge.
+__device__ __forceinline__ int query_of(const Problem& p, int of) {
+    const int tile = blockIdx.x;
+    int m = 0;
+    while (m + 1 < p.layout.maps && tile >= p.layout.map[m + 1].first_tile) ++m;
+    const QueryMap& map = p.layout.map[m];
+    const int down = (tile - map.first_tile) / map.tiles_across;
+    const int across = tile - map.first_tile - down * map.tiles_across;
+    const int x = across * kTileWidth + of % kTileWidth, y = down * kTileHeight + of / kTileWidth;
+    const int query = map.first_query + y * map.width + x;
+    return x < map.width && y < map.height && query < p.queries ? query : -1;
+}
+
+// A query's pair with this block's head, counted over the whole batch.
+__device__ __forceinline__ long long pair_of(const Problem& p, int query) {
+    return ((long long)blockIdx.y * p.queries + query) * HEADS + blockIdx.z;
+}
+
 // The largest logit and the reciprocal of the sum of exponentials, by the LANES threads of a pair.
-__device__ __forceinline__ void softmax_of_pair(const Problem& p, long long pair, int lane, Real& largest,
+__device__ __forceinline__ void softmax_of_pair(const Problem& p, int query, int lane, Real& largest,
                                                 Real& scale) {
     largest = -Real(__int_as_float(0x7f800000));
-    const bool real_pair = pair < p.pairs;
+    const bool real_pair = query >= 0;
+    const long long pair = pair_of(p, query);
     for (int k = lane; real_pair && k < kSamples; k += LANES) {
         const Real logit = widen(p.weights[pair * kSamples + k]);
         largest = logit > largest ? logit : largest;
@@ -116,22 +210,22 @@ __device__ __forceinline__ void softmax_of_pair(const Problem& p, long long pair
 
 __device__ __forceinline__ void load_levels(const Problem& p, Level* levels) {
     for (int i = threadIdx.x; i < LEVELS; i += THREADS) {
-        levels[i].height = (int)p.shapes[2 * i];
-        levels[i].width = (int)p.shapes[2 * i + 1];
-        levels[i].start = (int)p.starts[i];
+        if (p.shapes) {
+            levels[i] = {(int)p.shapes[2 * i], (int)p.shapes[2 * i + 1], (int)p.starts[i]};
+        } else if (i < kByValue) {
+            levels[i] = p.layout.levels[i];
+        }
     }
 }
 
-__device__ __forceinline__ Corners<Real> corners_of(const Problem& p, const Level* levels, long long pair,
-                                                    int k) {
+__device__ __forceinline__ Corners<Real> corners_of(const Problem& p, const Level* levels, int query, int k) {
     const int level = k / POINTS;
     const Level of = levels[level];
-    const Stored* place = p.places + 2 * (pair * kSamples + k);
+    const Stored* place = p.places + 2 * (pair_of(p, query) * kSamples + k);
     const Real x = widen(place[0]), y = widen(place[1]);
 #if FUSED
-    const long long row = pair / HEADS;
-    const long long item = p.reference_batches > 1 ? row : row % p.queries;
-    const Real* at = p.reference + 2 * (item * p.reference_levels + (p.reference_levels > 1 ? level : 0));
+    const long long row = (p.reference_batches > 1 ? blockIdx.y * p.queries : 0) + query;
+    const Real* at = p.reference + 2 * (row * p.reference_levels + (p.reference_levels > 1 ? level : 0));
     const Along<Real> along_x = along_axis(at[0], Real(of.width), x);
     const Along<Real> along_y = along_axis(at[1], Real(of.height), y);
 #else
@@ -147,21 +241,53 @@ __device__ __forceinline__ int existing(int token, long long tokens) {
     return (unsigned)token < (unsigned long long)tokens ? token : -1;
 }
 
-__device__ __forceinline__ Channels load_or_zero(const Stored* base, int token, int channel) {
+// Where this thread's first channel of token 0 lies, in value and in its gradient.
+__device__ __forceinline__ unsigned long long offset_of_map(const Problem& p, int lane) {
+    return ((unsigned long long)blockIdx.y * p.tokens * HEADS + blockIdx.z) * DIM + lane * WIDTH;
+}
+
+// An address that the compiler knows nothing more of, so that it stays in two registers: each load would work
+// it out anew from the kernel's arguments.
+template <typename Number>
+__device__ __forceinline__ Number* kept(Number* at) {
+#ifdef __CUDACC__
+    asm volatile("" : "+l"(at));
+#endif
+    return at;
+}
+
+__device__ __forceinline__ Channels load_or_zero(const Stored* base, int token) {
     Channels row = {};
-    if (token >= 0) row = *reinterpret_cast<const Channels*>(base + token * kRow + channel);
+#ifdef __CUDACC__
+    if constexpr (sizeof(Channels) == 16) {
+        // As below; said so because the compiler makes two shifts and two additions of the multiplication, and
+        // a generic load of an address that it knows nothing of.
+        unsigned* words = reinterpret_cast<unsigned*>(&row);
+        asm("{\n.reg .pred there;\n.reg .u64 at;\n"
+            "setp.ge.s32 there, %4, 0;\n"
+            "mul.wide.u32 at, %4, %6;\nadd.u64 at, at, %5;\n"
+            "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [at];\n}"
+            : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
+            : "r"(token), "l"(base), "n"((int)(kRow * sizeof(Stored))));
+        return row;
+    }
+#endif
+    if (token >= 0) row = *reinterpret_cast<const Channels*>(base + (unsigned)token * kRow);
     return row;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_forward(Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+    segmeter_forward(const __grid_constant__ Problem p) {
     __shared__ Level levels[LEVELS];
-    __shared__ ForwardSample samples[kPairs][kSamples];
-    const long long first = (long long)blockIdx.x * kPairs;
+    __shared__ int queries[kPairs];
+    __shared__ Row<ForwardSample> samples[kPairs];
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const int query = query_of(p, group);
+    if (lane == 0) queries[group] = query;
 #if FUSED
     __shared__ Real largest[kPairs], scale[kPairs];
     Real my_largest, my_scale;
-    softmax_of_pair(p, first + group, lane, my_largest, my_scale);
+    softmax_of_pair(p, query, lane, my_largest, my_scale);
     if (lane == 0) {
         largest[group] = my_largest;
         scale[group] = my_scale;
@@ -172,71 +298,76 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_forwa
 
     for (int i = threadIdx.x; i < kPairs * kSamples; i += THREADS) {
         const int of = i / kSamples, k = i % kSamples;
-        const long long pair = first + of;
-        ForwardSample sample = {{-1, -1, -1, -1}, {}};
-        if (pair < p.pairs) {
-            const Corners<Real> c = corners_of(p, levels, pair, k);
-            Real weight = widen(p.weights[pair * kSamples + k]);
+        if (queries[of] < 0) continue;
+        const Corners<Real> c = corners_of(p, levels, queries[of], k);
+        Real weight = widen(p.weights[pair_of(p, queries[of]) * kSamples + k]);
 #if FUSED
-            weight = exp(weight - largest[of]) * scale[of];
+        weight = exp(weight - largest[of]) * scale[of];
 #endif
-            sample.token[0] = existing(c.token0, p.tokens);
-            sample.token[1] = existing(c.token1, p.tokens);
-            sample.token[2] = existing(c.token2, p.tokens);
-            sample.token[3] = existing(c.token3, p.tokens);
-            sample.weight[0] = c.weight0 * weight;
-            sample.weight[1] = c.weight1 * weight;
-            sample.weight[2] = c.weight2 * weight;
-            sample.weight[3] = c.weight3 * weight;
-        }
-        samples[of][k] = sample;
+        ForwardSample sample;
+        sample.token[0] = existing(c.token0, p.tokens);
+        sample.token[1] = existing(c.token1, p.tokens);
+        sample.token[2] = existing(c.token2, p.tokens);
+        sample.token[3] = existing(c.token3, p.tokens);
+        // A weight that is not finite must not meet the zeros that stand for a corner off the map.
+        sample.weight[0] = sample.token[0] < 0 ? Real(0) : c.weight0 * weight;
+        sample.weight[1] = sample.token[1] < 0 ? Real(0) : c.weight1 * weight;
+        sample.weight[2] = sample.token[2] < 0 ? Real(0) : c.weight2 * weight;
+        sample.weight[3] = sample.token[3] < 0 ? Real(0) : c.weight3 * weight;
+        samples[of].at[k] = sample;
     }
     __syncthreads();
 
-    const long long pair = first + group;
-    const long long row = pair / HEADS, head = pair % HEADS;
-    const Stored* base = p.value + (row / p.queries) * p.tokens * kRow + head * DIM;
-    if (pair >= p.pairs) return;
+    if (query < 0) return;
+    const Stored* base = kept(p.value + offset_of_map(p, lane));
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-        const int channel = (step * LANES + lane) * WIDTH;
-        if (channel >= DIM) break;
+        const int channel = step * LANES * WIDTH;
+        if (channel + lane * WIDTH >= DIM) break;
         Real total[WIDTH] = {};
 #pragma unroll 2
         for (int k = 0; k < kSamples; ++k) {
-            const ForwardSample sample = samples[group][k];
+            const ForwardSample sample = samples[group].at[k];
             Channels corner[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) corner[i] = load_or_zero(base, sample.token[i], channel);
+            for (int i = 0; i < 4; ++i) corner[i] = load_or_zero(base + channel, sample.token[i]);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                // A weight that is not finite must not meet the zeros that stand for a corner off the map.
-                const Real weight = sample.token[i] < 0 ? Real(0) : sample.weight[i];
+                Real wide[WIDTH];
+                widen_all(corner[i], wide);
 #pragma unroll
-                for (int c = 0; c < WIDTH; ++c) total[c] += weight * widen(corner[i].at[c]);
+                for (int c = 0; c < WIDTH; ++c) total[c] += sample.weight[i] * wide[c];
             }
         }
-        Channels result;
-#pragma unroll
-        for (int c = 0; c < WIDTH; ++c) result.at[c] = narrow(total[c]);
-        *reinterpret_cast<Channels*>(p.output + pair * DIM + channel) = result;
+        Stored* output = p.output + pair_of(p, query) * DIM + channel + lane * WIDTH;
+        *reinterpret_cast<Channels*>(output) = narrow_all(total);
     }
 }
 
-// Add WIDTH channels to the map's gradient; with one instruction per 4 from sm_90 on.
-__device__ __forceinline__ void add_to(Real* at, const Real* grad, Real scale) {
-#if DTYPE != 1 && __CUDA_ARCH__ >= 900 && WIDTH % 4 == 0
+// Add WIDTH channels to a token's gradient, if it is on the map; from sm_90 on, 4 with one instruction.
+__device__ __forceinline__ void add_to(Real* base, int token, const Real* grad, Real scale) {
+#if defined(__CUDACC__) && DTYPE != 1 && WIDTH % 4 == 0
+    // No memory is said to change: nothing in this kernel reads these sums, and the next samples' loads need
+    // not wait.
 #pragma unroll
     for (int c = 0; c < WIDTH; c += 4) {
-        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
+        asm volatile("{\n.reg .pred there;\n.reg .u64 at;\n"
+                     "setp.ge.s32 there, %0, 0;\n"
+                     "mul.wide.u32 at, %0, %2;\nadd.u64 at, at, %1;\n"
+#if __CUDA_ARCH__ >= 900
+                     "@there red.global.add.v4.f32 [at], {%3, %4, %5, %6};\n}"
+#else
+                     "@there red.global.add.f32 [at], %3;\n@there red.global.add.f32 [at + 4], %4;\n"
+                     "@there red.global.add.f32 [at + 8], %5;\n@there red.global.add.f32 [at + 12], %6;\n}"
+#endif
                      :
-                     : "l"(__cvta_generic_to_global(at + c)), "f"(grad[c] * scale), "f"(grad[c + 1] * scale),
-                       "f"(grad[c + 2] * scale), "f"(grad[c + 3] * scale)
-                     : "memory");
+                     : "r"(token), "l"(base + c), "n"((int)(kRow * sizeof(Real))), "f"(grad[c] * scale),
+                       "f"(grad[c + 1] * scale), "f"(grad[c + 2] * scale), "f"(grad[c + 3] * scale));
     }
 #else
+    if (token < 0) return;
 #pragma unroll
-    for (int c = 0; c < WIDTH; ++c) atomicAdd(at + c, grad[c] * scale);
+    for (int c = 0; c < WIDTH; ++c) atomicAdd(base + (unsigned)token * kRow + c, grad[c] * scale);
 #endif
 }
 
@@ -246,15 +377,18 @@ __device__ __forceinline__ Real sum_of_lanes(Real x) {
     return x;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_backward(Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+    segmeter_backward(const __grid_constant__ Problem p) {
     __shared__ Level levels[LEVELS];
-    __shared__ BackwardSample samples[kPairs][kSamples];
-    const long long first = (long long)blockIdx.x * kPairs;
+    __shared__ int queries[kPairs];
+    __shared__ Row<BackwardSample> samples[kPairs];
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const int query = query_of(p, group);
+    if (lane == 0) queries[group] = query;
 #if FUSED
-    __shared__ Real largest[kPairs], scale[kPairs], weighted[kPairs];
+    __shared__ Real largest[kPairs], scale[kPairs];
     Real my_largest, my_scale;
-    softmax_of_pair(p, first + group, lane, my_largest, my_scale);
+    softmax_of_pair(p, query, lane, my_largest, my_scale);
     if (lane == 0) {
         largest[group] = my_largest;
         scale[group] = my_scale;
@@ -265,11 +399,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_backw
 
     for (int i = threadIdx.x; i < kPairs * kSamples; i += THREADS) {
         const int of = i / kSamples, k = i % kSamples;
-        const long long pair = first + of;
         BackwardSample sample = {{-1, -1, -1, -1}, 0, 0, 0, 0};
-        if (pair < p.pairs) {
-            const Corners<Real> c = corners_of(p, levels, pair, k);
-            const Real weight = widen(p.weights[pair * kSamples + k]);
+        if (queries[of] >= 0) {
+            const Corners<Real> c = corners_of(p, levels, queries[of], k);
+            const Real weight = widen(p.weights[pair_of(p, queries[of]) * kSamples + k]);
 #if FUSED
             // A sample off the map takes its share of the softmax all the same.
             sample.weight = exp(weight - largest[of]) * scale[of];
@@ -283,17 +416,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_backw
             sample.x = c.fraction_x;
             sample.y = c.fraction_y;
         }
-        samples[of][k] = sample;
+        samples[of].at[k] = sample;
     }
     __syncthreads();
 
     // Threads without a pair stay: the sums over lanes need the whole warp. Their samples have no tokens.
-    const long long pair = first + group;
-    const bool real_pair = pair < p.pairs;
-    const long long row = pair / HEADS, head = pair % HEADS;
-    const long long offset = real_pair ? (row / p.queries) * p.tokens * kRow + head * DIM : 0;
-    const Stored* base = p.value + offset;
-    Real* grad_base = p.grad_value + offset;
+    const bool real_pair = query >= 0;
+    const long long pair = pair_of(p, query);
+    const Stored* base = kept(p.value + offset_of_map(p, lane));
+    Real* grad_base = kept(p.grad_value + offset_of_map(p, lane));
 
     Real grad[kSteps][WIDTH];
 #pragma unroll
@@ -303,72 +434,73 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) segmeter_backw
         if (real_pair && channel < DIM) {
             given = *reinterpret_cast<const Channels*>(p.grad_output + pair * DIM + channel);
         }
-#pragma unroll
-        for (int c = 0; c < WIDTH; ++c) grad[step][c] = widen(given.at[c]);
+        widen_all(given, grad[step]);
     }
 #if FUSED
-    Real my_weighted = 0;
+    Real weighted = 0;
 #endif
-    for (int k = 0; k < kSamples; ++k) {
-        const BackwardSample sample = samples[group][k];
-        Corners<Real> c;
-        c.weight0 = sample.token[0] < 0 ? Real(0) : (Real(1) - sample.y) * (Real(1) - sample.x);
-        c.weight1 = sample.token[1] < 0 ? Real(0) : (Real(1) - sample.y) * sample.x;
-        c.weight2 = sample.token[2] < 0 ? Real(0) : sample.y * (Real(1) - sample.x);
-        c.weight3 = sample.token[3] < 0 ? Real(0) : sample.y * sample.x;
-        const Real corner_weight[4] = {c.weight0, c.weight1, c.weight2, c.weight3};
-        Real dot[4] = {};
+    // Of each LANES samples a thread keeps the gradients of one, and writes them.
+    for (int first = 0; first < kSamples; first += LANES) {
+        Real mine_x = 0, mine_y = 0, mine = 0;
+        const int last = first + LANES < kSamples ? first + LANES : kSamples;
+        for (int k = first; k < last; ++k) {
+            const BackwardSample sample = samples[group].at[k];
+            const Real rest_x = Real(1) - sample.x, rest_y = Real(1) - sample.y;
+            const Real above = rest_y * sample.weight, below = sample.y * sample.weight;
+            const Real scale[4] = {above * rest_x, above * sample.x, below * rest_x, below * sample.x};
+            Real dot[4] = {};
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-            const int channel = (step * LANES + lane) * WIDTH;
-            Channels corner[4];
-            const bool mine = channel < DIM;
+            for (int step = 0; step < kSteps; ++step) {
+                const int channel = step * LANES * WIDTH;
+                Channels corner[4];
+                int token[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) corner[i] = load_or_zero(base, mine ? sample.token[i] : -1, channel);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (mine && sample.token[i] >= 0) {
-                    add_to(grad_base + sample.token[i] * kRow + channel, grad[step],
-                           corner_weight[i] * sample.weight);
+                for (int i = 0; i < 4; ++i) {
+                    token[i] = channel + lane * WIDTH < DIM ? sample.token[i] : -1;
+                    corner[i] = load_or_zero(base + channel, token[i]);
                 }
 #pragma unroll
-                for (int w = 0; w < WIDTH; ++w) dot[i] += grad[step][w] * widen(corner[i].at[w]);
+                for (int i = 0; i < 4; ++i) {
+                    add_to(grad_base + channel, token[i], grad[step], scale[i]);
+                    Real wide[WIDTH];
+                    widen_all(corner[i], wide);
+#pragma unroll
+                    for (int w = 0; w < WIDTH; ++w) dot[i] += grad[step][w] * wide[w];
+                }
             }
-        }
-        const Real to_weight = sum_of_lanes(segmeter::weight_gradient(c, dot[0], dot[1], dot[2], dot[3]));
-        const Real to_x = sum_of_lanes(segmeter::x_gradient(sample.y, dot[0], dot[1], dot[2], dot[3]));
-        const Real to_y = sum_of_lanes(segmeter::y_gradient(sample.x, dot[0], dot[1], dot[2], dot[3]));
-        // Every lane has read this sample before its place is used for the results.
-        __syncwarp();
-        if (lane == 0) {
-            samples[group][k].x = sample.weight * to_x;
-            samples[group][k].y = sample.weight * to_y;
-            samples[group][k].result = to_weight;
-        }
+            const Real top = rest_x * dot[0] + sample.x * dot[1];
+            const Real bottom = rest_x * dot[2] + sample.x * dot[3];
+            const Real to_weight = sum_of_lanes(rest_y * top + sample.y * bottom);
+            const Real to_x = sum_of_lanes(segmeter::x_gradient(sample.y, dot[0], dot[1], dot[2], dot[3]));
+            const Real to_y = sum_of_lanes(bottom - top);
+            if (k - first == lane) {
+                mine = to_weight;
+                mine_x = sample.weight * to_x;
+                mine_y = sample.weight * to_y;
+            }
 #if FUSED
-        my_weighted += sample.weight * to_weight;
+            weighted += sample.weight * to_weight;
 #endif
-    }
+        }
+        const int k = first + lane;
+        if (!real_pair || k >= kSamples) continue;
+        const long long to = pair * kSamples + k;
 #if FUSED
-    if (lane == 0) weighted[group] = my_weighted;
-#endif
-    __syncthreads();
-
-    for (int i = threadIdx.x; i < kPairs * kSamples; i += THREADS) {
-        const int of = i / kSamples, k = i % kSamples;
-        const long long to = (first + of) * kSamples + k;
-        if (first + of >= p.pairs) continue;
-        const BackwardSample sample = samples[of][k];
-#if FUSED
-        // Places are offsets in pixels.
-        p.grad_places[2 * to] = narrow(sample.x);
-        p.grad_places[2 * to + 1] = narrow(sample.y);
-        p.grad_weights[to] = narrow(sample.weight * (sample.result - weighted[of]));
+        // Places are offsets in pixels. The weights' gradients need the sum over all samples first.
+        samples[group].at[k].result = mine;
 #else
         const Level level = levels[k / POINTS];
-        p.grad_places[2 * to] = narrow(sample.x * Real(level.width));
-        p.grad_places[2 * to + 1] = narrow(sample.y * Real(level.height));
-        p.grad_weights[to] = narrow(sample.result);
+        mine_x *= Real(level.width);
+        mine_y *= Real(level.height);
+        p.grad_weights[to] = narrow(mine);
 #endif
+        p.grad_places[2 * to] = narrow(mine_x);
+        p.grad_places[2 * to + 1] = narrow(mine_y);
     }
+#if FUSED
+    for (int k = lane; real_pair && k < kSamples; k += LANES) {
+        const BackwardSample& sample = samples[group].at[k];
+        p.grad_weights[pair * kSamples + k] = narrow(sample.weight * (sample.result - weighted));
+    }
+#endif
 }

@@ -65,11 +65,12 @@ static int launch(void* function, unsigned blocks, unsigned blocks_y, unsigned b
     if (!current) return kNoContext;
     const bool forward = function == &a_function[0];
     if (!forward && function != &a_function[1]) return kInvalidValue;
-    if (blocks_y * blocks_z * threads_y * threads_z != 1 || shared || extra || threads != THREADS) {
+    if (threads_y * threads_z != 1 || shared || extra || threads != THREADS) {
         return kInvalidValue;
     }
-    SAY("%s %u blocks on stream %zu", forward ? "forward" : "backward", blocks, (size_t)stream);
-    run(forward, blocks, *static_cast<const Problem*>(arguments[0]));
+    SAY("%s %u x %u x %u blocks on stream %zu", forward ? "forward" : "backward", blocks, blocks_y, blocks_z,
+        (size_t)stream);
+    run(forward, {blocks, blocks_y, blocks_z}, *static_cast<const Problem*>(arguments[0]));
     return kSuccess;
 }
 static int name_of(int error, const char** name) {

@@ -1,11 +1,11 @@
-// Runs csrc/gpu.cu without a GPU: one block after another, one system thread for each of its threads.
+// Runs csrc/gpu.cu without a GPU: one block after another, one system thread for each thread of a block.
 //
 // Barriers hold up a whole block or one warp, as on a GPU, and atomic additions order nothing else; so that,
 // built under ThreadSanitizer, this finds the races that a GPU would have in shared and global memory, and
 // under AddressSanitizer every access beyond a tensor. Needs THREADS to be a multiple of 32.
 //
-// Usage: emulator FOLDER PASS BLOCKS PAIRS QUERIES TOKENS REFERENCE_BATCHES REFERENCE_LEVELS. FOLDER holds
-// each tensor as raw bytes, NAME.bin; those that the pass fills are written back.
+// Usage: emulator FOLDER PASS TILES BATCH HEADS QUERIES TOKENS REFERENCE_BATCHES REFERENCE_LEVELS. FOLDER holds
+// each tensor as raw bytes, NAME.bin; those that the pass fills are written back. layout.bin is the layout.
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
@@ -23,9 +23,10 @@
 #define __forceinline__ inline
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct Index {
-    unsigned x;
+    unsigned x, y, z;
 };
 static thread_local Index threadIdx, blockIdx;
 
@@ -155,32 +156,34 @@ struct Tensor {
     }
 };
 
-static void run(bool forward, long long blocks, const Problem& problem) {
+static void run(bool forward, Index grid, const Problem& problem) {
     if (warp_barriers.empty()) {
         for (int i = 0; i < kWarps; ++i) warp_barriers.push_back(std::make_unique<Barrier>(32));
     }
-    for (long long block = 0; block < blocks; ++block) {
-        std::vector<std::thread> threads;
-        for (unsigned i = 0; i < THREADS; ++i) {
-            threads.emplace_back([&problem, forward, block, i] {
-                threadIdx.x = i;
-                blockIdx.x = unsigned(block);
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < THREADS; ++i) {
+        threads.emplace_back([&problem, forward, grid, i] {
+            threadIdx = {i, 0, 0};
+            for (unsigned block = 0; block < grid.x * grid.y * grid.z; ++block) {
+                blockIdx = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
                 forward ? segmeter_forward(problem) : segmeter_backward(problem);
-            });
-        }
-        for (auto& thread : threads) thread.join();
+                // The next block finds shared memory as this one left it.
+                __syncthreads();
+            }
+        });
     }
+    for (auto& thread : threads) thread.join();
 }
 
 #ifndef DRIVER_STAND_IN
 int main(int count, char** words) {
-    if (count != 9) return 2;
+    if (count != 10) return 2;
     const std::string folder = words[1], pass = words[2];
     const long long blocks = std::atoll(words[3]);
     Tensor value(folder, "value"), shapes(folder, "shapes"), starts(folder, "starts"), places(folder, "places"),
         weights(folder, "weights"), reference(folder, "reference"), grad_output(folder, "grad_output"),
         output(folder, "output"), grad_value(folder, "grad_value"), grad_places(folder, "grad_places"),
-        grad_weights(folder, "grad_weights");
+        grad_weights(folder, "grad_weights"), layout(folder, "layout");
     Problem problem = {};
     value.point(problem.value);
     shapes.point(problem.shapes);
@@ -193,13 +196,15 @@ int main(int count, char** words) {
     grad_value.point(problem.grad_value);
     grad_places.point(problem.grad_places);
     grad_weights.point(problem.grad_weights);
-    problem.pairs = std::atoll(words[4]);
-    problem.queries = std::atoll(words[5]);
-    problem.tokens = std::atoll(words[6]);
-    problem.reference_batches = std::atoi(words[7]);
-    problem.reference_levels = std::atoi(words[8]);
+    if (layout.bytes != sizeof(Layout)) return 4;
+    std::memcpy(&problem.layout, layout.data.get(), sizeof(Layout));
+    problem.queries = std::atoll(words[6]);
+    problem.tokens = std::atoll(words[7]);
+    problem.reference_batches = std::atoi(words[8]);
+    problem.reference_levels = std::atoi(words[9]);
 
-    run(pass == "forward", blocks, problem);
+    const Index grid = {(unsigned)std::atoi(words[3]), (unsigned)std::atoi(words[4]), (unsigned)std::atoi(words[5])};
+    run(pass == "forward", grid, problem);
     for (const Tensor* tensor : {&output, &grad_value, &grad_places, &grad_weights}) tensor->write();
     std::printf("%zu\n", sizeof(Problem));  // to be compared with the structure that Python fills
     return 0;

@@ -1,7 +1,7 @@
 """The CUDA kernels without a GPU: they compile for every architecture, spill nothing, and are right.
 
 Right means here: compiled as C++ and run thread by thread on the CPU (gpu_emulator.cpp), launched as
-cuda_kernel.plan says, under sanitizers too. What this cannot show: speed, and the two instructions that are
+cuda_plan.plan says, under sanitizers too. What this cannot show: speed, and the two instructions that are
 written in assembly (conversions of half precisions, and additions of four floats from sm_90 on).
 """
 
@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from segmeter.compiler import KernelUnavailableError, find_compiler
-from segmeter.cuda_ops import cuda_build, cuda_kernel, reference
+from segmeter.cuda_ops import cuda_build, cuda_kernel, cuda_plan, reference
 from segmeter.cuda_ops.cuda_build import SOURCES
 from tests.helpers.op_inputs import Inputs, draw, relative_error, starts_of
 from tests.helpers.places import DATA
 
 HALVES = (torch.float16, torch.bfloat16)
+# Levels that a block holds at most, with one point each: 32 bytes for the sample, 12 for the sizes.
+MOST = 1115
 # 53, 24, 11 and 8 bits of each result, over sums of a dozen terms.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
@@ -82,13 +84,40 @@ def test_the_layout_covers_all_channels_and_fits_a_block(dtype: torch.dtype, dim
     assert kind is not None
     assert dim % kind.width == 0 and kind.width * dtype.itemsize <= 16
     assert kind.threads % 32 == 0 and 32 % kind.lanes == 0
-    assert kind.pairs_per_block * samples * (48 if dtype is torch.float64 else 32) <= 48 * 1024
+    assert kind.tile[0] * kind.tile[1] == kind.pairs_per_block
+    assert kind.shared_bytes() <= 48 * 1024
 
 
-def test_too_many_samples_for_a_block_are_refused() -> None:
-    # One pair of 32 lanes: 1472 samples of 32 bytes are 46 KiB.
-    assert cuda_build.choose_kind(torch.float32, 8, 32, 1, 1472, fused=False)
-    assert cuda_build.choose_kind(torch.float32, 8, 32, 1, 1473, fused=False) is None
+@needs_nvrtc
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "dim", "levels", "points"),
+    # The encoders'; rows of an odd number of 16 bytes; the most levels of one point that a block holds.
+    [
+        (torch.float32, 32, 3, 4),
+        (torch.float16, 32, 3, 4),
+        (torch.float64, 7, 1, 3),
+        (torch.float32, 8, MOST, 1),
+    ],
+)
+def test_shared_memory_is_bounded_as_the_assembler_says(
+    dtype: torch.dtype, dim: int, levels: int, points: int, fused: bool
+) -> None:
+    kind = cuda_build.choose_kind(dtype, 1, dim, levels, points, fused=fused)
+    assert kind is not None
+    said = max(cuda_build.compile_kind(kind, 90).shared_bytes().values())
+    # Up to 15 bytes lie unused before each of five arrays.
+    assert said <= kind.shared_bytes() < said + 5 * 16 and said <= 48 * 1024
+
+
+def test_too_many_samples_or_levels_for_a_block_are_refused_by_name() -> None:
+    for levels, points in ((MOST, 1), (1, 1533)):
+        assert cuda_build.choose_kind(torch.float32, 1, 8, levels, points, fused=True)
+    for levels, points in ((MOST + 1, 1), (1, 1534)):
+        assert cuda_build.choose_kind(torch.float32, 1, 8, levels, points, fused=True) is None
+        value, places = torch.empty(1, 1, 1, 8), torch.empty(1, 1, 1, levels, points, 2)
+        reason = cuda_kernel.refusal(value, places, fused=True)
+        assert f"{levels * points} samples" in reason and f"{levels} levels" in reason
 
 
 def build_emulator(kind: cuda_build.Kind, folder: Path, sanitize: str = "") -> Path:
@@ -105,21 +134,22 @@ def build_emulator(kind: cuda_build.Kind, folder: Path, sanitize: str = "") -> P
     return program
 
 
-def emulate(program: Path, direction: str, plan: cuda_kernel.Plan, results: dict[str, torch.Tensor]) -> None:
+def emulate(program: Path, direction: str, plan: cuda_plan.Plan, results: dict[str, torch.Tensor]) -> None:
     """Run one pass as planned; ``results`` are filled."""
     folder = program.parent
     for name, tensor in plan.tensors.items():
         # Numpy has no bfloat16; a tensor's bytes are the same in any type of its size.
         tensor.view(torch.uint8).numpy().tofile(folder / f"{name}.bin")
     problem = plan.problem
+    (folder / "layout.bin").write_bytes(bytes(problem.layout))
     numbers = (
-        *(plan.blocks, problem.pairs, problem.queries, problem.tokens),
+        *(*plan.grid, problem.queries, problem.tokens),
         *(problem.reference_batches, problem.reference_levels),
     )
     command = [str(program), str(folder), direction, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:4000]
-    assert int(done.stdout) == ctypes.sizeof(cuda_kernel.Problem)
+    assert int(done.stdout) == ctypes.sizeof(cuda_plan.Problem)
     for name, tensor in results.items():
         content = bytearray((folder / f"{name}.bin").read_bytes())
         tensor.copy_(torch.frombuffer(content, dtype=tensor.dtype).view(tensor.shape))
@@ -139,10 +169,10 @@ def run_kernels(
         "grad_places": torch.full_like(places, float("nan")),
         "grad_weights": torch.full_like(weights, float("nan")),
     }
-    forward = cuda_kernel.plan(tensors, {"output": output})
+    forward = cuda_plan.plan(tensors, {"output": output})
     program = build_emulator(forward.kind, folder, sanitize)
     emulate(program, "forward", forward, {"output": output})
-    backward = cuda_kernel.plan(tensors, {"grad_output": grad_output, **grads})
+    backward = cuda_plan.plan(tensors, {"grad_output": grad_output, **grads})
     assert backward.kind == forward.kind
     emulate(program, "backward", backward, grads)
     return [output, *grads.values()]
@@ -201,6 +231,11 @@ def test_the_kernels_give_the_official_outputs_and_gradients(case: int, tmp_path
         (torch.float16, True, 2, 64, [(4, 6), (2, 3)], 4),
         (torch.bfloat16, False, 3, 24, [(9, 5)], 2),
         (torch.bfloat16, True, 8, 32, [(4, 6), (2, 3), (1, 1)], 4),
+        # Queries that are tokens: tiles of neighbours, the last ones cut by the maps' edges.
+        (torch.float32, False, 2, 32, [(7, 15), (4, 9)], 4),
+        (torch.float16, True, 1, 32, [(7, 15), (4, 9)], 4),
+        # More levels than are passed by value.
+        (torch.float32, False, 1, 8, [(2, 3)] * 17, 1),
         # More samples than a block of 256 threads can hold: fewer threads.
         (torch.float32, True, 2, 8, [(3, 3)] * 12, 8),
     ],
@@ -214,11 +249,21 @@ def test_the_kernels_thread_by_thread(
     points: int,
     tmp_path: Path,
 ) -> None:
+    queries = sum(height * width for height, width in sizes) if sizes[0] == (7, 15) else 7
     inputs = draw(
-        sizes, batch=2, queries=7, heads=heads, dim=dim, points=points, own_points=(fused, heads > 2)
+        sizes, batch=2, queries=queries, heads=heads, dim=dim, points=points, own_points=(fused, heads > 2)
     )
     inputs.offsets[1, 2, 0, 0, 0, 0] = float("nan")
     check_kernels(inputs, dtype, fused, tmp_path)
+
+
+@needs_compiler
+def test_sizes_that_the_host_does_not_know_are_read_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such as those that a CUDA graph meets for the first time while it is captured.
+    monkeypatch.setattr(cuda_plan, "known_sizes", lambda shapes: None)
+    check_kernels(draw([(4, 6), (2, 3)], queries=30), torch.float32, False, tmp_path)
 
 
 @needs_compiler
@@ -227,8 +272,8 @@ def test_the_kernels_thread_by_thread(
 def test_the_kernels_read_and_write_no_wrong_place_and_race_nowhere(
     dtype: torch.dtype, fused: bool, sanitize: str, tmp_path: Path
 ) -> None:
-    # Two blocks, the last one half empty; samples that many queries share, so that additions collide.
-    inputs = draw([(2, 3), (1, 1)], batch=1, queries=21, heads=2, dim=16, points=1)
+    # Tiles that the edge cuts; samples that many queries share, so that additions collide.
+    inputs = draw([(2, 3), (2, 9)], batch=1, queries=24, heads=2, dim=16, points=1)
     check_kernels(inputs, dtype, fused, tmp_path, sanitize)
 
 
@@ -238,23 +283,55 @@ def test_a_launch_takes_strided_and_unaligned_tensors() -> None:
     unaligned = torch.randn(inputs.weights.numel() + 1)[1:].view(inputs.weights.shape)
     assert unaligned.data_ptr() % cuda_build.LOAD_BYTES
     locations = inputs.locations.float()
-    plan = cuda_kernel.plan((value, inputs.shapes, inputs.starts, locations, unaligned, None), {})
+    plan = cuda_plan.plan((value, inputs.shapes, inputs.starts, locations, unaligned, None), {})
     for name, given in (("value", value), ("weights", unaligned)):
         passed = plan.tensors[name]
         assert passed.is_contiguous() and not passed.data_ptr() % cuda_build.LOAD_BYTES
         assert getattr(plan.problem, name) == passed.data_ptr() and passed.equal(given)
-    # 2 items of 3 queries of 2 heads; 128 pairs fit a block: 2 lanes of 4 floats each.
-    assert (plan.problem.pairs, plan.blocks) == (12, 1)
+    # One tile of 3 queries for each of 2 items and 2 heads.
+    assert (plan.problem.queries, plan.grid) == (3, (1, 2, 2))
 
 
-def test_more_blocks_than_a_grid_holds_are_refused() -> None:
-    # Tensors without memory: 2^31 pairs of 32 lanes, 8 to a block, 128 channels in float32.
-    value = torch.empty(1, 1, 8, 128, device="meta")
-    places = torch.empty(1, 2**32, 8, 1, 1, 2, device="meta")
-    kind = cuda_kernel.kind_of(value, places, fused=False)
-    assert kind is not None and kind.pairs_per_block == 8
-    assert cuda_kernel.block_count(kind, places) == 2**32
+@pytest.mark.parametrize(("batch", "queries", "heads"), [(1, 2**32, 1), (2**16, 1, 1), (1, 1, 2**16)])
+def test_more_blocks_than_a_grid_holds_are_refused(batch: int, queries: int, heads: int) -> None:
+    # Tensors without memory.
+    value = torch.empty(batch, 1, heads, 128, device="meta")
+    places = torch.empty(batch, queries, heads, 1, 1, 2, device="meta")
+    assert cuda_plan.kind_of(value, places, fused=False) is not None
     assert "one launch" in cuda_kernel.refusal(value, places, fused=False)
+
+
+MAPS = [(3, 9), (8, 17)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "queries", "tiles"),
+    [
+        # Both maps: 1 x 2 and 2 x 3 tiles of 4 x 8.
+        (MAPS, 27 + 136, 8),
+        # So many queries that they are the tokens of no map, 32 in each tile.
+        (MAPS, 100, 4),
+        # A map three rows high would cut one tile into two, one of one row four tiles; sizes may be unknown.
+        (MAPS, 27, 1),
+        ([(1, 320)], 320, 10),
+        (None, 320, 10),
+    ],
+)
+def test_every_query_has_one_place_in_the_tiles(
+    sizes: list[tuple[int, int]] | None, queries: int, tiles: int
+) -> None:
+    layout, count = cuda_plan.lay_out(tuple(sizes) if sizes else None, queries, (4, 8))
+    assert count == tiles
+    found = []
+    for tile in range(count):
+        # As query_of() of csrc/gpu.cu does it.
+        of = max(n for n in range(layout.maps) if layout.map[n].first_tile <= tile)
+        at = layout.map[of]
+        down, across = divmod(tile - at.first_tile, at.tiles_across)
+        for y in range(4 * down, min(4 * down + 4, at.height)):
+            row = at.first_query + y * at.width
+            found += [row + x for x in range(8 * across, min(8 * across + 8, at.width)) if row + x < queries]
+    assert sorted(found) == list(range(queries))
 
 
 @needs_nvrtc

@@ -28,17 +28,17 @@ STREAM = 4711
 LAUNCH = f"""
 import contextlib, sys, types
 import torch
-from segmeter.cuda_ops import cuda_kernel
+from segmeter.cuda_ops import cuda_kernel, cuda_plan
 
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.current_stream = lambda device: types.SimpleNamespace(cuda_stream={STREAM})
 torch.cuda.get_device_capability = lambda index: (9, 0)
 gpu = torch.device("cuda", 1)
 data = torch.load(sys.argv[1], weights_only=True)
-inputs = [data.get(name) for name in cuda_kernel.INPUTS]
-cuda_kernel._launch("segmeter_forward", cuda_kernel.plan(inputs, {{"output": data["output"]}}), gpu)
+inputs = [data.get(name) for name in cuda_plan.INPUTS]
+cuda_kernel._launch("segmeter_forward", cuda_plan.plan(inputs, {{"output": data["output"]}}), gpu)
 grads = {{name: data[name] for name in ("grad_output", "grad_value", "grad_places", "grad_weights")}}
-cuda_kernel._launch("segmeter_backward", cuda_kernel.plan(inputs, grads), gpu)
+cuda_kernel._launch("segmeter_backward", cuda_plan.plan(inputs, grads), gpu)
 torch.save(data, sys.argv[1])
 """
 
@@ -82,11 +82,11 @@ def test_a_launch_reaches_the_driver_as_it_was_planned(
     ran = [sys.executable, "-c", LAUNCH, str(tmp_path / "tensors.pt")]
     done = subprocess.run(ran, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    # 2 items of 21 queries of 3 heads are 126 pairs of 4 lanes: 64 pairs to a block of 256 threads.
+    # 21 queries in one tile of 64 pairs of 4 lanes, 2 items, 3 heads.
     assert done.stderr.splitlines() == [
         *("device 1", "context", "not code", "library"),
-        f"forward 2 blocks on stream {STREAM}",
-        f"backward 2 blocks on stream {STREAM}",
+        f"forward 1 x 2 x 3 blocks on stream {STREAM}",
+        f"backward 1 x 2 x 3 blocks on stream {STREAM}",
     ]
     assert cubin.read_bytes()[:4] == b"\x7fELF"
 
