@@ -19,6 +19,7 @@ from segmeter.compiler import KernelUnavailableError, cached_file, digest, repla
 
 SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ITEM_BYTES = {number: dtype.itemsize for dtype, number in DTYPES.items()}
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 LOAD_BYTES = 16  # the widest load of one thread
 # What any GPU gives a block without being asked for more.
@@ -42,6 +43,7 @@ class Kind:
     lanes: int
     threads: int
     min_blocks: int
+    reduce: int
 
     @property
     def pairs_per_block(self) -> int:
@@ -62,6 +64,12 @@ class Kind:
         row = samples + (32 if samples // 16 % 2 else 16)
         pairs = self.pairs_per_block
         arrays = [12 * self.levels, 4 * pairs, pairs * row]
+        if self.reduce:
+            entries = 4 * pairs * self.levels * self.points
+            buckets = 32
+            while buckets < min(1024, entries / 2):
+                buckets *= 2
+            arrays += [4 * buckets, 2 * entries, pairs * self.dim * ITEM_BYTES[self.dtype]]
         if self.fused:
             arrays += [wide * pairs, wide * pairs]
         # The assembler puts them in an order of its own.
@@ -87,6 +95,7 @@ def choose_kind(
         lanes *= 2
     # Fewer pairs a block while their samples do not fit: first fewer warps, then more lanes a pair.
     threads = 256
+    reduce = True
     while True:
         # 64 registers a thread; float64 takes two for each number.
         min_blocks = min((512 if dtype is torch.float64 else 1024) // threads, 16)
@@ -101,10 +110,13 @@ def choose_kind(
             lanes=lanes,
             threads=threads,
             min_blocks=min_blocks,
+            reduce=int(reduce),
         )
         if kind.shared_bytes() <= SHARED_BYTES:
             return kind
-        if threads > WARP:
+        if reduce:
+            reduce = False
+        elif threads > WARP:
             threads //= 2
         elif lanes < WARP:
             lanes *= 2

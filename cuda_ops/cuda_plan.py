@@ -32,7 +32,8 @@ class QueryMap(ctypes.Structure):
     """``QueryMap`` of csrc/gpu.cu."""
 
     _fields_ = tuple(
-        (name, ctypes.c_int) for name in ("height", "width", "first_query", "first_tile", "tiles_across")
+        (name, ctypes.c_int)
+        for name in ("height", "width", "first_query", "first_tile", "tiles_across", "tokens")
     )
 
 
@@ -149,7 +150,8 @@ def lay_out(sizes: Sizes | None, queries: int, tile: tuple[int, int]) -> tuple[L
         maps = in_order
     first_query = first_tile = 0
     for number, (height, width) in enumerate(maps):
-        layout.map[number] = QueryMap(height, width, first_query, first_tile, -(-width // columns))
+        tokens = 0 if maps is in_order else height * width
+        layout.map[number] = QueryMap(height, width, first_query, first_tile, -(-width // columns), tokens)
         first_query += height * width
         first_tile += _tiles([(height, width)], tile)
     layout.maps = len(maps)

@@ -2,7 +2,8 @@
 //
 // Compiled by NVRTC for one problem kind; the names in capitals are set by cuda_kernel.py:
 //   DTYPE 0 float, 1 double, 2 half, 3 bfloat; HEADS, DIM, LEVELS, POINTS; FUSED 0 or 1;
-//   WIDTH channels that a thread loads at once, LANES threads per (query, head), THREADS per block.
+//   WIDTH channels that a thread loads at once, LANES threads per (query, head), THREADS per block;
+//   REDUCE 0 or 1: whether a block adds up gradients of value before it adds them to memory.
 //
 // A *pair* is one query and one head. A block works on one head and on a tile of neighbouring queries, whose
 // samples of a map are neighbours too: most of what one pair loads, the next finds in the L1 cache. Heads
@@ -121,6 +122,7 @@ struct Level {
 // Queries that lie row by row on a map, cut into tiles; tiles of all maps are counted on.
 struct QueryMap {
     int height, width, first_query, first_tile, tiles_across;
+    int tokens;  // of the level whose tokens the queries are; 0 if they are in no such order
 };
 
 struct alignas(16) ForwardSample {
@@ -130,9 +132,9 @@ struct alignas(16) ForwardSample {
 
 struct alignas(16) BackwardSample {
     int token[4];
-    Real x, y;    // fractions
-    Real weight;  // attention weight
-    Real result;  // the gradient of the weight
+    // The fractions, the attention weight, and 1 if the level is reduced, else 0. The last is then the gradient of
+    // the weight; and all four become the weights of the corners.
+    Real x, y, weight, result;
 };
 
 // One pair's samples. The lengths of rows are odd multiples of 16 bytes: pairs of a warp read the same sample of
@@ -169,7 +171,7 @@ struct Problem {
 };
 
 // Which query of its item a pair of this block is; -1 for one beyond the map's edge.
-__device__ __forceinline__ int query_of(const Problem& p, int of) {
+__device__ __forceinline__ int query_of(const Problem& p, int of, int& tokens_of_map) {
     const int tile = blockIdx.x;
     int m = 0;
     while (m + 1 < p.layout.maps && tile >= p.layout.map[m + 1].first_tile) ++m;
@@ -178,6 +180,7 @@ __device__ __forceinline__ int query_of(const Problem& p, int of) {
     const int across = tile - map.first_tile - down * map.tiles_across;
     const int x = across * kTileWidth + of % kTileWidth, y = down * kTileHeight + of / kTileWidth;
     const int query = map.first_query + y * map.width + x;
+    tokens_of_map = map.tokens;
     return x < map.width && y < map.height && query < p.queries ? query : -1;
 }
 
@@ -282,7 +285,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     __shared__ int queries[kPairs];
     __shared__ Row<ForwardSample> samples[kPairs];
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int query = query_of(p, group);
+    int tokens_of_map;
+    const int query = query_of(p, group, tokens_of_map);
     if (lane == 0) queries[group] = query;
 #if FUSED
     __shared__ Real largest[kPairs], scale[kPairs];
@@ -346,26 +350,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 
 // Add WIDTH channels to a token's gradient, if it is on the map; from sm_90 on, 4 with one instruction.
 __device__ __forceinline__ void add_to(Real* base, int token, const Real* grad, Real scale) {
+    if (token < 0) return;
 #if defined(__CUDACC__) && DTYPE != 1 && WIDTH % 4 == 0
     // No memory is said to change: nothing in this kernel reads these sums, and the next samples' loads need
     // not wait.
 #pragma unroll
     for (int c = 0; c < WIDTH; c += 4) {
-        asm volatile("{\n.reg .pred there;\n.reg .u64 at;\n"
-                     "setp.ge.s32 there, %0, 0;\n"
-                     "mul.wide.u32 at, %0, %2;\nadd.u64 at, at, %1;\n"
+        asm volatile("{\n.reg .u64 at;\nmul.wide.u32 at, %0, %2;\nadd.u64 at, at, %1;\n"
 #if __CUDA_ARCH__ >= 900
-                     "@there red.global.add.v4.f32 [at], {%3, %4, %5, %6};\n}"
+                     "red.global.add.v4.f32 [at], {%3, %4, %5, %6};\n}"
 #else
-                     "@there red.global.add.f32 [at], %3;\n@there red.global.add.f32 [at + 4], %4;\n"
-                     "@there red.global.add.f32 [at + 8], %5;\n@there red.global.add.f32 [at + 12], %6;\n}"
+                     "red.global.add.f32 [at], %3;\nred.global.add.f32 [at + 4], %4;\n"
+                     "red.global.add.f32 [at + 8], %5;\nred.global.add.f32 [at + 12], %6;\n}"
 #endif
                      :
                      : "r"(token), "l"(base + c), "n"((int)(kRow * sizeof(Real))), "f"(grad[c] * scale),
                        "f"(grad[c + 1] * scale), "f"(grad[c + 2] * scale), "f"(grad[c + 3] * scale));
     }
 #else
-    if (token < 0) return;
 #pragma unroll
     for (int c = 0; c < WIDTH; ++c) atomicAdd(base + (unsigned)token * kRow + c, grad[c] * scale);
 #endif
@@ -377,14 +379,78 @@ __device__ __forceinline__ Real sum_of_lanes(Real x) {
     return x;
 }
 
+// Neighbouring queries sample the same tokens, of levels no finer than their own map several times each. Their
+// gradients are added up by token before they go to memory, where adding is what the pass waits for. An entry is
+// one corner of one sample; entries of a bucket are chained, and those of a token are all in one bucket.
+constexpr int kEntries = kPairs * kSamples * 4;
+__device__ constexpr int buckets_of(int entries) {
+    int buckets = 32;
+    while (buckets < 1024 && 2 * buckets < entries) buckets *= 2;
+    return buckets;
+}
+constexpr int kBuckets = buckets_of(kEntries);
+
+__device__ __forceinline__ unsigned bucket_of(int token) {
+    // Knuth's multiplicative hashing: neighbours of a row and of a column fall apart.
+    return ((unsigned)token * 2654435761u) / (0xffffffffu / kBuckets + 1u);
+}
+
+struct Reduction {
+    int head[kBuckets];     // a bucket's last entry, or -1
+    short next[kEntries];   // the entry before it, or -1
+    Channels grad[kPairs][DIM / WIDTH];  // of the outputs
+};
+
+__device__ __forceinline__ void chain(Reduction& r, const BackwardSample& sample, int number) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (sample.token[i] < 0) continue;
+        r.next[4 * number + i] = (short)atomicExch(&r.head[bucket_of(sample.token[i])], 4 * number + i);
+    }
+}
+
+// Each group of LANES threads takes whole buckets. `base` is where this thread's channels of token 0 lie.
+__device__ __forceinline__ void add_reduced(const Reduction& r, const Row<BackwardSample>* samples, int group,
+                                            int lane, Real* base) {
+    for (int step = 0; step < kSteps; ++step) {
+        const int channels = step * LANES + lane;
+        if (channels * WIDTH >= DIM) break;
+        Real total[WIDTH] = {};
+        int token = -1, bucket = group, entry = r.head[group];
+        for (;;) {
+            while (entry < 0 && (bucket += kPairs) < kBuckets) entry = r.head[bucket];
+            if (entry < 0) break;
+            const int of = entry / (4 * kSamples), k = entry / 4 % kSamples, corner = entry % 4;
+            const BackwardSample& sample = samples[of].at[k];
+            if (sample.token[corner] != token) {
+                add_to(base + step * LANES * WIDTH, token, total, Real(1));
+                token = sample.token[corner];
+#pragma unroll
+                for (int c = 0; c < WIDTH; ++c) total[c] = 0;
+            }
+            const Real weight = (&sample.x)[corner];
+            Real grad[WIDTH];
+            widen_all(r.grad[of][channels], grad);
+#pragma unroll
+            for (int c = 0; c < WIDTH; ++c) total[c] += weight * grad[c];
+            entry = r.next[entry];
+        }
+        add_to(base + step * LANES * WIDTH, token, total, Real(1));
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     segmeter_backward(const __grid_constant__ Problem p) {
     __shared__ Level levels[LEVELS];
     __shared__ int queries[kPairs];
     __shared__ Row<BackwardSample> samples[kPairs];
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int query = query_of(p, group);
+    int tokens_of_map;
+    const int query = query_of(p, group, tokens_of_map);
     if (lane == 0) queries[group] = query;
+    // Threads without a pair stay: the sums over lanes need the whole warp. Their samples have no tokens.
+    const bool real_pair = query >= 0;
+    const long long pair = pair_of(p, query);
 #if FUSED
     __shared__ Real largest[kPairs], scale[kPairs];
     Real my_largest, my_scale;
@@ -394,6 +460,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         scale[group] = my_scale;
     }
 #endif
+#if REDUCE
+    __shared__ Reduction reduction;
+    for (int i = threadIdx.x; i < kBuckets; i += THREADS) reduction.head[i] = -1;
+#endif
+    Real grad[kSteps][WIDTH];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+        const int channel = (step * LANES + lane) * WIDTH;
+        Channels given = {};
+        if (real_pair && channel < DIM) {
+            given = *reinterpret_cast<const Channels*>(p.grad_output + pair * DIM + channel);
+        }
+#if REDUCE
+        if (channel < DIM) reduction.grad[group][step * LANES + lane] = given;
+#endif
+        widen_all(given, grad[step]);
+    }
     load_levels(p, levels);
     __syncthreads();
 
@@ -415,27 +498,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
             sample.token[3] = existing(c.token3, p.tokens);
             sample.x = c.fraction_x;
             sample.y = c.fraction_y;
+#if REDUCE
+            const Level level = levels[k / POINTS];
+            if ((long long)level.height * level.width <= tokens_of_map) {
+                chain(reduction, sample, i);
+                sample.result = 1;
+            }
+#endif
         }
         samples[of].at[k] = sample;
     }
     __syncthreads();
 
-    // Threads without a pair stay: the sums over lanes need the whole warp. Their samples have no tokens.
-    const bool real_pair = query >= 0;
-    const long long pair = pair_of(p, query);
     const Stored* base = kept(p.value + offset_of_map(p, lane));
     Real* grad_base = kept(p.grad_value + offset_of_map(p, lane));
-
-    Real grad[kSteps][WIDTH];
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-        const int channel = (step * LANES + lane) * WIDTH;
-        Channels given = {};
-        if (real_pair && channel < DIM) {
-            given = *reinterpret_cast<const Channels*>(p.grad_output + pair * DIM + channel);
-        }
-        widen_all(given, grad[step]);
-    }
 #if FUSED
     Real weighted = 0;
 #endif
@@ -446,8 +522,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         for (int k = first; k < last; ++k) {
             const BackwardSample sample = samples[group].at[k];
             const Real rest_x = Real(1) - sample.x, rest_y = Real(1) - sample.y;
-            const Real above = rest_y * sample.weight, below = sample.y * sample.weight;
-            const Real scale[4] = {above * rest_x, above * sample.x, below * rest_x, below * sample.x};
             Real dot[4] = {};
 #pragma unroll
             for (int step = 0; step < kSteps; ++step) {
@@ -461,11 +535,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                 }
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    add_to(grad_base + channel, token[i], grad[step], scale[i]);
                     Real wide[WIDTH];
                     widen_all(corner[i], wide);
 #pragma unroll
                     for (int w = 0; w < WIDTH; ++w) dot[i] += grad[step][w] * wide[w];
+                }
+                if (!REDUCE || sample.result == Real(0)) {
+                    const Real above = rest_y * sample.weight, below = sample.y * sample.weight;
+                    add_to(grad_base + channel, token[0], grad[step], above * rest_x);
+                    add_to(grad_base + channel, token[1], grad[step], above * sample.x);
+                    add_to(grad_base + channel, token[2], grad[step], below * rest_x);
+                    add_to(grad_base + channel, token[3], grad[step], below * sample.x);
                 }
             }
             const Real top = rest_x * dot[0] + sample.x * dot[1];
@@ -497,10 +577,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         p.grad_places[2 * to] = narrow(mine_x);
         p.grad_places[2 * to + 1] = narrow(mine_y);
     }
-#if FUSED
+
+#if FUSED || REDUCE
+    // All threads of the pair have read its samples.
+    __syncwarp();
     for (int k = lane; real_pair && k < kSamples; k += LANES) {
-        const BackwardSample& sample = samples[group].at[k];
+        BackwardSample& sample = samples[group].at[k];
+#if FUSED
         p.grad_weights[pair * kSamples + k] = narrow(sample.weight * (sample.result - weighted));
+#endif
+#if REDUCE
+        const Real x = sample.x, above = (Real(1) - sample.y) * sample.weight, below = sample.y * sample.weight;
+        sample.x = above * (Real(1) - x);
+        sample.y = above * x;
+        sample.weight = below * (Real(1) - x);
+        sample.result = below * x;
+#endif
     }
+#endif
+#if REDUCE
+    // All pairs' samples hold their corners' weights.
+    __syncthreads();
+    add_reduced(reduction, samples, group, lane, grad_base);
 #endif
 }

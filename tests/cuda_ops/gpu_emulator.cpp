@@ -87,6 +87,8 @@ static void add_by_bits(T* at, T more) {
 static void atomicAdd(float* at, float more) { add_by_bits<unsigned>(at, more); }
 static void atomicAdd(double* at, double more) { add_by_bits<unsigned long long>(at, more); }
 
+static int atomicExch(int* at, int next) { return __atomic_exchange_n(at, next, __ATOMIC_RELAXED); }
+
 static float __int_as_float(int bits) { return same_bits<float>(bits); }
 static float __uint_as_float(unsigned bits) { return same_bits<float>(bits); }
 

@@ -273,7 +273,10 @@ def test_the_kernels_read_and_write_no_wrong_place_and_race_nowhere(
     dtype: torch.dtype, fused: bool, sanitize: str, tmp_path: Path
 ) -> None:
     # Tiles that the edge cuts; samples that many queries share, so that additions collide.
-    inputs = draw([(2, 3), (2, 9)], batch=1, queries=24, heads=2, dim=16, points=1)
+    # Queries on the fine level have both reduced in the block, those on the coarse one that alone.
+    inputs = draw([(8, 15), (4, 4)], batch=1, queries=136, heads=1, dim=16, points=1)
+    kind = cuda_build.choose_kind(dtype, 1, 16, 2, 1, fused=fused)
+    assert kind and kind.reduce and cuda_plan.lay_out(((8, 15), (4, 4)), 136, kind.tile)[0].maps == 2
     check_kernels(inputs, dtype, fused, tmp_path, sanitize)
 
 
