@@ -30,25 +30,22 @@ COST_MARKS, COST_TRIES = 100, 7
 _NO_FORWARD = nn.Module.forward
 
 
-class ComponentTimer:
-    """Times of one model's components; use :meth:`hooked`, and :meth:`run` within it."""
+class Borders:
+    """Where a model's components begin and end: the modules at which the running component changes."""
 
-    def __init__(self, model: nn.Module, device: torch.device, depth: int = 2) -> None:
+    def __init__(self, model: nn.Module, depth: int = 2) -> None:
         find = component_finder(model)
-        self.device = device
         self.model = model
         self.components = {
             name: ".".join(find(name).split(".")[:depth]) or OUTSIDE for name, _ in named_parts(model)
         }
         # A list of modules is never called itself: what it holds is bordered by the module around it.
         called = {name for name, module in named_parts(model) if type(module).forward is not _NO_FORWARD}
-        self.borders = [
+        self.places = [
             name
             for name in self.components
             if name in called and self.components[name] != self._around(name, called)
         ]
-        self._marks: list[tuple[Any, str]] = []
-        self._stack = [OUTSIDE]
 
     def _around(self, name: str, called: set[str]) -> str:
         """Component of the innermost module around ``name`` that is itself called."""
@@ -59,39 +56,51 @@ class ComponentTimer:
         return OUTSIDE
 
     @contextmanager
-    def hooked(self) -> Iterator[int]:
-        """Within this context the borders are watched; yields the number of hooked modules."""
+    def watched(self, mark: Callable[[str], None]) -> Iterator[None]:
+        """Within this context ``mark`` is called with the component that runs from that moment on."""
+        stack = [OUTSIDE]
+
+        def entering(component: str) -> Callable[[nn.Module, Any], None]:
+            def enter(module: nn.Module, inputs: Any) -> None:
+                stack.append(component)
+                mark(component)
+
+            return enter
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            stack.pop()
+            mark(stack[-1])
+
         handles = []
-        for name in self.borders:
+        for name in self.places:
             module = self.model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(self._entering(self.components[name])))
-            handles.append(module.register_forward_hook(self._leaving, always_call=True))
+            handles.append(module.register_forward_pre_hook(entering(self.components[name])))
+            handles.append(module.register_forward_hook(leave, always_call=True))
         try:
-            yield len(self.borders)
+            yield
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class ComponentTimer:
+    """The time of each of a model's components; one :meth:`run` for each call."""
+
+    def __init__(self, model: nn.Module, device: torch.device, depth: int = 2) -> None:
+        self.device = device
+        self.borders = Borders(model, depth)
+        self._marks: list[tuple[Any, str]] = []
 
     def run(self, call: Callable[[], object]) -> dict[str, float]:
         """Milliseconds per component of one call; they add up to the call's."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._marks, self._stack = [], [OUTSIDE]
-        self._mark(OUTSIDE)
-        call()
-        self._mark(OUTSIDE)
+        self._marks = []
+        with self.borders.watched(self._mark):
+            self._mark(OUTSIDE)
+            call()
+            self._mark(OUTSIDE)
         return self._times()
-
-    def _entering(self, component: str) -> Callable[[nn.Module, Any], None]:
-        def enter(module: nn.Module, inputs: Any) -> None:
-            self._stack.append(component)
-            self._mark(component)
-
-        return enter
-
-    def _leaving(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._stack.pop()
-        self._mark(self._stack[-1])
 
     def _mark(self, component: str) -> None:
         if self.device.type == "cuda":
@@ -174,8 +183,7 @@ def component_times(
             time.monotonic() >= end or interval(ratios).relative_width <= SUM_WIDTH
         ):
             break
-        with timer.hooked():
-            rounds.append(timer.run(call))
+        rounds.append(timer.run(call))
         crossings = timer.crossings
         plain.append(time_ms(call, device))
         ratios.append(2 * sum(rounds[-1].values()) / (plain[-2] + plain[-1]))
@@ -201,60 +209,65 @@ def component_times(
     )
 
 
-class ComponentMemory(ComponentTimer):
-    """Peak memory while each component ran, read at the same borders; use :meth:`peaks`."""
+def component_memory(
+    borders: Borders, device: torch.device, call: Callable[[], object]
+) -> dict[str, dict[str, float]]:
+    """Component -> bytes at its peak in one call, read at its borders; empty where the system does not tell.
 
-    def peaks(self, call: Callable[[], object]) -> dict[str, dict[str, float]]:
-        """Component -> bytes at its peak in one call; empty where the system does not tell.
+    Returns:
+        CUDA: ``peak_allocated_over_start_bytes`` and ``peak_reserved_over_start_bytes``. CPU:
+        ``peak_rss_over_start_bytes``. All over what was held before the call.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    else:
+        give_back()
+    if not _reset_peaks(device):
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    start, running = _peaks(device), OUTSIDE
 
-        Returns:
-            CUDA: ``peak_allocated_over_start_bytes`` and ``peak_reserved_over_start_bytes``. CPU:
-            ``peak_rss_over_start_bytes``. All over what was held before the call.
-        """
-        self._found: dict[str, dict[str, float]] = {}
-        self._running, self._stack = OUTSIDE, [OUTSIDE]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            give_back()
-            if not reset_peak():
-                return {}
-        self._start = self._peaks()
-        with self.hooked():
-            call()
-        self._mark(OUTSIDE)
-        return self._found
+    def mark(component: str) -> None:
+        nonlocal running
+        now = _peaks(device)
+        _reset_peaks(device)
+        peaks = {name: float(max(0, value - start[name])) for name, value in now.items()}
+        seen = found.setdefault(running, peaks)
+        found[running] = {name: max(value, seen[name]) for name, value in peaks.items()}
+        running = component
 
-    def _mark(self, component: str) -> None:
-        now = self._peaks()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            reset_peak()
-        peaks = {name: float(max(0, value - self._start[name])) for name, value in now.items()}
-        seen = self._found.setdefault(self._running, peaks)
-        self._found[self._running] = {name: max(value, seen[name]) for name, value in peaks.items()}
-        self._running = component
-
-    def _peaks(self) -> dict[str, int]:
-        """Peaks since the last reset. CUDA's allocator works in step with the launching thread."""
-        if self.device.type == "cuda":
-            return {
-                "peak_allocated_over_start_bytes": torch.cuda.max_memory_allocated(self.device),
-                "peak_reserved_over_start_bytes": torch.cuda.max_memory_reserved(self.device),
-            }
-        return {"peak_rss_over_start_bytes": resident_bytes("VmHWM") or 0}
+    with borders.watched(mark):
+        call()
+    mark(OUTSIDE)
+    return found
 
 
-def component_parameter_bytes(timer: ComponentTimer) -> dict[str, int]:
+def _reset_peaks(device: torch.device) -> bool:
+    """Begin a new peak; whether the system lets us."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    return reset_peak()
+
+
+def _peaks(device: torch.device) -> dict[str, int]:
+    """Peaks since the last reset. CUDA's allocator works in step with the launching thread."""
+    if device.type == "cuda":
+        return {
+            "peak_allocated_over_start_bytes": torch.cuda.max_memory_allocated(device),
+            "peak_reserved_over_start_bytes": torch.cuda.max_memory_reserved(device),
+        }
+    return {"peak_rss_over_start_bytes": resident_bytes("VmHWM") or 0}
+
+
+def component_parameter_bytes(borders: Borders) -> dict[str, int]:
     """Bytes of each component's own parameters and buffers; a shared one counts where it stands first."""
     found: dict[str, int] = defaultdict(int)
     seen: set[int] = set()
-    for name, module in named_parts(timer.model):
+    for name, module in named_parts(borders.model):
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                found[timer.components[name]] += tensor.numel() * tensor.element_size()
+                found[borders.components[name]] += tensor.numel() * tensor.element_size()
     return dict(found)

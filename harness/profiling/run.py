@@ -25,8 +25,9 @@ from segmeter.harness.machine import (
 from segmeter.harness.models import ModelSpec, meta_model
 from segmeter.harness.profiling.clock import interleave
 from segmeter.harness.profiling.components import (
-    ComponentMemory,
     ComponentTimer,
+    ComponentTimes,
+    component_memory,
     component_parameter_bytes,
     component_times,
 )
@@ -127,7 +128,10 @@ def _run(
     summary = summarise(times)
     notes: dict[str, str] = {}
     work = _work(spec, settings, notes)
-    components, sums, samples = _components(subject, settings, work, peaks, notes, component_seconds)
+    timer = ComponentTimer(subject.model, device, settings.depth)
+    parts = component_times(timer, subject.eager, device, component_seconds)
+    notes["components"] = _told(parts)
+    components = _component_figures(timer, parts, subject, settings, work, peaks)
     memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
     energy: dict[str, float | None] = {"joules_per_image": None, "watts": None}
     try:
@@ -161,14 +165,18 @@ def _run(
             **_achieved(flops, traffic, summary.median, peaks),
             "peak_tflops": peaks.tflops,
             "peak_gbytes_per_s": peaks.gbytes_per_s,
-            **sums,
+            **_component_sums(parts),
             "first_call_ms": subject.warm.first_ms,
             "warm_up_calls": float(subject.warm.calls),
             "fresh_copies": float(subject.copies),
         },
         statistics={"latency_ms": summary.record()},
         components=components,
-        samples={"latency_ms": times, **samples},
+        samples={
+            "latency_ms": times,
+            "without_hooks_ms": parts.plain,
+            **{f"component_ms.{name}": taken for name, taken in parts.samples.items()},
+        },
         environment=read_environment(device, DTYPES[settings.dtype]),
         notes=notes,
     )
@@ -185,20 +193,17 @@ def _work(spec: ModelSpec, settings: Settings, notes: dict[str, str]) -> dict[st
         return {}
 
 
-def _components(
+def _component_figures(
+    timer: ComponentTimer,
+    times: ComponentTimes,
     subject: Subject,
     settings: Settings,
     work: Mapping[str, Work],
     peaks: Peaks,
-    notes: dict[str, str],
-    seconds: float,
-) -> tuple[dict[str, dict[str, float | None]], dict[str, float | None], dict[str, list[float]]]:
-    """Figures of each component, how their sum stands to the whole, and the raw samples."""
-    device = settings.torch_device
-    timer = ComponentTimer(subject.model, device, settings.depth)
-    times = component_times(timer, subject.eager, device, seconds)
-    weights = component_parameter_bytes(timer)
-    held = ComponentMemory(subject.model, device, settings.depth).peaks(subject.eager)
+) -> dict[str, dict[str, float | None]]:
+    """Component -> its time, work and memory."""
+    weights = component_parameter_bytes(timer.borders)
+    held = component_memory(timer.borders, settings.torch_device, subject.eager)
     components: dict[str, dict[str, float | None]] = {}
     for name, ms in times.ms.items():
         taken, whole = summarise(times.samples[name]), ms / times.share[name] if times.share[name] else 0.0
@@ -216,28 +221,30 @@ def _components(
             figures["activation_bytes"] = work[name].activation_bytes
         figures["parameter_bytes"] = float(weights.get(name, 0))
         components[name] = {**figures, **held.get(name, {})}
+    return components
+
+
+def _told(times: ComponentTimes) -> str:
+    """How the components' times stand to the whole, in words."""
     found = times.sum_share
-    notes["components"] = (
+    return (
         f"{times.rounds} calls with hooks at component borders, each between two without; component times "
         f"are {100 * found.median:.1f} % of the whole (95 % interval {100 * found.low:.1f} to "
         f"{100 * found.high:.1f} %); reading the clock at {times.crossings} borders costs "
         f"{100 * times.hook_share:.2f} %"
     )
-    return (
-        components,
-        {
-            "component_sum_share": found.median,
-            "component_sum_share_low": found.low,
-            "component_sum_share_high": found.high,
-            "component_rounds": float(times.rounds),
-            "hook_crossings": float(times.crossings),
-            "hook_cost_share": times.hook_share,
-        },
-        {
-            "without_hooks_ms": times.plain,
-            **{f"component_ms.{name}": taken for name, taken in times.samples.items()},
-        },
-    )
+
+
+def _component_sums(times: ComponentTimes) -> dict[str, float | None]:
+    """How the components' times stand to the whole, as figures."""
+    return {
+        "component_sum_share": times.sum_share.median,
+        "component_sum_share_low": times.sum_share.low,
+        "component_sum_share_high": times.sum_share.high,
+        "component_rounds": float(times.rounds),
+        "hook_crossings": float(times.crossings),
+        "hook_cost_share": times.hook_share,
+    }
 
 
 def _achieved(flops: float, traffic: float, ms: float | None, peaks: Peaks) -> dict[str, float | None]:

@@ -19,8 +19,9 @@ from segmeter.harness.machine.watch import Watch
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.profiling.clock import Plan, WarmUp, interleave, warm_up
 from segmeter.harness.profiling.components import (
-    ComponentMemory,
+    Borders,
     ComponentTimer,
+    component_memory,
     component_parameter_bytes,
     component_times,
 )
@@ -177,9 +178,9 @@ class Pair(nn.Module):
 def test_every_moment_belongs_to_one_component() -> None:
     model, x = Pair(), torch.ones(8, 64)
     timer = ComponentTimer(model, CPU, depth=1)
-    with timer.hooked() as hooked, torch.inference_mode():
+    with torch.inference_mode():
         times = timer.run(lambda: model(x))
-    assert hooked == 2
+    assert timer.borders.places == ["first", "second"]
     assert set(times) == {"first", "second", "other"}
     assert all(ms >= 0 for ms in times.values())
     # The marks are one chain: first to last is the sum of all stretches.
@@ -324,13 +325,13 @@ def test_component_memory_and_parameters_stand_where_they_are_used() -> None:
             return x.expand(64 * 2**18, 1).contiguous().sum()  # 64 MiB for a moment
 
     model = nn.Sequential(nn.Linear(64, 1, bias=False), Wide())
-    held = ComponentMemory(model, CPU, 1).peaks(lambda: model(torch.ones(1, 64)))
+    held = component_memory(Borders(model, 1), CPU, lambda: model(torch.ones(1, 64)))
     if not held:
         pytest.skip("the kernel's high-water mark cannot be reset here")
     # As above: all but an eighth must be seen, in the component that took it and in no other.
     assert held["1"]["peak_rss_over_start_bytes"] >= 56 * 2**20
     assert held["0"]["peak_rss_over_start_bytes"] <= 8 * 2**20
-    weights = component_parameter_bytes(ComponentTimer(model, CPU, 1))
+    weights = component_parameter_bytes(Borders(model, 1))
     assert weights == {"0": 64 * 4}
 
 
