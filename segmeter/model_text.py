@@ -59,6 +59,14 @@ class ModelText:
             options[option] = value.strip()
         return cls(name.strip(), backbone.strip(), tuple(options.items()))
 
+    @classmethod
+    def named(cls, text: str) -> "ModelText":
+        """As :meth:`parse`, for a text out of a record, where one that cannot be taken apart is all name."""
+        try:
+            return cls.parse(text)
+        except ValueError:
+            return cls(text)
+
     def __str__(self) -> str:
         at = f"@{self.backbone}" if self.backbone else ""
         return self.name + at + "".join(f":{name}={value}" for name, value in self.options)

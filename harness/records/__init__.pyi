@@ -1,5 +1,4 @@
 from .compare import beside_published as beside_published
-from .compare import collect as collect
 from .compare import compare_runs as compare_runs
 from .files import to_json as to_json
 from .files import write_bytes as write_bytes
@@ -15,6 +14,10 @@ from .flops import Spread as Spread
 from .flops import compared_parts as compared_parts
 from .flops import component_tree as component_tree
 from .flops import part_figure as part_figure
+from .reading import Records as Records
+from .reading import collect as collect
+from .reading import read_folder as read_folder
+from .reading import read_runs as read_runs
 from .runs import DEFAULT_FOLDER as DEFAULT_FOLDER
 from .runs import SCHEMA_NAME as SCHEMA_NAME
 from .runs import WAYS as WAYS
@@ -29,6 +32,5 @@ from .runs import how_measured as how_measured
 from .runs import new_id as new_id
 from .runs import now as now
 from .runs import read_run as read_run
-from .runs import read_runs as read_runs
 from .runs import run_from as run_from
 from .runs import save as save

@@ -4,15 +4,14 @@ Times of one process that were taken in turn give a ratio with its interval. Tim
 machines, give only a ratio of medians, whose interval knows nothing of what changed in between: said so.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from segmeter.harness.published import PRO_SCALE, published_rows
-from segmeter.harness.records.runs import Damaged, Run, environment_differences, read_run
+from segmeter.harness.records.runs import Run, environment_differences
+from segmeter.model_text import ModelText
 from segmeter.words import nearest
 
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
@@ -25,36 +24,8 @@ BEFORE = {"keep_memory": False}
 BASELINE = "m2f"
 FAMILY = ("m2f", "lite-m2f", "rt-m2f", "pro-scale")
 DEFAULT_STAGES = "3,3,3"
-MODEL_TEXT = re.compile(r"(?P<encoder>[\w-]+)@(?P<backbone>[\w-]+)(?::stages=(?P<stages>[\d,]+))?")
 # Tables 15's rows have no M2F beside them; Table 3 has it for the same data set, backbone and machine.
 BASELINE_TABLE = {15: 3}
-
-
-def collect(folder: Path) -> tuple[list[Run], list[Damaged]]:
-    """Every record of a folder and the folders below it, oldest first, and the damaged files.
-
-    JSON files of another kind (a schema that is not a record's) are passed over.
-
-    Raises:
-        OSError: no such folder.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no records: {folder} is not a folder")
-    runs: dict[str, Run] = {}
-    damaged = []
-    for path in sorted(folder.rglob("*.json")):
-        if path.name.startswith("."):
-            continue
-        try:
-            run = read_run(path)
-        except (ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            if not reason.startswith("schema is "):
-                damaged.append(Damaged(path, reason))
-            continue
-        # The same record may lie in two folders, gathered from elsewhere.
-        runs.setdefault(run.id, run)
-    return sorted(runs.values(), key=lambda run: (run.time, run.id)), damaged
 
 
 def compare_runs(runs: Sequence[Run], models: Sequence[str] = ()) -> dict[str, Any]:
@@ -123,7 +94,7 @@ def _group(runs: Sequence[Run], models: Sequence[str], machines: Mapping[str, An
         count[run.model, letter[run.id]] += 1
     present = list(dict.fromkeys(run.model for run in runs))
     wanted = models[0] if models and models[0] in present else None
-    baseline = wanted or next((m for m in present if m.partition("@")[0] == BASELINE), present[0])
+    baseline = wanted or next((m for m in present if ModelText.named(m).name == BASELINE), present[0])
     rows = []
     for (model, name), run in newest.items():
         latency = run.statistics["latency_ms"]
@@ -186,12 +157,13 @@ def _ratio(run: Run, baseline: str, base: Run | None, same_machine: bool) -> dic
 
 def _parts(model: str) -> dict[str, str]:
     """Encoder, backbone and stages of one of the family as it is written; empty for any other."""
-    found = MODEL_TEXT.fullmatch(model)
-    if found is None or found["encoder"] not in FAMILY:
+    written = ModelText.named(model)
+    others = [name for name, _ in written.options if name != "stages"]
+    if written.name not in FAMILY or not written.backbone or others:
         return {}
-    parts = {"encoder": found["encoder"], "backbone": found["backbone"], "stages": ""}
-    if found["encoder"] == "pro-scale":
-        parts["stages"] = found["stages"] or DEFAULT_STAGES
+    parts = {"encoder": written.name, "backbone": written.backbone, "stages": ""}
+    if written.name == "pro-scale":
+        parts["stages"] = written.option("stages") or DEFAULT_STAGES
     return parts
 
 

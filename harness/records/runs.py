@@ -201,23 +201,6 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[Damaged]]:
-    """Every record of a folder, oldest first, and the files that are none.
-
-    Raises:
-        OSError: no such folder.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no records: {folder} is not a folder")
-    runs, damaged = [], []
-    for path in _files(folder):
-        try:
-            runs.append(read_run(path))
-        except (ValueError, OSError) as error:
-            damaged.append(Damaged(path, " ".join(str(error).split())))
-    return sorted(runs, key=lambda run: (run.time, run.id)), damaged
-
-
 def _files(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.name.endswith(".json") and not e.name.startswith("."))

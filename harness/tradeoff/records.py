@@ -1,27 +1,18 @@
 """Trade-off points from records: timings (``segmeter profile``) and qualities (``segmeter evaluate``)."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from segmeter.harness.records import SCHEMA_NAME, WAYS, Damaged, Run, how_measured, run_from
+from segmeter.harness.records import WAYS, Damaged, Records, Run, how_measured, read_folder
 from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
 from segmeter.harness.tradeoff.point import OWN, QUALITIES, UNIT, Interval, Point
+from segmeter.model_text import ModelText
+from segmeter.plain import one_line
 
-QUALITY_SCHEMA = "segmeter.quality/1"
 DATASET_OF_CLASSES = {133: "coco", 19: "cityscapes"}
-
-
-@dataclass
-class Records:
-    """What a folder holds: timings, qualities, and files that are damaged."""
-
-    runs: list[tuple[Path, Run]] = field(default_factory=list)
-    qualities: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
-    damaged: list[Damaged] = field(default_factory=list)
 
 
 def read_records(folder: Path) -> Records:
@@ -30,20 +21,19 @@ def read_records(folder: Path) -> Records:
     Raises:
         OSError: no such folder.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no records: {folder} is not a folder")
-    found = Records()
-    for path in sorted(folder.rglob("*.json")):
+    found = read_folder(folder)
+    checked = Records(damaged=found.damaged)
+    for path, run in found.runs:
         try:
-            content = json.loads(path.read_bytes())
-            schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
-            if schema.partition("/")[0] == SCHEMA_NAME:
-                found.runs.append((path, _checked_run(run_from(content))))
-            elif schema == QUALITY_SCHEMA:
-                found.qualities.append((path, _checked_quality(content)))
-        except (ValueError, OSError, RecursionError) as error:
-            found.damaged.append(Damaged(path, " ".join(str(error).split())))
-    return found
+            checked.runs.append((path, _checked_run(run)))
+        except ValueError as error:
+            checked.damaged.append(Damaged(path, one_line(error)))
+    for path, content in found.qualities:
+        try:
+            checked.qualities.append((path, _checked_quality(content)))
+        except ValueError as error:
+            checked.damaged.append(Damaged(path, one_line(error)))
+    return checked
 
 
 def _checked_run(run: Run) -> Run:
@@ -121,7 +111,7 @@ def _quality_point(path: Path, record: dict[str, Any]) -> Point:
 def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
     settings, latency = run.settings, run.statistics["latency_ms"]
     dataset = DATASET_OF_CLASSES.get(settings.get("num_classes", 0), "")
-    encoder, _, rest = run.model.partition("@")
+    written = ModelText.named(run.model)
     batch = settings.get("batch") or 1
     size = str(settings.get("padded_size", ""))
     scored = next(
@@ -135,8 +125,8 @@ def _timing_point(path: Path, run: Run, known: Sequence[Point]) -> Point:
     return Point(
         label=run.title.rpartition(", ")[0] or run.title or run.model,
         model=run.model,
-        encoder=encoder,
-        backbone=rest.partition(":")[0],
+        encoder=written.name,
+        backbone=written.backbone,
         dataset=dataset,
         source="measured",
         reference=str(path),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segmeter.harness.profiling.sweep import SweepPlan, check_cells, read_plan, run_sweep
-from segmeter.harness.records.runs import read_runs
+from segmeter.harness.records.reading import read_runs
 from tests.helpers.places import ROOT
 
 GRID = """

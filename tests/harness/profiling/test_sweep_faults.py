@@ -14,7 +14,8 @@ import pytest
 
 from segmeter.harness.profiling.sweep import PARENT_VARIABLE, WORKER, read_plan, run_sweep
 from segmeter.harness.profiling.sweep_worker import ORPHAN_EXIT
-from segmeter.harness.records.runs import Run, read_runs, save
+from segmeter.harness.records.reading import read_runs
+from segmeter.harness.records.runs import Run, save
 from tests.helpers.places import ROOT
 
 # A whole model so small that nearly all of a cell's time goes into importing torch.

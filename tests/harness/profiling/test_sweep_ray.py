@@ -8,7 +8,7 @@ import pytest
 
 from segmeter.harness.profiling.sweep import SweepPlan, read_plan
 from segmeter.harness.profiling.sweep_on_ray import run_on_ray
-from segmeter.harness.records.runs import read_runs
+from segmeter.harness.records.reading import read_runs
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'segmeter[ray]'")
 

@@ -8,7 +8,8 @@ import pytest
 
 from segmeter.commands.main import main
 from segmeter.harness.profiling.subjects import Settings
-from segmeter.harness.records.compare import beside_published, collect, compare_runs
+from segmeter.harness.records.compare import beside_published, compare_runs
+from segmeter.harness.records.reading import collect
 from segmeter.harness.records.runs import Run, environment_differences, how_measured, save
 from segmeter.reports.text.compare import comparison_markdown, component_sums
 from segmeter.reports.text.profile import conditions

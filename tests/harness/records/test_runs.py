@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segmeter.harness.records.reading import read_runs
 from segmeter.harness.records.runs import (
     SCHEMA_PATH,
     Run,
@@ -18,7 +19,6 @@ from segmeter.harness.records.runs import (
     find_run,
     new_id,
     read_run,
-    read_runs,
     run_from,
     save,
 )
