@@ -32,6 +32,14 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """How images are normalised: mean and deviation of R, G and B on 0..255, by default ImageNet's."""
+
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
 class Choice:
     """What a user chose of a system.
 
@@ -97,6 +105,13 @@ class System:
         titled: a model's title by its options; None for the title with the options that are not defaults.
         identity: tells two of the user's own of one name apart.
         own_part: for the user's own code, the submodule that is theirs ("" for the whole); None for ours.
+        fits: checks that need the backbone or the number of classes; raises ValueError in one line.
+        pixels: how its images are normalised.
+        default_size: a backbone -> the size (H, W) that it is counted at where none is given; None for the
+            default of all.
+        default_classes: classes of its published models; None for the data set's.
+        code_option: the option whose value may name code of the user's own; "" for none.
+        with_code: the system and that code -> the same, in which the code's name is one of that option's.
     """
 
     name: str
@@ -116,6 +131,12 @@ class System:
     titled: Callable[[Mapping[str, Any]], str] | None = field(default=None, compare=False)
     identity: Hashable = None
     own_part: str | None = field(default=None, compare=False)
+    fits: Callable[[Choice], None] = field(default=lambda choice: None, compare=False)
+    pixels: Pixels = field(default=Pixels(), compare=False)
+    default_size: Callable[[str], Size] | None = field(default=None, compare=False)
+    default_classes: int | None = field(default=None, compare=False)
+    code_option: str = field(default="", compare=False)
+    with_code: Callable[["System", Any], "System"] | None = field(default=None, compare=False)
 
     @property
     def is_own(self) -> bool:

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmeter.encoders.chain import SIZE_DIVISOR, next_multiple
+from segmeter.encoders.chain import SIZE_DIVISOR, Pixels, next_multiple
 
 # ImageNet statistics of R, G, B.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
+PIXEL_MEAN = Pixels().mean
+PIXEL_STD = Pixels().std
 
 
 def normalise(

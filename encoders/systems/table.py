@@ -12,6 +12,8 @@ from segmeter.encoders.systems import (
     maskformer,
     pem,
     rt_detr,
+    segformer,
+    segmenter,
     yoso,
 )
 from segmeter.encoders.table import ENCODERS
@@ -31,6 +33,8 @@ SYSTEMS: dict[str, System] = {
         lite_dino.SYSTEM,
         maskdino.SYSTEM,
         rt_detr.SYSTEM,
+        segmenter.SYSTEM,
+        segformer.SYSTEM,
     )
 }
 

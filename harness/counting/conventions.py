@@ -95,6 +95,18 @@ OMISSIONS = (
         "fvcore has no handle for _upsample_bicubic2d_aa",
         lambda component, operator: operator == "upsample_bicubic_antialiased",
     ),
+    Omission(
+        "position_resizing",
+        "resizing of learned positions",
+        "once for each size of image, not for each image; the official models are built for the size",
+        lambda component, operator: component == "encoder.position_resizing",
+    ),
+    Omission(
+        "class_map_upsampling",
+        "enlarging of the class maps to the image",
+        "the papers' figures end at the head's own stride",
+        lambda component, operator: component == "postprocess.class_map_upsampling",
+    ),
 )
 
 # Where the papers' tool books work that runs elsewhere in the official code: component -> place, and the

@@ -71,7 +71,8 @@ def see(spec: ModelSpec, size: ImageSize, photos: Sequence[Photo] = ()) -> SeenC
     sizes = _sizes(size)
     counts = []
     for photo in photos or find_photos(()):
-        image = normalise(read_photo(photo, size.padded))[None]
+        pixels = spec.system.pixels
+        image = normalise(read_photo(photo, size.padded), pixels.mean, pixels.std)[None]
         with blaming(f"{spec.encoder} failed on a {format_size(size.padded)} image"):
             counts.append(run_and_count(model, *arguments(spec, image, sizes))[1])
     return SeenCount(model, tuple(counts), reason)

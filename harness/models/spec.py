@@ -141,6 +141,7 @@ def _checked(
     ):
         if not is_integer(value) or not fewest <= value <= most:
             raise ValueError(f"{what} must be from {fewest} to {most}, got {value}")
+    system.fits(Choice(backbone or "", dict(settings), num_classes, queries))
     return ModelSpec(system, backbone or "", settings, num_classes, queries)
 
 

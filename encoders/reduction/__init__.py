@@ -1,0 +1,1 @@
+"""Reducers of tokens: a file and a line of the table for each."""

@@ -1,0 +1,235 @@
+"""Merging inside SegFormer's attention, undone behind it: Segformer++'s modes.
+
+Source: Segformer++ (MIPR 2024); official code KieDani/SegformerPlusPlus and tomesd 0.1.3. A mode takes the
+tokens of a grid and gives fewer, and for each token of the grid the row that holds it.
+
+- ``bsm``: the top left token of each cell is a destination; of all others, those most alike to a destination
+  become one with it. Their number is fixed.
+- ``n2d``, ``n1d``: means of cells of the grid, or of runs of the raster sequence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmeter.encoders.reduction.interface import TokenSet
+from segmeter.encoders.reduction.merging import Gathering, Matching
+
+MODES = {
+    "none": "all tokens",
+    "bsm": "the most alike tokens join the top left token of a cell",
+    "n2d": "mean of each cell of the grid",
+    "n1d": "mean of each run of the raster sequence",
+}
+
+
+@dataclass(frozen=True)
+class GridMode:
+    """How the queries or the keys of a stage are merged.
+
+    Attributes:
+        mode: a key of :data:`MODES`.
+        rate: ``bsm``: share of the tokens that goes.
+        stride: sides of a cell, (high, wide); ``n1d`` takes the first.
+    """
+
+    mode: str = "none"
+    rate: float = 0.0
+    stride: tuple[int, int] = (2, 2)
+
+
+@dataclass(frozen=True)
+class StageMerging:
+    """The modes of a stage's queries and keys."""
+
+    queries: GridMode = GridMode()
+    keys: GridMode = GridMode()
+
+
+def _stages(first: StageMerging, last: StageMerging) -> tuple[StageMerging, ...]:
+    return (first, first, last, last)
+
+
+_NONE = StageMerging()
+_CELLS = StageMerging(queries=GridMode("n2d"))
+PRESETS: dict[str, tuple[StageMerging, ...]] = {
+    "none": _stages(_NONE, _NONE),
+    "hq": _stages(
+        StageMerging(keys=GridMode("bsm", 0.6, (2, 2))), StageMerging(queries=GridMode("bsm", 0.8, (4, 4)))
+    ),
+    "fast": _stages(
+        StageMerging(keys=GridMode("bsm", 0.9, (4, 4))), StageMerging(queries=GridMode("bsm", 0.9, (4, 4)))
+    ),
+    "2x2": _stages(_CELLS, _CELLS),
+    # The presets of create_model and torch.hub spell their modes in ways that the model does not know.
+    "fast-as-released": _stages(_NONE, _NONE),
+    "2x2-as-released": _stages(_NONE, _NONE),
+}
+PRESET_HELP: Mapping[str, str] = {
+    "none": "all tokens",
+    "hq": "60 % of the keys of stages 1 and 2, 80 % of the queries of stages 3 and 4 go",
+    "fast": "90 % of the keys of stages 1 and 2, 90 % of the queries of stages 3 and 4 go",
+    "2x2": "queries of all stages are means of 2x2 cells",
+    "fast-as-released": "bsm_fast of the official create_model: its mode is misspelt, nothing merges",
+    "2x2-as-released": "n2d_2x2 of the official create_model: its mode is misspelt, nothing merges",
+    "custom": "as query_mode, query_rate, query_stride, key_mode, key_rate and key_stride say",
+}
+
+
+class BipartiteMerging(nn.Module):
+    """``bsm``: a fixed share of the tokens joins the destinations that they are most alike to.
+
+    Args:
+        rate: share of the tokens that goes.
+        stride: sides of a cell, (high, wide).
+    """
+
+    def __init__(self, rate: float, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.rate = rate
+        self.stride = stride
+        self.matching = Matching()
+        self.gathering = Gathering()
+
+    def forward(self, tokens: TokenSet) -> tuple[Tensor, Tensor]:
+        """See :mod:`encoders.reduction.interface`: the sources that stay, then the destinations.
+
+        Raises:
+            ValueError: no whole cell fits into the grid.
+        """
+        x, (high, wide) = tokens.x, tokens.grid
+        down, across = self.stride
+        if down > high or across > wide:
+            raise ValueError(
+                f"a cell of {down}x{across} tokens does not fit into the {high}x{wide} grid of stage "
+                f"{tokens.layer}: choose a smaller stride or a larger image"
+            )
+        sources, destinations = cells(tokens.grid, self.stride, x.device)
+        batch, number = x.shape[:2]
+        gone = min(int(number * self.rate), len(sources))
+        if not gone:
+            return x, torch.arange(number, device=x.device).expand(batch, number)
+        best, to = self.matching(x[:, sources], x[:, destinations])
+        leaves = torch.zeros(best.shape, dtype=torch.bool, device=x.device)
+        leaves.scatter_(1, best.topk(gone, dim=1).indices, value=True)
+        kept = len(sources) - gone
+        index = torch.empty((batch, number), dtype=torch.int64, device=x.device)
+        index[:, sources] = torch.where(leaves, kept + to, (~leaves).cumsum(1) - 1)
+        index[:, destinations] = torch.arange(kept, number - gone, device=x.device).expand(batch, -1)
+        return self.gathering(x, index, number - gone), index
+
+
+@lru_cache(maxsize=256)
+def cells(grid: tuple[int, int], stride: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places of a grid's sources and destinations; what lies beyond the last whole cell is a source."""
+    (high, wide), (down, across) = grid, stride
+    corners = {
+        row * down * wide + column * across for row in range(high // down) for column in range(wide // across)
+    }
+    sources = [place for place in range(high * wide) if place not in corners]
+    return torch.tensor(sources, device=device), torch.tensor(sorted(corners), device=device)
+
+
+class CellMeans(nn.Module):
+    """``n2d``: the mean of each cell; a cell at the border averages what is there.
+
+    The rows that give the tokens back are those of nearest resizing, which for sides that the cell does not
+    divide are not the cells themselves.
+    """
+
+    def __init__(self, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, tokens: TokenSet) -> tuple[Tensor, Tensor]:
+        """See :mod:`encoders.reduction.interface`."""
+        (high, wide), (down, across) = tokens.grid, self.stride
+        maps = tokens.x.transpose(1, 2).unflatten(2, tokens.grid)
+        pooled = F.avg_pool2d(maps, self.stride, ceil_mode=True, count_include_pad=False)
+        rows, columns = -(-high // down), -(-wide // across)
+        down_to = torch.arange(high, device=maps.device) * rows // high
+        across_to = torch.arange(wide, device=maps.device) * columns // wide
+        index = (down_to[:, None] * columns + across_to).flatten().expand(len(maps), -1)
+        return pooled.flatten(2).transpose(1, 2), index
+
+    def restore(self, values: Tensor, index: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Values of the cells (B, T', C) as values of the grid's tokens (B, T, C)."""
+        (high, wide), (down, across) = grid, self.stride
+        maps = values.transpose(1, 2).unflatten(2, (-(-high // down), -(-wide // across)))
+        return F.interpolate(maps, size=grid, mode="nearest").flatten(2).transpose(1, 2)
+
+
+class RunMeans(nn.Module):
+    """``n1d``: the mean of each run of the raster sequence; the last run averages what is there."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, tokens: TokenSet) -> tuple[Tensor, Tensor]:
+        """See :mod:`encoders.reduction.interface`."""
+        number = tokens.x.shape[1]
+        pooled = F.avg_pool1d(
+            tokens.x.transpose(1, 2), self.length, ceil_mode=True, count_include_pad=False
+        ).transpose(1, 2)
+        rows = torch.arange(number, device=pooled.device) * pooled.shape[1] // number
+        return pooled, rows.expand(len(pooled), -1)
+
+
+def build_merging(mode: GridMode) -> nn.Module | None:
+    """The module of a mode; None for all tokens."""
+    if mode.mode == "bsm":
+        return BipartiteMerging(mode.rate, mode.stride)
+    if mode.mode == "n2d":
+        return CellMeans(mode.stride)
+    return RunMeans(mode.stride[0]) if mode.mode == "n1d" else None
+
+
+def merging_of(values: Mapping[str, Any]) -> tuple[StageMerging, ...]:
+    """The merging of the four stages from SegFormer's options, each given once or for every stage.
+
+    Raises:
+        ValueError: an option that a preset does not take, or a value that is not allowed, in one line.
+    """
+    preset = values["merging"]
+    given = {name: values[name] for name in CUSTOM if values[name] is not None}
+    if preset in PRESETS:
+        if given:
+            raise ValueError(f"{next(iter(given))} goes with merging=custom, got merging={preset}")
+        return PRESETS[preset]
+    each = [_four(name, given.get(name, DEFAULTS[name.split("_")[1]])) for name in CUSTOM]
+    return tuple(
+        StageMerging(_mode("query", *stage[:3]), _mode("key", *stage[3:]))
+        for stage in zip(*each, strict=True)
+    )
+
+
+CUSTOM = ("query_mode", "query_rate", "query_stride", "key_mode", "key_rate", "key_stride")
+DEFAULTS: Mapping[str, Any] = {"mode": "none", "rate": 0.5, "stride": 2}
+MAX_STRIDE = 1024
+
+
+def _four(name: str, value: Any) -> tuple[Any, ...]:
+    values = value if isinstance(value, tuple) else (value,) * 4
+    if len(values) != 4:
+        raise ValueError(f"{name} takes one value, or four for the stages, got {len(values)}")
+    return values
+
+
+def _mode(what: str, mode: Any, rate: Any, stride: Any) -> GridMode:
+    mode = "none" if mode is None else mode
+    if mode not in MODES:
+        raise ValueError(f"unknown {what}_mode {mode!r}; choose from {', '.join(MODES)}")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"{what}_rate must be a number from 0 to below 1, got {rate!r}")
+    sides = str(stride).split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= MAX_STRIDE for side in sides):
+        raise ValueError(
+            f"{what}_stride must be whole numbers from 1 to {MAX_STRIDE} such as 4 or 2x4, got {stride!r}"
+        )
+    return GridMode(mode, float(rate), (int(sides[0]), int(sides[-1])))

@@ -1,0 +1,142 @@
+"""SegFormer: the Mix Transformer and an all-MLP head, with Segformer++'s merging inside the attention.
+
+Source: SegFormer (arXiv 2105.15203), Segformer++ (MIPR 2024). Images are normalised by ImageNet's mean and
+deviation. The result is a map of class logits at the size of the image.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from segmeter.encoders.backbones.mit import MITS, MixTransformer
+from segmeter.encoders.chain import Choice, Stage, System
+from segmeter.encoders.options import Option, one_of, whole_number
+from segmeter.encoders.parts.all_mlp_head import AllMlpHead, OfficialHead
+from segmeter.encoders.reduction.grid import CUSTOM, MODES, PRESET_HELP, build_merging, merging_of
+from segmeter.encoders.reduction.interface import ReducerKind
+from segmeter.encoders.systems.segmenter import MaskUpsampling
+
+MAX_CHANNELS = 8192
+MMSEG_CHANNELS = 256
+HEADS = {
+    "paper": "NVlabs' module, 256 channels for B0 and B1, 768 for the others",
+    "mmseg": "mmseg's and Segformer++'s module, 256 channels",
+}
+OWN = ("head", "head_channels", "merging", *CUSTOM)
+
+
+def stages(choice: Choice, own: ReducerKind | None = None) -> Sequence[Stage]:
+    """Backbone with its merging, head, and the enlarging of the class maps."""
+    size = MITS[choice.backbone]
+    key, merging = _merging(choice, own)
+    is_official = choice.options["head"] == "paper"
+    channels = choice.options["head_channels"] or (size.head if is_official else MMSEG_CHANNELS)
+    head = OfficialHead if is_official else AllMlpHead
+    return (
+        Stage(
+            name="backbone",
+            key=("mit", size.title, key),
+            build=lambda built: MixTransformer(size, merging),
+            call=lambda backbone, images, sizes: backbone(images),
+            depends_on_image=own is not None and own.depends_on_image,
+        ),
+        Stage(
+            name="decode_head",
+            key=("all-mlp head", size.dims, choice.options["head"], channels, choice.num_classes),
+            build=lambda built: head(size.dims, channels, choice.num_classes),
+            call=lambda decode_head, maps, sizes: decode_head(maps),
+        ),
+        Stage(
+            name="postprocess",
+            key=("class map upsampling",),
+            build=lambda built: ClassMapUpsampling(),
+            call=lambda upsampling, maps, sizes: upsampling(maps, sizes),
+            reads_sizes=True,
+        ),
+    )
+
+
+class ClassMapUpsampling(MaskUpsampling):
+    """Class maps at stride 4 to the size of the image, which the papers' figures leave out."""
+
+    def components(self) -> dict[str, str]:
+        """See :mod:`encoders.interface`."""
+        return {"": "class_map_upsampling"}
+
+
+def _merging(choice: Choice, own: ReducerKind | None) -> tuple[Any, Any]:
+    """What tells the merging from others, and a stage's number -> its reducers of queries and keys."""
+    if own is not None and choice.options["merging"] == own.name:
+        given = {n: v for n, v in choice.options.items() if n not in OWN and v is not None}
+        values = own.values(choice.backbone, given)
+
+        def queries(stage: int) -> tuple[nn.Module | None, nn.Module | None]:
+            reduction = own.build(**values)
+            return (reduction if stage in getattr(reduction, "layers", (stage,)) else None), None
+
+        return (own.name, own.identity, tuple(sorted(values.items()))), queries
+    merging = merging_of(choice.options)
+    return merging, lambda stage: (
+        build_merging(merging[stage - 1].queries),
+        build_merging(merging[stage - 1].keys),
+    )
+
+
+def segformer(own: ReducerKind | None = None) -> System:
+    """The system, with a reducer of the user's own beside Segformer++'s merging."""
+    names = (*PRESET_HELP, *((own.name,) if own else ()))
+    custom = {
+        "mode": f"{', '.join(MODES)}; one for all stages or four",
+        "rate": "share that bsm removes, 0 to below 1",
+        "stride": "sides of a cell, such as 4 or 2x4",
+    }
+    return System(
+        name="segformer",
+        title="SegFormer",
+        summary="a pyramid of transformer stages with an all-MLP head; its attention can merge tokens",
+        source="SegFormer (arXiv 2105.15203)",
+        options=(
+            Option(name="head", default="paper", check=one_of(HEADS), choices=HEADS, help="which head"),
+            Option(
+                name="head_channels",
+                default=None,
+                check=_channels,
+                help="width of the head; none: the head's own",
+            ),
+            Option(
+                name="merging",
+                default="none",
+                check=one_of(names),
+                read=str,
+                choices=dict(PRESET_HELP),
+                help="Segformer++'s merging",
+                title=lambda name: f"merging {name}",
+            ),
+            *(
+                Option(name=name, default=None, help=f"merging=custom: {custom[name.split('_')[1]]}")
+                for name in CUSTOM
+            ),
+        ),
+        stages=lambda choice: stages(choice, own),
+        fits=lambda choice: _fits(choice, own),
+        backbones=tuple(MITS),
+        default_backbone="mit-b0",
+        takes_any=own is not None,
+        default_size=lambda backbone: (640, 640) if backbone == "mit-b5" else (512, 512),
+        default_classes=150,
+        code_option="merging",
+        with_code=lambda system, kind: segformer(kind),
+        identity=own.identity if own else None,
+    )
+
+
+def _fits(choice: Choice, own: ReducerKind | None) -> None:
+    _merging(choice, own)
+
+
+def _channels(name: str, value: Any) -> int | None:
+    return None if value is None else whole_number(1, MAX_CHANNELS)(name, value)
+
+
+SYSTEM = segformer()
