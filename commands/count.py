@@ -87,12 +87,15 @@ def flops(
     """Count one model: GMACs or GFLOPs per component, and what was not counted."""
     with user_input():
         check_convention(convention)
-        sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
+        named = model or encoder
+        sizes = chosen_sizes(
+            padded_size, image_size, resize_rule, dataset, annotations, original_size, named, backbone
+        )
         spec = chosen_spec(
             model,
             encoder,
             backbone,
-            chosen_classes(num_classes, sizes),
+            chosen_classes(num_classes, sizes, named),
             num_queries,
             encoder_options(context),
         )
@@ -142,8 +145,11 @@ def compare(
         if published or markdown:
             raise ValueError("--published and --markdown need --from FOLDER, e.g. --from results/records")
         check_convention(convention)
-        sizes = chosen_sizes(padded_size, image_size, resize_rule, dataset, annotations, original_size)
-        classes = chosen_classes(num_classes, sizes)
+        first = model[0] if model else None
+        sizes = chosen_sizes(
+            padded_size, image_size, resize_rule, dataset, annotations, original_size, first, backbone
+        )
+        classes = chosen_classes(num_classes, sizes, first)
         if len(model) < 2:
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
         for text in model:
@@ -172,12 +178,13 @@ def crosscheck(
 ) -> None:
     """Run fvcore, ptflops and torch's counter beside segmeter's, and explain every difference."""
     with user_input():
-        sizes = chosen_sizes(padded_size, image_size, resize_rule, None, None, None)
+        named = model or encoder
+        sizes = chosen_sizes(padded_size, image_size, resize_rule, None, None, None, named, backbone)
         spec = chosen_spec(
             model,
             encoder,
             backbone,
-            chosen_classes(num_classes, sizes),
+            chosen_classes(num_classes, sizes, named),
             num_queries,
             encoder_options(context),
         )

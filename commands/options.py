@@ -125,10 +125,15 @@ def chosen_sizes(
     dataset: str | None,
     annotations: Path | None,
     original_size: str | None,
+    model: str | None = None,
+    backbone: str | None = None,
 ) -> "SizeSet":
-    """The sizes to count at, from the options given."""
+    """The sizes to count at, from the options given; where none is, the model's own size if it has one."""
     from segmeter.harness.inputs import choose_sizes
+    from segmeter.harness.models import usual_input
 
+    if model and not any((padded_size, image_size, dataset, annotations)):
+        padded_size = usual_input(model, backbone)[0]
     return choose_sizes(
         padded_size=padded_size,
         image_size=image_size,
@@ -139,11 +144,16 @@ def chosen_sizes(
     )
 
 
-def chosen_classes(num_classes: int | None, sizes: "SizeSet") -> int:
-    """The number of classes given, or the data set's."""
-    from segmeter.harness.inputs import default_classes
+def chosen_classes(num_classes: int | None, sizes: "SizeSet", model: str | None = None) -> int:
+    """The number of classes given, or the data set's; away from Cityscapes' size the model's own, if any."""
+    from segmeter.harness.inputs import CITYSCAPES_CLASSES, default_classes
+    from segmeter.harness.models import usual_input
 
-    return default_classes(sizes) if num_classes is None else num_classes
+    if num_classes is not None:
+        return num_classes
+    classes = default_classes(sizes)
+    own = usual_input(model, None)[1] if model else None
+    return classes if own is None or classes == CITYSCAPES_CLASSES else own
 
 
 def check_convention(convention: str) -> None:

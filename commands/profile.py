@@ -71,8 +71,9 @@ def profile(
     from segmeter.harness.records import check_folder, save
 
     with user_input():
-        sizes = chosen_sizes(padded_size, None, "coco", None, None, None)
-        classes = chosen_classes(num_classes, sizes)
+        first = model[0] if model else None
+        sizes = chosen_sizes(padded_size, None, "coco", None, None, None, first, backbone)
+        classes = chosen_classes(num_classes, sizes, first)
         settings = Settings(
             padded_size=next(iter(sizes.images)).padded,
             device=device,

@@ -3,6 +3,7 @@ from .photos import choose_photos as choose_photos
 from .photos import find_photos as find_photos
 from .photos import open_photo as open_photo
 from .photos import read_photo as read_photo
+from .sizes import CITYSCAPES_CLASSES as CITYSCAPES_CLASSES
 from .sizes import CITYSCAPES_RULE as CITYSCAPES_RULE
 from .sizes import COCO_RULE as COCO_RULE
 from .sizes import DATASETS as DATASETS

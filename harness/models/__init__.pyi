@@ -5,6 +5,7 @@ from .own import relative_source as relative_source
 from .presets import all_presets as all_presets
 from .presets import resolve_preset as resolve_preset
 from .presets import spec_of as spec_of
+from .presets import usual_input as usual_input
 from .spec import ModelSpec as ModelSpec
 from .spec import model_from_parts as model_from_parts
 from .spec import model_spec as model_spec

@@ -4,8 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from segmeter.encoders.systems.table import SYSTEMS
+from segmeter.harness.inputs import format_size
 from segmeter.harness.models.spec import ModelSpec, model_spec
 from segmeter.harness.published import CLASSES, FAMILY, PublishedCell, PublishedRow, family_cells
+from segmeter.model_text import ModelText
 from segmeter.words import nearest
 
 
@@ -70,3 +73,23 @@ def resolve_preset(text: str | None) -> str | None:
     if text.strip() not in found:
         raise ValueError(f"unknown preset {text!r}{nearest(text, list(found))}")
     return found[text.strip()].model
+
+
+def usual_input(text: str, backbone: str | None = None) -> tuple[str | None, int | None]:
+    """The size HxW and the number of classes that a model is counted at where none are given, if it has such.
+
+    Args:
+        text: a model as :func:`harness.models.spec.parse_model` reads it, or a preset's name.
+        backbone: the one to take where the text names none.
+
+    >>> usual_input("segmenter@vit-l"), usual_input("m2f")
+    (('640x640', 150), (None, None))
+    """
+    written = ModelText.parse(resolve_preset(text) or "", SYSTEMS)
+    system = SYSTEMS.get(written.name)
+    if system is None:
+        return None, None
+    chosen = written.backbone or backbone or system.default_backbone
+    if system.default_size is None or not system.backbones or chosen not in system.backbones:
+        return None, system.default_classes
+    return format_size(system.default_size(chosen)), system.default_classes

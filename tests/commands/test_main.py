@@ -148,3 +148,11 @@ def test_a_closed_pipe_is_no_error() -> None:
     process.stdout.close()
     process.wait()
     assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(("backbone", "printed"), [("vit-s", "38.62"), ("vit-l", "671.8")])
+def test_a_model_of_one_size_is_counted_at_it(backbone: str, printed: str) -> None:
+    """The plain Segmenters print their paper's figures with nothing else said: ViT-L at 640, ViT-S at 512."""
+    record = json.loads(run("flops", f"segmenter@{backbone}", "--json").stdout)
+    assert f"{record['total_gmacs']:.4g}" == printed
+    assert record["num_classes"] == 150
