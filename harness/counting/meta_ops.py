@@ -57,7 +57,7 @@ def _makes_new_tensors(func: Any) -> bool:
 
 
 def _key(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What the output's shapes depend on; None unless all tensors are on meta."""
+    """What the output's shapes depend on; None unless all tensors are on meta, and dense."""
     found: list[bool] = []
     parts = tuple(_describe(value, found) for value in (*args, *kwargs.items()))
     return (func, parts) if found and all(found) else None
@@ -65,8 +65,10 @@ def _key(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _describe(value: Any, on_meta: list[bool]) -> Any:
     if isinstance(value, Tensor):
-        on_meta.append(value.is_meta)
-        return (value.shape, value.stride(), value.dtype)
+        # Only dense tensors have strides, and only shapes decide what they cost.
+        plain = value.is_meta and value.layout == torch.strided
+        on_meta.append(plain)
+        return (value.shape, value.stride(), value.dtype) if plain else None
     if isinstance(value, list | tuple):
         return tuple(_describe(each, on_meta) for each in value)
     # 1, 1.0 and True are equal but promote differently.

@@ -1,4 +1,4 @@
-"""What one operator call costs: formulas that see integers, and the table that finds them.
+"""What one operator call costs: the table that finds its formula.
 
 A cost has two figures:
 
@@ -15,389 +15,178 @@ tables has no formula: the counter reports it by name.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segmeter.cuda_ops import formulas
+from segmeter.harness.counting import elements, products
+from segmeter.harness.counting.elements import Formula, per_input, per_output, window_pool
+from segmeter.harness.counting.free_ops import is_free
+from segmeter.harness.counting.products import Cost, attention_costs, attention_products, conv_macs
 
-Shape = Sequence[int]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of one call under one operator name; see the module's docstring for the units."""
-
-    operator: str
-    macs: int
-    flops: int
-
-
-def conv_macs(weight: Shape, output: Shape) -> int:
-    """MACs of a convolution: every output element sums over the weight's (C_in/groups, kH, kW).
-
-    >>> conv_macs((8, 3, 3, 3), (1, 8, 10, 10))  # 800 outputs * 27
-    21600
-    """
-    return prod(output) * prod(weight[1:])
+__all__ = [
+    "Cost",
+    "attention_costs",
+    "attention_products",
+    "conv_macs",
+    "costs_of",
+    "register_formula",
+]
 
 
-def transposed_conv_macs(weight: Shape, inputs: Shape) -> int:
-    """MACs of a transposed convolution: every input element feeds the weight's (C_out/groups, kH, kW)."""
-    return prod(inputs) * prod(weight[1:])
+def _same(formula: Formula, names: str) -> dict[str, Formula]:
+    """One formula for several operators; those without a namespace are torch's own."""
+    return {name if "::" in name else f"aten::{name}": formula for name in names.split()}
 
 
-def matmul_macs(left: Shape, output: Shape) -> int:
-    """MACs of (batched) matrix products: every output element sums over the left's last dimension.
-
-    >>> matmul_macs((4, 6), (4, 5))  # 20 outputs * 6
-    120
-    """
-    return prod(output) * left[-1]
-
-
-def attention_costs(query: Shape, key: Shape, value: Shape) -> list[Cost]:
-    """Cost of scaled dot-product attention: both products and the softmax between them.
-
-    Args:
-        query: (..., Q, D). key: (..., K, D). value: (..., K, E).
-    """
-    batch = prod(torch.broadcast_shapes(tuple(query[:-2]), _grouped(query, key)))
-    return attention_products(batch * query[-2] * key[-2], query[-1], value[-1])
-
-
-def attention_products(scores: int, channels: int, value_channels: int) -> list[Cost]:
-    """Cost of attention by the number of its scores: both products and the softmax between them."""
-    query_key, weights_value = scores * channels, scores * value_channels
-    return [
-        Cost("attention_scores", query_key, 2 * query_key),
-        Cost("softmax", 0, 5 * scores),
-        Cost("attention_values", weights_value, 2 * weights_value),
-    ]
-
-
-def _grouped(query: Shape, key: Shape) -> tuple[int, ...]:
-    """Batch dimensions of the keys; grouped-query attention repeats them up to the queries' heads."""
-    batch = tuple(key[:-2])
-    if len(batch) == len(query) - 2 and batch and batch[-1] != query[-3]:
-        return (*batch[:-1], query[-3])
-    return batch
-
-
-def _mac(operator: str, macs: int, biased_outputs: int = 0) -> list[Cost]:
-    return [Cost(operator, macs, 2 * macs + biased_outputs)]
-
-
-def _shape(x: Any) -> tuple[int, ...]:
-    return tuple(x.shape)
-
-
-def _convolution(args: Any, out: Any) -> list[Cost]:
-    inputs, weight = args[0], args[1]
-    biased_outputs = out.numel() if args[2] is not None else 0
-    transposed = args[6] if len(args) > 6 else False
-    if transposed:
-        return _mac("conv", transposed_conv_macs(_shape(weight), _shape(inputs)), biased_outputs)
-    return _mac("conv", conv_macs(_shape(weight), _shape(out)), biased_outputs)
-
-
-def _addmm(args: Any, out: Any) -> list[Cost]:
-    return _mac("linear", matmul_macs(_shape(args[1]), _shape(out)), out.numel())
-
-
-def _mm(args: Any, out: Any) -> list[Cost]:
-    return _mac("linear", matmul_macs(_shape(args[0]), _shape(out)))
-
-
-def _bmm(args: Any, out: Any) -> list[Cost]:
-    return _mac("matmul", matmul_macs(_shape(args[0]), _shape(out)))
-
-
-def _baddbmm(args: Any, out: Any) -> list[Cost]:
-    return _mac("matmul", matmul_macs(_shape(args[1]), _shape(out)))
-
-
-def _vector_product(args: Any, out: Any) -> list[Cost]:
-    return _mac("matmul", args[0].numel())
-
-
-def _fused_attention(args: Any, out: Any) -> list[Cost]:
-    return attention_costs(*(_shape(x) for x in args[:3]))
-
-
-def _layer_norm(args: Any, out: Any) -> list[Cost]:
-    elements = args[0].numel()
-    affine = args[2] is not None
-    return [Cost("layer_norm", elements * (5 if affine else 4), elements * (8 if affine else 6))]
-
-
-def _group_norm(args: Any, out: Any) -> list[Cost]:
-    elements = args[0].numel()
-    affine = args[1] is not None
-    return [Cost("group_norm", elements * (5 if affine else 4), elements * (8 if affine else 6))]
-
-
-def _batch_norm(args: Any, out: Any) -> list[Cost]:
-    elements = args[0].numel()
-    affine = args[1] is not None
-    training = args[5] if isinstance(args[5], bool) else False
-    if training:
-        return [Cost("batch_norm", elements * (5 if affine else 4), elements * (8 if affine else 6))]
-    # In eval mode scale and shift are known per channel: one multiply and one add per element.
-    return [Cost("batch_norm", elements * (2 if affine else 1), 2 * elements)]
-
-
-def _per_output(operator: str, macs: int, flops: int) -> Callable[[Any, Any], list[Cost]]:
-    def cost(args: Any, out: Any) -> list[Cost]:
-        elements = (out[0] if isinstance(out, tuple | list) else out).numel()
-        return [Cost(operator, macs * elements, flops * elements)]
-
-    return cost
-
-
-def _per_input(operator: str, macs: int, flops: int) -> Callable[[Any, Any], list[Cost]]:
-    def cost(args: Any, out: Any) -> list[Cost]:
-        elements = args[0].numel()
-        return [Cost(operator, macs * elements, flops * elements)]
-
-    return cost
-
-
-def _window_pool(args: Any, out: Any) -> list[Cost]:
-    output = out[0] if isinstance(out, tuple | list) else out
-    kernel = args[1]
-    window = prod(kernel) if len(kernel) > 1 else kernel[0] ** 2
-    return [Cost("pooling", 0, output.numel() * window)]
-
-
-def _deformable(args: Any, out: Any) -> list[Cost]:
-    elements = formulas.sampled_elements(_shape(args[0]), _shape(args[3]))
-    return _mac("deform_sampling", formulas.sampling_macs(elements)) + _mac(
-        "deform_weighting", formulas.weighting_macs(elements)
-    )
-
-
-def _deformable_fused(args: Any, out: Any) -> list[Cost]:
-    offsets, logits = _shape(args[4]), _shape(args[5])
-    elements = formulas.sampled_elements(_shape(args[0]), offsets)
-    # What the plain op leaves to torch: a softmax, and a division and an addition for each coordinate.
-    return [
-        *_mac("deform_sampling", formulas.sampling_macs(elements)),
-        *_mac("deform_weighting", formulas.weighting_macs(elements)),
-        Cost("softmax", 0, 5 * prod(logits)),
-        Cost("elementwise", 0, 2 * prod(offsets)),
-    ]
-
-
-def _deformable_convolution(args: Any, out: Any) -> list[Cost]:
-    inputs, weight, modulation = args[0], args[1], args[3]
-    taps = prod(weight.shape[2:]) * inputs.shape[1] * out.numel() // out.shape[1]
-    # Every input channel is sampled at every tap of every output position: 4 bilinear corners, 1 factor.
-    modulated = 1 if modulation.numel() else 0
-    return [
-        *_mac("deform_conv", conv_macs(_shape(weight), _shape(out))),
-        *_mac("deform_conv_sampling", (4 + modulated) * taps),
-    ]
-
-
-_FORMULAS: dict[str, Callable[[Any, Any], list[Cost]]] = {
-    "aten::convolution": _convolution,
-    "aten::_convolution": _convolution,
-    "aten::addmm": _addmm,
-    "aten::mm": _mm,
-    "aten::bmm": _bmm,
-    "aten::baddbmm": _baddbmm,
-    "aten::mv": _vector_product,
-    "aten::dot": _vector_product,
-    "aten::_scaled_dot_product_flash_attention": _fused_attention,
-    "aten::_scaled_dot_product_flash_attention_for_cpu": _fused_attention,
-    "aten::_scaled_dot_product_efficient_attention": _fused_attention,
-    "aten::_scaled_dot_product_cudnn_attention": _fused_attention,
-    "aten::_scaled_dot_product_fused_attention_overrideable": _fused_attention,
-    "aten::native_layer_norm": _layer_norm,
-    "aten::native_group_norm": _group_norm,
-    "aten::native_batch_norm": _batch_norm,
-    "aten::cudnn_batch_norm": _batch_norm,
-    "aten::_native_batch_norm_legit": _batch_norm,
-    "aten::_native_batch_norm_legit_no_training": _batch_norm,
-    "aten::_batch_norm_no_update": _batch_norm,
-    "aten::upsample_bilinear2d": _per_output("upsample_bilinear", 4, 8),
-    "aten::_upsample_bilinear2d_aa": _per_output("upsample_bilinear", 4, 8),
-    "aten::upsample_bicubic2d": _per_output("upsample_bicubic", 16, 32),
+_FORMULAS: dict[str, Formula] = {
+    **_same(
+        products.convolution,
+        "convolution _convolution convolution_overrideable cudnn_convolution cudnn_convolution_relu "
+        "mkldnn_convolution mkldnn::_convolution_pointwise",
+    ),
+    **_same(products.time_convolution, "conv_tbc"),
+    **_same(
+        products.quantised_convolution,
+        "quantized::conv1d quantized::conv1d_relu quantized::conv1d_dynamic quantized::conv2d "
+        "quantized::conv2d_relu quantized::conv2d_dynamic quantized::conv3d quantized::conv3d_relu "
+        "quantized::conv3d_dynamic",
+    ),
+    **_same(
+        products.quantised_linear,
+        "quantized::linear quantized::linear_relu quantized::linear_dynamic quantized::linear_relu_dynamic "
+        "quantized::linear_dynamic_fp16 quantized::linear_relu_dynamic_fp16",
+    ),
+    **_same(products.linear, "linear mkldnn_linear mkldnn::_linear_pointwise"),
+    **_same(products.addmm, "addmm _addmm_activation _sparse_addmm sspaddmm"),
+    **_same(products.mm, "mm hspmm _sparse_mm_reduce_impl"),
+    **_same(
+        products.plain_mm,
+        "_int_mm _scaled_mm _scaled_mm_v2 _weight_int4pack_mm _weight_int4pack_mm_for_cpu "
+        "_weight_int4pack_mm_with_scales_and_zeros _weight_int8pack_mm _dyn_quant_matmul_4bit "
+        "_mixed_dtypes_linear quantized::matmul",
+    ),
+    **_same(products.half_mm, "_sparse_semi_structured_linear"),
+    **_same(products.packed_half_mm, "_sparse_semi_structured_mm"),
+    **_same(products.compressed_mm, "_cslt_sparse_mm"),
+    **_same(products.sparse_mm, "_sparse_sparse_matmul"),
+    **_same(products.bmm, "bmm"),
+    **_same(products.baddbmm, "baddbmm"),
+    **_same(products.addbmm, "addbmm"),
+    **_same(products.vector_product, "mv dot vdot"),
+    **_same(products.addmv, "addmv"),
+    **_same(products.addr, "addr"),
+    **_same(products.grouped_mm, "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"),
+    **_same(products.sampled_mm, "sparse_sampled_addmm"),
+    **_same(products.trilinear, "_trilinear"),
+    **_same(products.distance, "_cdist_forward _euclidean_dist _pdist_forward"),
+    **_same(products.complex_fourier, "_fft_c2c"),
+    **_same(products.real_fourier, "_fft_r2c"),
+    **_same(products.inverse_real_fourier, "_fft_c2r"),
+    **_same(products.recurrent, "mkldnn_rnn_layer"),
+    **_same(products.cudnn_recurrent, "_cudnn_rnn"),
+    **_same(products.miopen_recurrent, "miopen_rnn"),
+    **_same(products.fused_cell(2), "_thnn_fused_lstm_cell"),
+    **_same(products.fused_cell(3), "_thnn_fused_gru_cell"),
+    **_same(
+        products.fused_attention,
+        "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+        "_scaled_dot_product_fused_attention_overrideable",
+    ),
+    **_same(products.flash_attention, "_flash_attention_forward _efficient_attention_forward"),
+    **_same(products.deformable_convolution, "torchvision::deform_conv2d"),
+    **_same(products.deformable, "segmeter::ms_deform_attn"),
+    **_same(products.deformable_fused, "segmeter::ms_deform_attn_fused"),
+    **_same(elements.layer_norm, "native_layer_norm"),
+    **_same(elements.group_norm, "native_group_norm"),
+    **_same(
+        elements.batch_norm,
+        "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
+        "_native_batch_norm_legit_functional _native_batch_norm_legit_no_training _batch_norm_no_update "
+        "quantized_batch_norm",
+    ),
+    **_same(elements.training_batch_norm, "_batch_norm_with_update _batch_norm_with_update_functional"),
+    **_same(elements.weight_norm, "_weight_norm_interface"),
+    **_same(per_output("upsample_bilinear", 4, 8), "upsample_bilinear2d _upsample_bilinear2d_aa"),
+    **_same(per_output("upsample_trilinear", 8, 16), "upsample_trilinear3d"),
+    **_same(per_output("upsample_bicubic", 16, 32), "upsample_bicubic2d"),
     # As a plain bicubic resize: how far its kernel is stretched depends on the scale.
-    "aten::_upsample_bicubic2d_aa": _per_output("upsample_bicubic_antialiased", 16, 32),
-    "aten::upsample_linear1d": _per_output("upsample_linear", 2, 4),
-    "aten::upsample_nearest2d": _per_output("upsample_nearest", 1, 0),
-    "aten::grid_sampler_2d": _per_output("grid_sampler", 4, 8),
-    "aten::_adaptive_avg_pool2d": _per_input("pooling", 1, 1),
-    "aten::mean": _per_input("pooling", 0, 1),
-    "aten::avg_pool2d": _window_pool,
-    "aten::max_pool2d_with_indices": _window_pool,
-    "aten::_softmax": _per_output("softmax", 0, 5),
-    "aten::_safe_softmax": _per_output("softmax", 0, 5),
-    "aten::_log_softmax": _per_output("softmax", 0, 5),
-    "aten::linalg_vector_norm": _per_input("elementwise", 0, 2),
-    "aten::sigmoid": _per_output("elementwise", 0, 4),
-    "aten::silu": _per_output("elementwise", 0, 5),
-    "aten::gelu": _per_output("elementwise", 0, 5),
+    **_same(per_output("upsample_bicubic_antialiased", 16, 32), "_upsample_bicubic2d_aa"),
+    **_same(per_output("upsample_lanczos", 36, 72), "_upsample_lanczos2d_aa"),
+    **_same(per_output("upsample_linear", 2, 4), "upsample_linear1d"),
+    **_same(
+        per_output("upsample_nearest", 1, 0),
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+        "_upsample_nearest_exact2d _upsample_nearest_exact3d",
+    ),
+    **_same(per_output("grid_sampler", 4, 8), "grid_sampler_2d cudnn_grid_sampler"),
+    **_same(per_output("grid_sampler", 8, 16), "grid_sampler_3d"),
+    **_same(elements.affine_grid, "affine_grid_generator cudnn_affine_grid_generator"),
+    **_same(
+        per_input("pooling", 1, 1), "_adaptive_avg_pool2d _adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d"
+    ),
+    **_same(per_input("pooling", 0, 1), "mean adaptive_max_pool2d adaptive_max_pool3d"),
+    **_same(window_pool(1), "avg_pool1d quantized_max_pool1d"),
+    **_same(
+        window_pool(2),
+        "avg_pool2d max_pool2d_with_indices fractional_max_pool2d mkldnn_max_pool2d quantized_max_pool2d",
+    ),
+    **_same(
+        window_pool(3),
+        "avg_pool3d max_pool3d_with_indices fractional_max_pool3d mkldnn_max_pool3d quantized_max_pool3d",
+    ),
+    **_same(
+        per_output("softmax", 0, 5),
+        "softmax log_softmax quantized::softmax _softmax _safe_softmax _log_softmax _masked_softmax "
+        "_sparse_softmax _sparse_log_softmax _nested_tensor_softmax_with_shape",
+    ),
+    **_same(
+        per_output("elementwise", 0, 4),
+        "sigmoid quantized::sigmoid log_sigmoid_forward logcumsumexp _logcumsumexp",
+    ),
+    **_same(per_output("elementwise", 0, 5), "silu gelu glu"),
     # Elementwise too, but not tagged so.
-    "aten::hardswish": _per_output("elementwise", 0, 1),
-    "aten::mish": _per_output("elementwise", 0, 1),
-    "aten::_prelu_kernel": _per_output("elementwise", 0, 1),
-    "aten::glu": _per_output("elementwise", 0, 5),
-    "aten::log_sigmoid_forward": _per_output("elementwise", 0, 4),
-    "aten::sum": _per_input("elementwise", 0, 1),
-    "aten::cumsum": _per_output("elementwise", 0, 1),
-    "torchvision::deform_conv2d": _deformable_convolution,
-    "segmeter::ms_deform_attn": _deformable,
-    "segmeter::ms_deform_attn_fused": _deformable_fused,
+    **_same(
+        per_output("elementwise", 0, 1),
+        "hardswish mish _prelu_kernel cumsum cumprod dequantize _conj_physical rrelu_with_noise "
+        "rrelu_with_noise_functional floor_divide quantized::add quantized::mul quantized::add_relu "
+        "quantized::mul_relu quantized::add_scalar quantized::mul_scalar quantized::relu6 "
+        "quantized::hardswish "
+        "quantized::leaky_relu quantized::elu quantized::celu quantized::clamp quantized::threshold "
+        "quantized::prelu",
+    ),
+    **_same(
+        per_output("elementwise", 0, 2),
+        "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel",
+    ),
+    **_same(
+        per_output("elementwise", 0, 3),
+        "linalg_cross polar fake_quantize_per_tensor_affine_cachemask "
+        "fake_quantize_per_channel_affine_cachemask "
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    ),
+    # A sum is an addition for each element; a norm squares first; a variance has the mean, the difference,
+    # the square and the sum; the logarithm of a sum of exponentials maximum, difference, exponential, sum.
+    **_same(
+        per_input("elementwise", 0, 1), "sum nansum prod trace _sparse_sum _sparse_csr_sum _sparse_csr_prod"
+    ),
+    **_same(per_input("elementwise", 0, 2), "linalg_vector_norm norm native_norm linalg__powsum"),
+    **_same(
+        per_input("elementwise", 0, 3), "renorm dist mse_loss smooth_l1_loss huber_loss soft_margin_loss"
+    ),
+    **_same(per_input("elementwise", 0, 4), "var var_mean std std_mean logsumexp"),
+    **_same(per_input("elementwise", 0, 5), "binary_cross_entropy binary_cross_entropy_with_logits"),
+    **_same(per_input("elementwise", 0, 1, at=1), "nll_loss_forward nll_loss2d_forward"),
+    **_same(per_input("elementwise", 0, 1, at=3), "scatter_add scatter_reduce index_add index_reduce"),
+    **_same(per_input("elementwise", 0, 1), "segment_reduce"),
+    **_same(elements.embedding_bag, "_embedding_bag _embedding_bag_forward_only"),
 }
 
 # What users registered: a module that is loaded again may register its formula again.
 _REGISTERED: set[str] = set()
-
-# Move, create, index, compare or sort: no floating-point arithmetic to speak of.
-_FREE = frozenset(
-    "aten::" + name
-    for name in [
-        "_fused_sdp_choice",
-        "_has_compatible_shallow_copy_type",
-        "_is_all_true",
-        "_is_any_true",
-        "_local_scalar_dense",
-        "_pack_padded_sequence",
-        "_reshape_alias",
-        "_reshape_copy",
-        "_to_copy",
-        "_unsafe_index",
-        "_unsafe_view",
-        "allclose",
-        "amax",
-        "amin",
-        "any",
-        "all",
-        "arange",
-        "as_strided_",
-        "argmax",
-        "argmin",
-        "argsort",
-        "bincount",
-        "bitwise_and",
-        "bitwise_not",
-        "bitwise_or",
-        "cat",
-        "clone",
-        "constant_pad_nd",
-        "copy",
-        "copy_",
-        "detach",
-        "detach_",
-        "empty",
-        "empty_like",
-        "empty_permuted",
-        "empty_strided",
-        "eq",
-        "equal",
-        "eye",
-        "embedding",
-        "fill",
-        "fill_",
-        "flip",
-        "full",
-        "full_like",
-        "gather",
-        "ge",
-        "gt",
-        "index",
-        "index_copy",
-        "index_fill",
-        "index_fill_",
-        "index_put",
-        "index_put_",
-        "index_select",
-        "is_same_size",
-        "isfinite",
-        "isinf",
-        "isnan",
-        "item",
-        "le",
-        "lift_fresh",
-        "linspace",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "lt",
-        "masked_fill",
-        "masked_fill_",
-        "masked_scatter",
-        "masked_select",
-        "multinomial",
-        "max",
-        "min",
-        "native_dropout",
-        "ne",
-        "new_empty",
-        "new_empty_strided",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "nonzero",
-        "normal_",
-        "one_hot",
-        "ones",
-        "ones_like",
-        "pad",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "prod",
-        "rand",
-        "rand_like",
-        "randint",
-        "randn",
-        "randperm",
-        "reflection_pad2d",
-        "repeat",
-        "repeat_interleave",
-        "replication_pad2d",
-        "resize_",
-        "roll",
-        "scalar_tensor",
-        "scatter",
-        "scatter_",
-        "searchsorted",
-        "select_backward",
-        "select_scatter",
-        "set_",
-        "slice_scatter",
-        "sort",
-        "split_with_sizes_copy",
-        "stack",
-        "sym_numel",
-        "sym_size",
-        "sym_stride",
-        "topk",
-        "tril",
-        "triu",
-        "unfold_copy",
-        "unique_consecutive",
-        "_unique2",
-        "uniform_",
-        "where",
-        "zero_",
-        "zeros",
-        "zeros_like",
-        "bernoulli_",
-        "random_",
-        "dropout",
-        "im2col",
-        "col2im",
-    ]
-)
 
 
 def register_formula(operator: str, macs: Callable[..., int]) -> None:
@@ -421,7 +210,7 @@ def register_formula(operator: str, macs: Callable[..., int]) -> None:
         found = macs(*args)
         if isinstance(found, bool) or not isinstance(found, int) or found < 0:
             raise ValueError(f"the formula of {operator} must return a whole number of MACs, got {found!r}")
-        return _mac(operator, found)
+        return products.multiplied(operator, found)
 
     _FORMULAS[operator] = cost
     _REGISTERED.add(operator)
@@ -431,11 +220,19 @@ def register_formula(operator: str, macs: Callable[..., int]) -> None:
 def _is_pointwise(op: torch._ops.OpOverload) -> bool:
     if torch.Tag.pointwise in op.tags:
         return True
-    # Some in-place variants (threshold_) lack the tag that their plain variant carries.
+    # In-place variants (threshold_) and those that write into a given tensor may lack the plain one's tag.
     namespace, _, name = op._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    plain = getattr(packet, op._overloadname, None) if name.endswith("_") else None
-    return plain is not None and torch.Tag.pointwise in plain.tags
+    overloads = () if packet is None else (getattr(packet, each) for each in packet.overloads())
+    return any(torch.Tag.pointwise in each.tags for each in overloads)
+
+
+@lru_cache(maxsize=4096)
+def _foreach_of_pointwise(op: torch._ops.OpOverload) -> bool:
+    """Whether it applies an elementwise operator to each tensor of a list."""
+    name = op._schema.name.removeprefix("aten::_foreach_").removesuffix("_")
+    packet = getattr(torch.ops.aten, name, None) if "_foreach_" in op._schema.name else None
+    return packet is not None and any(_is_pointwise(getattr(packet, each)) for each in packet.overloads())
 
 
 def costs_of(op: torch._ops.OpOverload, args: Sequence[Any], out: Any) -> list[Cost] | None:
@@ -450,11 +247,11 @@ def costs_of(op: torch._ops.OpOverload, args: Sequence[Any], out: Any) -> list[C
     formula = _FORMULAS.get(name) or _FORMULAS.get(name.removesuffix("_"))
     if formula is not None:
         return formula(args, out)
-    if name in _FREE or op.is_view:
+    if is_free(op):
         return []
     if _is_pointwise(op):
         first = out[0] if isinstance(out, tuple | list) else out
-        if not isinstance(first, Tensor) or not first.is_floating_point():
+        if not isinstance(first, Tensor) or not (first.is_floating_point() or first.is_complex()):
             return []
         return [Cost("elementwise", 0, first.numel())]
-    return None
+    return elements.each_of_a_list(args, out) if _foreach_of_pointwise(op) else None
