@@ -20,7 +20,7 @@ def known() -> str:
     """The file's text: flags, systems with their options, backbones, presets, conventions, dtypes."""
     content = {
         "flags": _flags(),
-        "systems": {name: list(system.settings.defaults) for name, system in SYSTEMS.items()},
+        "systems": {name: system.settings.names for name, system in SYSTEMS.items()},
         "backbones": list(BACKBONES),
         "presets": list(all_presets()),
         "conventions": list(CONVENTIONS),

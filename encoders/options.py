@@ -118,6 +118,12 @@ class Options:
             return self.known
         return (*self.known, *self.further.get(given.get(self.chooser, chooser.default), ()))
 
+    @property
+    def names(self) -> list[str]:
+        """Of all options, whatever is chosen; each once."""
+        every = (*self.known, *(each for options in self.further.values() for each in options))
+        return list(dict.fromkeys(option.name for option in every))
+
     def find(self, name: str, given: Mapping[str, Any] | None = None) -> Option | None:
         """The option of this name, of any choice or of these values alone."""
         every = (*self.known, *(each for options in self.further.values() for each in options))

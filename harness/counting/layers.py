@@ -1,7 +1,8 @@
 """What each layer of a deformable encoder costs, level by level."""
 
 from collections import defaultdict
-from itertools import accumulate
+from collections.abc import Sequence
+from math import log2
 from typing import Any
 
 import torch
@@ -9,22 +10,21 @@ import torch
 from segmeter.encoders.interface import LayerTokens
 from segmeter.harness.counting.conventions import units_of
 from segmeter.harness.counting.work import work_of
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import ImageSize, Size
 from segmeter.harness.models import LayerCall, ModelSpec, component_finder, meta_model, watch_token_layers
 
 LAYERS = "encoder.transformer.encoder.layers."
-STRIDES = (32, 16, 8)
 
 
 def layer_costs(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:
-    """GMACs of each transformer layer, shared out over the levels (stride 32, 16, 8) of its tokens.
+    """GMACs of each transformer layer, shared out over the levels of its tokens, from low to high resolution.
 
     The projection of values falls to the levels whose tokens are values, all else to those whose tokens are
     queries, each in proportion to their tokens.
 
     Returns:
-        {"label", "model", "layers": one list of three GMACs for each layer, "updated": one list of three
-        booleans: whether the layer updates the level's tokens}.
+        {"label", "model", "strides": of the levels, "layers": one list of GMACs by level for each layer,
+        "updated": one list of booleans by level: whether the layer updates its tokens}.
 
     Raises:
         ValueError: an encoder that has no such layers.
@@ -38,19 +38,26 @@ def layer_costs(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:
     if not by_layer:
         raise ValueError(f"{spec.encoder_title} has no deformable encoder layers")
     calls = _calls(spec, size)
+    levels = sorted({level for call in calls.values() for level in call.sizes})
     layers, updated = [], []
     for path, inside in sorted(by_layer.items()):
-        tokens = [height * width for height, width in calls[path].sizes]
-        values = _levels(calls[path].tokens.shape[1], tokens)
-        queries = _levels(calls[path].updated, tokens)
+        call = calls[path]
+        values = _shares(call.sizes, 0, call.tokens.shape[1])
+        queries = _shares(call.sizes, call.first, call.updated)
         rest = sum(inside.values()) - inside["self_attn.value_proj"]
         shares = [
-            inside["self_attn.value_proj"] * value + rest * query
-            for value, query in zip(values, queries, strict=True)
+            inside["self_attn.value_proj"] * values.get(level, 0) + rest * queries.get(level, 0)
+            for level in levels
         ]
         layers.append([units / 1e9 for units in shares])
-        updated.append([share > 0 for share in queries])
-    return {"label": spec.encoder_title, "model": spec.text, "layers": layers, "updated": updated}
+        updated.append([level in queries for level in levels])
+    return {
+        "label": spec.encoder_title,
+        "model": spec.text,
+        "strides": [2 ** round(log2(size.padded[0] / height)) for height, _ in levels],
+        "layers": layers,
+        "updated": updated,
+    }
 
 
 def _calls(spec: ModelSpec, size: ImageSize) -> dict[int, LayerTokens]:
@@ -66,9 +73,13 @@ def _calls(spec: ModelSpec, size: ImageSize) -> dict[int, LayerTokens]:
     return found
 
 
-def _levels(count: int, tokens: list[int]) -> list[float]:
-    """Share of each level in the first ``count`` tokens, padded with 0 to three levels."""
-    for levels, total in enumerate(accumulate(tokens), start=1):
-        if total == count:
-            return [n / count for n in tokens[:levels]] + [0.0] * (len(STRIDES) - levels)
-    raise ValueError(f"{count} tokens are not those of whole levels of {tokens}")
+def _shares(levels: Sequence[Size], first: int, count: int) -> dict[Size, float]:
+    """Share of each whole level in ``count`` tokens from ``first`` on."""
+    found, start = {}, 0
+    for height, width in levels:
+        if first <= start < first + count:
+            found[(height, width)] = height * width / count
+        start += height * width
+    if abs(sum(found.values()) - 1) > 1e-9:
+        raise ValueError(f"{count} tokens from {first} on are not those of whole levels of {list(levels)}")
+    return found

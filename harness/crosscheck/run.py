@@ -320,7 +320,8 @@ def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[nn.Module, tuple
     value: Any = torch.empty((1, 3, *size.padded), device="meta")
     parts: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
     for stage, module in meta_stages(spec):
-        inputs = tuple(tensors_in(value))
+        # What a stage hands on may be a view of a parameter, which torch's module tracker stumbles over.
+        inputs = tuple(each.detach() for each in tensors_in(value))
         parts[stage.name or WHOLE] = (TensorsOnly(module, _flat(stage, form_of(value), sizes)).eval(), inputs)
         with torch.no_grad():
             value = stage.call(module, value, sizes)

@@ -1,9 +1,10 @@
 """Tokens before and after each layer of an encoder, as maps per scale, handed on as the encoder runs.
 
-Scales are the paper's: s1 is stride 4, s2 stride 8, s3 stride 16, s4 stride 32.
+Scales are the paper's: s1 is stride 4, s2 stride 8, s3 stride 16, s4 stride 32; s5 is the stride 64 of
+systems that have one. A map's scale is told by its size.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,8 @@ from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
 from segmeter.harness.models import LayerCall, watch_token_layers
 
 SCALES = ("s1", "s2", "s3", "s4")
-SCALE_STRIDES = dict(zip(SCALES, FEATURE_STRIDES.values(), strict=True))
-# Low to high resolution: the order of tokens in every layer.
-LEVEL_SCALES = ("s4", "s3", "s2")
+EXTRA_SCALE = "s5"
+SCALE_STRIDES = {**dict(zip(SCALES, FEATURE_STRIDES.values(), strict=True)), EXTRA_SCALE: 64}
 Maps = dict[str, Tensor]
 
 
@@ -50,26 +50,50 @@ def watch_layers(
         features: the encoder's input, batch 1.
         see: called with each layer's tokens, in order.
     """
+    scales = scales_by_size(features)
     coarsest = features[FEATURE_NAMES[-1]].shape[-2:]
     sizes_of_one = ((coarsest[0], coarsest[1]),)
 
     def told(call: LayerCall) -> None:
         tokens = call.tokens
-        sizes = tokens.sizes or sizes_of_one
-        before, after = _split(tokens.tokens[:, : tokens.updated], sizes), _split(call.output, sizes)
+        levels = _levels_from(tokens.sizes or sizes_of_one, tokens.first)
+        own = tokens.tokens[:, tokens.first : tokens.first + tokens.updated]
+        before, after = _split(own, levels, scales), _split(call.output, levels, scales)
         see(LayerTokens(call.number, before, after, tokens.updated, tokens.tokens.shape[1]))
 
     with watch_token_layers(encoder, told):
         yield
 
 
-def _split(tokens: Tensor, sizes: tuple[tuple[int, int], ...]) -> Maps:
-    """Leading tokens (1, Q, C) as maps (C, H, W) of the leading scales."""
+def scales_by_size(features: Mapping[str, Tensor]) -> dict[tuple[int, int], str]:
+    """(H, W) -> scale, of a backbone's maps and of a further one of half the coarsest's sides."""
+    found: dict[tuple[int, int], str] = {}
+    for scale, name in zip(SCALES, FEATURE_NAMES, strict=True):
+        height, width = features[name].shape[-2:]
+        found[(height, width)] = scale
+    # Of a tiny image the two coarsest maps may be equal; then they are the backbone's.
+    found.setdefault((-(-height // 2), -(-width // 2)), EXTRA_SCALE)
+    return found
+
+
+def _levels_from(sizes: tuple[tuple[int, int], ...], first: int) -> tuple[tuple[int, int], ...]:
+    """The levels that begin at the token ``first`` or behind it."""
+    start = 0
+    for place, (height, width) in enumerate(sizes):
+        if start >= first:
+            return sizes[place:]
+        start += height * width
+    return ()
+
+
+def _split(tokens: Tensor, sizes: tuple[tuple[int, int], ...], scales: Mapping[tuple[int, int], str]) -> Maps:
+    """Tokens (1, Q, C) of the first of these levels as maps (C, H, W) by scale."""
     maps, start = {}, 0
-    for scale, (height, width) in zip(LEVEL_SCALES, sizes, strict=False):
+    for height, width in sizes:
         if start == tokens.shape[1]:
             break
         end = start + height * width
+        scale = scales[(height, width)]
         maps[scale] = tokens[0, start:end].t().unflatten(1, (height, width))
         start = end
     return maps
@@ -81,10 +105,15 @@ def feature_scales(features: Mapping[str, Tensor]) -> Maps:
 
 
 def output_scales(output: Any, features: Mapping[str, Tensor]) -> tuple[Maps, Maps]:
-    """An encoder's multi-scale maps and its pixel embeddings by scale, without the batch."""
-    multi_scale = {scale: level[0] for scale, level in zip(LEVEL_SCALES, output.multi_scale, strict=True)}
-    embedding = output.mask_features[0]
-    for scale, name in zip(SCALES, FEATURE_NAMES, strict=True):
-        if features[name].shape[-2:] == embedding.shape[-2:]:
-            return multi_scale, {scale: embedding}
-    return multi_scale, {}
+    """An encoder's multi-scale maps and its pixel embeddings by scale, without the batch.
+
+    Maps of another size than any scale's are left out, as are pixel embeddings that it does not make.
+    """
+    scales = scales_by_size(features)
+
+    def named(maps: Sequence[Tensor]) -> Maps:
+        sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
+        return {scales[size]: level[0] for size, level in zip(sizes, maps, strict=True) if size in scales}
+
+    embedding = getattr(output, "mask_features", None)
+    return named(output.multi_scale), named([] if embedding is None else [embedding])

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmeter.reports.plots.common import finish, new_figure
-from segmeter.reports.plots.style import BLUE, GREEN, ORANGE, PAGE_INCHES, PURPLE, paper_style
+from segmeter.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE_INCHES, PURPLE, paper_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SCALE_COLOURS = {"s1": BLUE, "s2": GREEN, "s3": ORANGE, "s4": PURPLE}
+SCALE_COLOURS = {"s1": BLUE, "s2": GREEN, "s3": ORANGE, "s4": PURPLE, "s5": GREY}
 RULE_TITLES = {"bipartite": "one bipartite step", "windows": "2x2 windows"}
 RULE_LINES = {"bipartite": "-", "windows": (0, (3, 1.5))}
 # Curves a column wide stay readable up to this many encoders beside each other.
