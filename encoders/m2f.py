@@ -30,7 +30,7 @@ from segmeter.encoders.parts.layers import (
     DeformableEncoderLayer,
     Levels,
     input_projection,
-    sine_position_code,
+    position_tokens,
     to_maps,
     to_tokens,
 )
@@ -82,15 +82,9 @@ class TokenTransformer(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Projected maps (B, C, h, w), in the order of the levels -> updated maps of the same shapes."""
         levels = Levels.of(maps)
-        device, dtype = maps[0].device, maps[0].dtype
         position = torch.cat(
             [
-                to_tokens(
-                    sine_position_code(h, w, DIM, device=device, dtype=dtype, temperature=self.temperature)[
-                        None
-                    ]
-                )
-                + embedding
+                position_tokens(h, w, DIM, like=maps[0], temperature=self.temperature) + embedding
                 for (h, w), embedding in zip(levels.sizes, self.level_embed, strict=True)
             ],
             dim=1,

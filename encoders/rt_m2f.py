@@ -130,6 +130,16 @@ def hybrid_position_code(
     return torch.cat(parts, dim=1).to(dtype)
 
 
+def _check_halving(*maps: Tensor) -> None:
+    for name, finer, coarser in zip(INPUT_LEVELS[1:], maps, maps[1:], strict=False):
+        height, width = (-(-side // 2) for side in finer.shape[-2:])
+        if tuple(coarser.shape[-2:]) != (height, width):
+            raise ValueError(
+                f"features[{name!r}] must be {height}x{width}, half the level before it rounded up, "
+                f"got {coarser.shape[-2]}x{coarser.shape[-1]}"
+            )
+
+
 class HybridFrame(nn.Module):
     """RT-DETR's hybrid encoder: what both of its uses share.
 
@@ -159,11 +169,13 @@ class HybridFrame(nn.Module):
         stride_8, stride_16, stride_32 = (
             project(features[name]) for project, name in zip(self.input_proj, INPUT_LEVELS, strict=True)
         )
+        _check_halving(stride_8, stride_16, stride_32)
         inner = [self._attend(stride_32)]
         # Top-down: the lateral convolution's output also replaces the map for the way back up.
         for step, lower in enumerate((stride_16, stride_8)):
             inner[-1] = self.lateral_convs[step](inner[-1])
-            enlarged = F.interpolate(inner[-1], scale_factor=2.0, mode="nearest")
+            # Twice the size, less a row or column where the finer map's side is odd.
+            enlarged = F.interpolate(inner[-1], size=lower.shape[-2:], mode="nearest")
             inner.append(self.fpn_blocks[step](torch.cat((enlarged, lower), dim=1)))
         outputs = [inner.pop()]
         for step, coarser in enumerate(reversed(inner)):

@@ -8,7 +8,7 @@ Mask2Former state dict (facebookresearch/Mask2Former, modeling/pixel_decoder/msd
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segmeter.cuda_ops import ms_deform_attn_fused
 from segmeter.encoders.interface import LayerTokens
+from segmeter.encoders.parts.kept import Kept, may_keep
 
 NORM_EPS = 1e-5
 GROUPS = 32
@@ -49,6 +50,34 @@ def sine_position_code(
     return torch.cat((rows, columns)).to(dtype)
 
 
+def position_tokens(
+    height: int, width: int, channels: int = 256, *, like: Tensor, temperature: float = 10000.0
+) -> Tensor:
+    """:func:`sine_position_code` as tokens (1, H*W, C), of ``like``'s device and dtype.
+
+    It is kept, so that the encoder and the decoder share it, as do passes of the same size: do not change it.
+    """
+    if may_keep(like):
+        return _kept_positions.of(height, width, channels, like.device, like.dtype, temperature)
+    return _position_tokens(height, width, channels, like.device, like.dtype, temperature)
+
+
+def _position_tokens(
+    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype, temperature: float
+) -> Tensor:
+    code = sine_position_code(height, width, channels, device=device, dtype=dtype, temperature=temperature)
+    return to_tokens(code[None])
+
+
+def _laid_out(*key: Any) -> Tensor:
+    # Token after token, as whoever adds it reads it.
+    return _position_tokens(*key).contiguous()
+
+
+# Two image sizes of up to five levels; a level at stride 8 of 1024x2048 pixels has 32 MiB in float32.
+_kept_positions = Kept(_laid_out, most=10)
+
+
 def cell_centres(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Reference points of a level's own cells, (H*W, 2): ((x + 0.5) / W, (y + 0.5) / H)."""
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
@@ -65,7 +94,7 @@ class Levels:
         sizes: (H, W) of each level.
         shapes: (L, 2) int64 tensor of the sizes.
         starts: (L,) int64, each level's first token.
-        centres: (K, 2) reference point of each token.
+        centres: (K, 2) reference point of each token, float32 (float64 for float64 features).
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -82,18 +111,25 @@ class Levels:
     def of(cls, maps: Sequence[Tensor]) -> "Levels":
         """Geometry of feature maps (B, C, H, W).
 
-        On a GPU it is kept for the next forward pass of the same size: copying the sizes there would wait for
-        the GPU once a pass, and cannot be captured in a CUDA graph.
+        It is kept for the next forward pass of the same size: copying the sizes to a GPU would wait for it
+        once a pass, and cannot be captured in a CUDA graph.
         """
         sizes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         device, dtype = maps[0].device, maps[0].dtype
-        return _kept_levels(sizes, device, dtype) if _keeps(maps[0]) else cls.of_sizes(sizes, device, dtype)
+        if may_keep(maps[0]):
+            return _kept_levels.of(sizes, device, dtype)
+        return cls.of_sizes(sizes, device, dtype)
 
     @classmethod
     def of_sizes(
         cls, sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype
     ) -> "Levels":
-        """Geometry of levels of the given (H, W)."""
+        """Geometry of levels of the given (H, W); ``dtype`` is the features'.
+
+        The reference points are float32 even where the features are not: bfloat16 has 8 bits, so that on a
+        map 256 wide a point would lie up to half a pixel beside its cell's centre.
+        """
+        dtype = torch.promote_types(dtype, torch.float32)
         counts = [height * width for height, width in sizes]
         starts = [sum(counts[:i]) for i in range(len(counts))]
         return cls(
@@ -104,34 +140,19 @@ class Levels:
         )
 
     def first(self, count: int) -> "Levels":
-        """The geometry of the first ``count`` levels alone; on a GPU kept, as :meth:`of` keeps it."""
+        """The geometry of the first ``count`` levels alone; kept as :meth:`of` keeps it."""
         sizes = self.sizes[:count]
-        if _keeps(self.centres):
-            return _kept_levels(sizes, self.centres.device, self.centres.dtype)
+        if may_keep(self.centres):
+            return _kept_levels.of(sizes, self.centres.device, self.centres.dtype)
         tokens = sum(self.tokens_per_level[:count])
         return Levels(sizes, self.shapes[:count], self.starts[:count], self.centres[:tokens])
 
 
-def _keeps(tensor: Tensor) -> bool:
-    return tensor.is_cuda and type(tensor) is Tensor and not torch.compiler.is_compiling()
+def _levels_of(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
+    return Levels.of_sizes(sizes, device, dtype)
 
 
-# A replay of a captured CUDA graph reads what its capture read: that must outlive any number of other sizes.
-_captured: dict[tuple[object, ...], Levels] = {}
-
-
-def _kept_levels(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
-    kept = _captured.get((sizes, device, dtype)) or _recent_levels(sizes, device, dtype)
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        _captured[sizes, device, dtype] = kept
-    return kept
-
-
-@lru_cache(maxsize=64)
-def _recent_levels(sizes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Levels:
-    # Kept tensors must serve training too, whoever asked first.
-    with torch.inference_mode(False), torch.no_grad():
-        return Levels.of_sizes(sizes, device, dtype)
+_kept_levels = Kept(_levels_of, most=64)
 
 
 def to_tokens(feature_map: Tensor) -> Tensor:
@@ -249,7 +270,7 @@ class DeformableEncoderLayer(nn.Module):
             queries + position[:, :num_queries], levels.centres[:num_queries], tokens, levels
         )
         queries = self.norm1(queries + attended)
-        return self.norm2(queries + self.linear2(F.relu(self.linear1(queries))))
+        return self.norm2(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 
     def layer_tokens(
         self, tokens: Tensor, position: Tensor, levels: Levels, num_queries: int | None = None

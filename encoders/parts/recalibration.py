@@ -73,12 +73,12 @@ class Recalibration(nn.Module):
             return tokens * (self.temperature * scores).sigmoid()
         # The buffer of (L, C) numbers taken for one of (C, h, w), as the official code does.
         channels = tokens.shape[-1]
-        maps = _resize(guide.reshape(guide.shape[0], channels, *guide_size), size)
+        maps = _resize(guide.flatten(1).unflatten(1, (channels, *guide_size)), size)
         if self.kind == "conv":
-            current = tokens.reshape(tokens.shape[0], channels, *size)
+            current = tokens.flatten(1).unflatten(1, (channels, *size))
             gated = current * (self.temperature * self.ops(maps)).sigmoid()
-            return gated.reshape(tokens.shape)
-        scores = self.ops(maps.reshape(tokens.shape))
+            return gated.flatten(1).unflatten(1, tokens.shape[1:])
+        scores = self.ops(maps.flatten(1).unflatten(1, tokens.shape[1:]))
         return tokens * (self.temperature * scores).sigmoid()
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.encoders.parts.attention import Attention
-from segmeter.encoders.parts.layers import NORM_EPS, sine_position_code, to_tokens
+from segmeter.encoders.parts.layers import NORM_EPS, position_tokens, to_tokens
 
 NUM_LEVELS = 3
 
@@ -89,7 +89,7 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        return self.norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        return self.norm(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 
 
 class MaskEmbedding(nn.Module):
@@ -268,8 +268,7 @@ class MaskedDecoder(nn.Module):
 
     def _position(self, level: Tensor) -> Tensor:
         height, width = level.shape[-2:]
-        code = sine_position_code(height, width, self.hidden_dim, device=level.device, dtype=level.dtype)
-        return to_tokens(code[None])
+        return position_tokens(height, width, self.hidden_dim, like=level)
 
     def _check(self, multi_scale: list[Tensor], mask_features: Tensor) -> None:
         if len(multi_scale) != NUM_LEVELS:

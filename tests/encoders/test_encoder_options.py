@@ -169,3 +169,17 @@ def test_bad_features_are_told() -> None:
         encoder(missing)
     with pytest.raises(ValueError, match=r"features\['res3'\] must be \(B, 16, H, W\)"):
         encoder({**features(), "res3": torch.zeros(1, 4, 8, 12)})
+
+
+def test_rt_m2f_takes_levels_that_halve_rounded_up() -> None:
+    encoder = build_encoder("rt-m2f", CHANNELS).eval()
+    odd = {
+        name: torch.randn(1, 16, *size)
+        for name, size in zip(CHANNELS, ((50, 37), (25, 19), (13, 10), (7, 5)), strict=True)
+    }
+    with torch.inference_mode():
+        output = encoder(odd)
+    assert [tuple(m.shape[-2:]) for m in output.multi_scale] == [(7, 5), (13, 10), (25, 19)]
+    with pytest.raises(ValueError, match=r"features\['res4'\] must be 13x10.* got 12x9$") as error:
+        encoder({**odd, "res4": torch.zeros(1, 16, 12, 9)})
+    assert "\n" not in str(error.value)

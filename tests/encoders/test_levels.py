@@ -2,11 +2,14 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from segmeter.encoders.parts.layers import Levels, _kept_levels, _recent_levels
+from segmeter.encoders.parts.kept import Kept, may_keep
+from segmeter.encoders.parts.layers import Levels, position_tokens
 
 SIZES = ((2, 3), (4, 6), (8, 12))
 CPU = torch.device("cpu")
@@ -30,35 +33,64 @@ def test_the_first_levels_are_the_levels_of_the_first_maps() -> None:
             assert torch.equal(getattr(cut, name), getattr(made, name))
 
 
+def kept_levels() -> Kept[Levels]:
+    return Kept(lambda *sizes: Levels.of_sizes(sizes, CPU, torch.float32), most=64)
+
+
 def test_geometry_kept_from_inference_can_be_trained_with() -> None:
-    _recent_levels.cache_clear()
+    levels = kept_levels()
     with torch.inference_mode():
-        kept = _kept_levels(SIZES, CPU, torch.float32)
+        kept = levels.of(*SIZES)
     fresh = Levels.of_sizes(SIZES, CPU, torch.float32)
     assert torch.equal(kept.centres, fresh.centres) and torch.equal(kept.shapes, fresh.shapes)
     weight = torch.ones(2, requires_grad=True)
     # An inference tensor cannot be saved for the backward pass.
     (kept.centres * weight).sum().backward()
     assert weight.grad is not None and weight.grad.tolist() == pytest.approx(fresh.centres.sum(0).tolist())
-    assert _kept_levels(SIZES, CPU, torch.float32) is kept
+    assert levels.of(*SIZES) is kept
 
 
 def test_geometry_that_a_cuda_graph_reads_outlives_any_number_of_other_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _recent_levels.cache_clear()
-    warmed_up = _kept_levels(SIZES, CPU, torch.float32)
+    levels = kept_levels()
+    warmed_up = levels.of(*SIZES)
     with monkeypatch.context() as capture:
         capture.setattr(torch.cuda, "is_initialized", lambda: True)
         capture.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        captured = weakref.ref(_kept_levels(SIZES, CPU, torch.float32).shapes)
+        captured = weakref.ref(levels.of(*SIZES).shapes)
     assert captured() is warmed_up.shapes
     del warmed_up
     for width in range(1, 100):
-        _kept_levels(((1, width),), CPU, torch.float32)
+        levels.of((1, width))
     gc.collect()
     # Freed memory would hold something else by the next replay.
-    assert captured() is not None and _kept_levels(SIZES, CPU, torch.float32).shapes is captured()
+    assert captured() is not None and levels.of(*SIZES).shapes is captured()
+
+
+def test_codes_are_kept_for_one_size_dtype_and_temperature() -> None:
+    like = torch.zeros(1)
+    code = position_tokens(3, 5, 8, like=like)
+    assert position_tokens(3, 5, 8, like=like) is code
+    assert position_tokens(3, 5, 8, like=like.double()).dtype is torch.float64
+    for other in (position_tokens(5, 3, 8, like=like), position_tokens(3, 5, 8, like=like, temperature=20.0)):
+        assert not torch.equal(other, code)
+
+
+def test_nothing_is_kept_where_operators_are_counted() -> None:
+    like = torch.zeros(1)
+    warm = position_tokens(2, 3, 8, like=like)
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        watched = position_tokens(2, 3, 8, like=like)
+    assert "sin" in seen and torch.equal(watched, warm)
+    assert may_keep(like) and not may_keep(torch.zeros(1, device="meta"))
 
 
 @pytest.mark.cuda
