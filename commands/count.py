@@ -23,6 +23,7 @@ from segmeter.commands.options import (
     DatasetOpt,
     EncoderOpt,
     ImageOpt,
+    InputOpt,
     JsonOpt,
     ModelArg,
     ModelCommand,
@@ -38,6 +39,7 @@ from segmeter.commands.options import (
     chosen_spec,
     count_at,
     encoder_options,
+    sizes_of,
 )
 
 
@@ -80,6 +82,7 @@ def flops(
     strict: Annotated[
         bool, typer.Option(help="Exit 1 if anything is uncounted beyond what the convention names.")
     ] = False,
+    input: InputOpt = None,
     photo: PhotoOpt = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
@@ -98,7 +101,9 @@ def flops(
             chosen_classes(num_classes, sizes, named),
             num_queries,
             encoder_options(context),
+            inputs=input,
         )
+        sizes = sizes_of(spec, sizes, padded_size, image_size, dataset, annotations)
     from segmeter.reports.text.flops import flops_notes, flops_tree
 
     record = count_at(spec, sizes, convention, photo or [])
@@ -157,7 +162,8 @@ def compare(
         specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
     from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
-    counted = [count_at(spec, sizes, convention, photo or []) for spec in specs]
+    given = (padded_size, image_size, dataset, annotations)
+    counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, photo or []) for spec in specs]
     if json:
         return show_json({"models": counted, "changes": comparison_summary(counted)})
     show(comparison(counted), flops_notes(counted[0])[0])
@@ -173,6 +179,7 @@ def crosscheck(
     padded_size: PaddedOpt = None,
     image_size: ImageOpt = None,
     resize_rule: RuleOpt = "coco",
+    input: InputOpt = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -187,7 +194,9 @@ def crosscheck(
             chosen_classes(num_classes, sizes, named),
             num_queries,
             encoder_options(context),
+            inputs=input,
         )
+        sizes = sizes_of(spec, sizes, padded_size, image_size)
     from segmeter.harness.crosscheck import (
         COUNTERS,
         REASONS,

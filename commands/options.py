@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from segmeter.commands.console import InputError, progress_bar, set_verbose, user_input
 from segmeter.commands.known import check_model, check_word, known
+from segmeter.model_text import library_name
 
 if TYPE_CHECKING:
     from segmeter.harness.inputs import SizeSet
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 
 GIVEN = "segmeter.encoder_options"
 MODEL_SYNTAX = (
-    "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; or your own: "
-    "mine.py:MyEncoder, package.module:attribute, mine.toml"
+    "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; your own: "
+    "mine.py:MyEncoder, package.module:attribute, mine.toml; or a library's: hf:ORG/NAME or a folder, "
+    "timm:NAME, torchvision:NAME"
 )
 ModelArg = Annotated[str | None, typer.Argument(help=MODEL_SYNTAX)]
 EncoderOpt = Annotated[str | None, typer.Option(help="m2f, lite-m2f, rt-m2f or pro-scale.")]
 BackboneOpt = Annotated[str | None, typer.Option(help="See `segmeter models`; default swin-t.")]
 ClassesOpt = Annotated[int | None, typer.Option(help="Default: 19 at Cityscapes' size, otherwise 133.")]
 QueriesOpt = Annotated[int | None, typer.Option(help="Default: 200 for swin-l, otherwise 100.")]
-PaddedOpt = Annotated[str | None, typer.Option(help="HxW that the network sees, multiples of 32.")]
+PaddedOpt = Annotated[str | None, typer.Option(help="HxW that the network sees.")]
 ImageOpt = Annotated[str | None, typer.Option(help="HxW of an image; the resize rule applies.")]
 RuleOpt = Annotated[
     str, typer.Option(help="coco (short side 800, long at most 1333) or cityscapes (1024, 2048).")
@@ -42,6 +44,12 @@ OriginalOpt = Annotated[
     str | None, typer.Option(help="HxW that results are resized to; default: before resizing.")
 ]
 ConventionOpt = Annotated[str, typer.Option(help="published, macs or flops.")]
+InputOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", help="NAME=SHAPE[:DTYPE] of a library's model, e.g. input_ids=1x16; may be repeated."
+    ),
+]
 PhotoOpt = Annotated[
     list[Path] | None,
     typer.Option(help="Photo or folder, for a model whose work depends on its input; may be repeated."),
@@ -108,14 +116,18 @@ def chosen_spec(
     num_classes: int,
     num_queries: int | None,
     options: Mapping[str, str] | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> "ModelSpec":
     """A model from its written form, from single options, or from both."""
     # Before torch is loaded: a typo is answered at once.
     check_model(model)
     check_model(encoder)
-    from segmeter.harness.models import model_from_parts, resolve_preset
+    from segmeter.harness.models import model_from_parts, resolve_preset, written_input
 
-    return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, options or {})
+    if inputs and not library_name(model or ""):
+        raise ValueError("--input is for a library's model, such as hf:ORG/NAME")
+    given = {**(options or {}), **dict(written_input(text) for text in inputs or ())}
+    return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, given)
 
 
 def chosen_sizes(
@@ -142,6 +154,17 @@ def chosen_sizes(
         annotations=annotations,
         original_size=original_size,
     )
+
+
+def sizes_of(spec: "ModelSpec", sizes: "SizeSet", *given: object) -> "SizeSet":
+    """The sizes to count a model at: a library's model's own, where the user ``given`` none."""
+    from segmeter.harness.inputs import ImageSize, SizeSet, format_size
+    from segmeter.harness.models import inputs_of
+
+    inputs = inputs_of(spec)
+    if inputs is None or any(given):
+        return sizes
+    return SizeSet(format_size(inputs.size), {ImageSize(inputs.size, inputs.size): 1}, inputs.source)
 
 
 def chosen_classes(num_classes: int | None, sizes: "SizeSet", model: str | None = None) -> int:

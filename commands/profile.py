@@ -11,12 +11,14 @@ from segmeter.commands.options import (
     MODEL_SYNTAX,
     BackboneOpt,
     ClassesOpt,
+    InputOpt,
     JsonOpt,
     QueriesOpt,
     VerboseOpt,
     chosen_classes,
     chosen_sizes,
     chosen_spec,
+    sizes_of,
 )
 
 
@@ -31,8 +33,9 @@ def profile(
     dtype: Annotated[str, typer.Option(help="fp32, or fp16 or bf16 by autocast.")] = "fp32",
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     padded_size: Annotated[
-        str, typer.Option(help="HxW that the network sees, multiples of 32.")
-    ] = "512x1024",
+        str | None, typer.Option(help="HxW the network sees; default 512x1024, or a library's model's own.")
+    ] = None,
+    input: InputOpt = None,
     backbone: BackboneOpt = None,
     num_classes: ClassesOpt = None,
     num_queries: QueriesOpt = None,
@@ -66,14 +69,23 @@ def profile(
         check_word("dtype", dtype, known()["dtypes"])
         for text in model:
             check_model(text)
+    from segmeter.harness.counting import check_size
     from segmeter.harness.profiling import OutOfMemory, Plan, Settings
     from segmeter.harness.profiling import profile as measure
     from segmeter.harness.records import check_folder, save
 
     with user_input():
         first = model[0] if model else None
-        sizes = chosen_sizes(padded_size, None, "coco", None, None, None, first, backbone)
+        sizes = chosen_sizes(padded_size or "512x1024", None, "coco", None, None, None)
         classes = chosen_classes(num_classes, sizes, first)
+        specs = [chosen_spec(text, None, backbone, classes, num_queries, inputs=input) for text in model]
+        own = [sizes_of(spec, sizes, padded_size) for spec in specs]
+        sizes = own[0]
+        for spec, other in zip(specs, own, strict=True):
+            if other.images != sizes.images:
+                made_for = f"{specs[0].title} is made for {sizes.name}, {spec.title} for {other.name}"
+                raise ValueError(f"{made_for}; give --padded-size to measure them at one size")
+            check_size(spec, next(iter(sizes.images)).padded)
         settings = Settings(
             padded_size=next(iter(sizes.images)).padded,
             device=device,
@@ -87,7 +99,6 @@ def profile(
             depth=depth,
             plan=Plan(seconds, min_rounds, max(1000, min_rounds), width),
         )
-        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
         if roofline is not None and roofline.suffix not in (".pdf", ".svg", ".png"):
             raise ValueError(f"--roofline must end in .pdf, .svg or .png, got {roofline.name!r}")
         check_folder(out)

@@ -1,16 +1,21 @@
 """How a model is written: ``NAME[@BACKBONE][:OPTION=VALUE]...``. The one place that takes such a text apart.
 
-NAME is an encoder's or a system's, or the source of the user's own code: ``mine.py:MyEncoder``,
-``package.module:attribute``, ``mine.toml``. Nothing is looked up or imported here.
+NAME is an encoder's or a system's, the source of the user's own code: ``mine.py:MyEncoder``,
+``package.module:attribute``, ``mine.toml``, or a model of an installed library: ``hf:ORG/NAME@REVISION``,
+``timm:NAME``, ``torchvision:NAME``. Nothing is looked up or imported here.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 # An option of this prefix names a component: ``components.layers.*.ffn=ffn``.
 COMPONENTS = "components."
+# An option of this prefix gives an input's shape: ``input.input_ids=1x16,int64``.
+INPUT = "input."
+# Libraries whose models are named as LIBRARY:NAME.
+LIBRARIES = ("hf", "timm", "torchvision")
 _SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
 
 
@@ -43,21 +48,15 @@ class ModelText:
         ModelText(name='mine.py:Net', backbone='r50', options=(('width', '16'),))
         """
         head, *settings = text.strip().split(":")
+        if head in LIBRARIES and settings and "=" not in settings[0]:
+            # An "@" in it is a revision's, or a folder's.
+            return cls(f"{head}:{settings[0].strip()}", "", _options(text, settings[1:]))
         first = settings[0].partition("@")[0] if settings else ""
         if "@" not in head and head not in names and is_source(f"{head}:{first}"):
             # A source of the user's own has the colon in its name.
             head = f"{head}:{settings.pop(0)}"
         name, _, backbone = head.partition("@")
-        options: dict[str, str] = {}
-        for setting in settings:
-            option, equals, value = setting.partition("=")
-            option = option.strip().replace("-", "_")
-            if not equals or not option:
-                raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")
-            if option in options:
-                raise ValueError(f"{option} is given twice in {text!r}")
-            options[option] = value.strip()
-        return cls(name.strip(), backbone.strip(), tuple(options.items()))
+        return cls(name.strip(), backbone.strip(), _options(text, settings))
 
     @classmethod
     def named(cls, text: str) -> "ModelText":
@@ -82,6 +81,29 @@ class ModelText:
     def option(self, name: str) -> str | None:
         """An option's value as written; None where it is not."""
         return dict(self.options).get(name)
+
+
+def _options(text: str, settings: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    options: dict[str, str] = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        option = option.strip().replace("-", "_")
+        if not equals or not option:
+            raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")
+        if option in options:
+            raise ValueError(f"{option} is given twice in {text!r}")
+        options[option] = value.strip()
+    return tuple(options.items())
+
+
+def library_name(text: str) -> tuple[str, str] | None:
+    """The library and the name in it of ``LIBRARY:NAME``; None for any other text.
+
+    >>> library_name("hf:facebook/detr-resnet-50"), library_name("m2f")
+    (('hf', 'facebook/detr-resnet-50'), None)
+    """
+    library, colon, name = text.partition(":")
+    return (library, name) if colon and name and library in LIBRARIES else None
 
 
 def is_source(text: str) -> bool:
@@ -111,5 +133,10 @@ def relative_source(text: str, folder: Path) -> str:
     >>> relative_source("m2f@r50", Path("models"))
     'm2f@r50'
     """
+    library = library_name(text)
+    if library is not None:
+        name, colon, options = library[1].partition(":")
+        is_folder = library[0] == "hf" and name.startswith(".")
+        return f"hf:{folder / name}{colon}{options}" if is_folder else text
     file = text.partition(":")[0].partition("@")[0]
     return f"{folder / file}{text[len(file) :]}" if file.endswith((".py", ".toml")) else text

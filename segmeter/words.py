@@ -17,6 +17,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     known = list(choices)
     close = get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close and len(word) > 2:
+        close = [choice for choice in known if word.lower() in choice.lower()][:1]
     if close:
         return f"; did you mean {close[0]!r}?"
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""

@@ -24,5 +24,6 @@ from .op_costs import costs_of as costs_of
 from .op_costs import register_formula as register_formula
 from .record import flops_record as flops_record
 from .record import versions as versions
+from .work import check_size as check_size
 from .work import see as see
 from .work import why_photos as why_photos

@@ -11,9 +11,11 @@ name, how compiled code runs) is changed by one count at a time, and means nothi
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from segmeter.harness.counting.higher_order import UnknownValuesError, run_highe
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
 from segmeter.harness.counting.op_costs import attention_costs
-from segmeter.harness.models import named_parts
+from segmeter.harness.models import named_parts, small_values
 
 __all__ = [
     "Branch",
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 ATTENTION = torch.nn.functional.scaled_dot_product_attention
+# What torch says of tensors without values.
+MISSED = r"\bmeta\b|__format__|unallocated storage"
 MULTI_HEAD = torch.nn.functional.multi_head_attention_forward
 ATTENTION_OPERATORS = (
     torch.ops.aten.scaled_dot_product_attention,
@@ -60,9 +64,10 @@ class _Dispatches(TorchDispatchMode):
     # Operators that call functions, as torch.cond does, come here too.
     supports_higher_order_operators = True
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, on_meta: bool) -> None:
         super().__init__()
         self.ledger = ledger
+        self.on_meta = on_meta
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):
@@ -78,12 +83,12 @@ class _Dispatches(TorchDispatchMode):
         try:
             out, costs = run_op(func, args, kwargs or {})
         except (RuntimeError, NotImplementedError):
-            if not (_reads_values(func) and any(isinstance(a, Tensor) and a.is_meta for a in args)):
+            if not (_reads_values(func) and self.on_meta):
                 raise
             where = self.ledger.path[-1] or "the model itself"
             raise DataDependentError(
-                f"{where} calls {func._schema.name}, whose result depends on the input's values: "
-                "count on real inputs"
+                f"{where} calls {func._schema.name}{_line_of_model()}, whose result depends on the input's "
+                "values: count on real inputs"
             ) from None
         if not self.ledger.muted:
             if costs is None:
@@ -91,6 +96,17 @@ class _Dispatches(TorchDispatchMode):
             else:
                 self.ledger.record(costs, out)
         return out
+
+
+def _line_of_model(error: BaseException | None = None) -> str:
+    """The line of the model's own code that runs or failed, e.g. " in modeling_x.py:12"; "" for none."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    if error is None:
+        frames = [(f.filename, f.lineno) for f in traceback.extract_stack()]
+    else:
+        frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    foreign = [(file, line) for file, line in frames if not file.startswith((*ours, "<"))]
+    return f" in {Path(foreign[-1][0]).name}:{foreign[-1][1]}" if foreign else ""
 
 
 @lru_cache(maxsize=4096)
@@ -226,30 +242,31 @@ def count_call(model: nn.Module, call: Callable[[], Any], on_meta: bool = True) 
     """
     with _one_at_a_time:
         try:
-            return _count_as_written(model, call)
+            return _count_as_written(model, call, on_meta)
         except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
             # It left the dispatcher behind, as `tolist` and `numpy` do, or met a tensor of another device.
             said = " ".join(str(error).split())
-            wants_values = isinstance(error, UnknownValuesError) or re.search(r"\bmeta\b|__format__", said)
+            wants_values = isinstance(error, UnknownValuesError) or re.search(MISSED, said)
             if on_meta and wants_values and not isinstance(error, DataDependentError):
                 raise DataDependentError(
-                    f"the model does not run on tensors without values ({said[:120]}): count on real inputs"
+                    f"the model does not run on tensors without values ({said[:120]}"
+                    f"{_line_of_model(error)}): count on real inputs"
                 ) from error
             raise
 
 
-def _count_as_written(model: nn.Module, call: Callable[[], Any]) -> tuple[Any, Count]:
+def _count_as_written(model: nn.Module, call: Callable[[], Any], on_meta: bool) -> tuple[Any, Count]:
     could_compile = "torch._dynamo" in sys.modules
     try:
-        return _count_once(model, call)
+        return _count_once(model, call, on_meta)
     except Exception:
         # The call has loaded the compiler, so that nothing could be said to it before.
         if could_compile or "torch._dynamo" not in sys.modules:
             raise
-        return _count_once(model, call)
+        return _count_once(model, call, on_meta)
 
 
-def _count_once(model: nn.Module, call: Callable[[], Any]) -> tuple[Any, Count]:
+def _count_once(model: nn.Module, call: Callable[[], Any], on_meta: bool) -> tuple[Any, Count]:
     ledger = Ledger()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -258,8 +275,9 @@ def _count_once(model: nn.Module, call: Callable[[], Any]) -> tuple[Any, Count]:
             torch.no_grad(),
             _eager(),
             _module_paths(model, ledger),
+            small_values() if on_meta else nullcontext(),
             _Attention(ledger),
-            _Dispatches(ledger),
+            _Dispatches(ledger, on_meta),
         ):
             output = call()
     finally:

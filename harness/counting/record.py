@@ -9,7 +9,7 @@ from segmeter.harness.counting.conventions import CONVENTIONS, OMISSIONS, UNITS,
 from segmeter.harness.counting.count import DatasetCount, ModelCount, Spread
 from segmeter.harness.counting.counter import UnknownOp
 from segmeter.harness.inputs import format_size
-from segmeter.harness.models import ModelSpec
+from segmeter.harness.models import ModelSpec, inputs_of
 from segmeter.harness.records import GIGA, SCHEMA, FlopsRecord, component_tree
 from segmeter.harness.records import Spread as SpreadRecord
 
@@ -26,6 +26,10 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
         record["size"] = format_size(size.padded)
         record["padded_size"] = list(size.padded)
         record["original_size"] = list(size.original)
+        inputs = inputs_of(counted.spec)
+        if inputs is not None:
+            record["inputs"] = inputs.described(size.padded)
+            record["inputs_from"] = inputs.source if inputs.size == size.padded else "given"
         if counted.spread is not None:
             record["input_dependent"] = counted.reason
             record["spread"] = {"total": _spread(counted.spread)}
@@ -110,7 +114,7 @@ def _spread(spread: Spread) -> SpreadRecord:
 def versions() -> dict[str, str]:
     """Versions of everything a count depends on."""
     found = {"python": platform.python_version()}
-    for package in ("segmeter", "torch", "torchvision", "timm", "fvcore", "ptflops"):
+    for package in ("segmeter", "torch", "torchvision", "timm", "fvcore", "ptflops", "transformers"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

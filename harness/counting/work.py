@@ -21,7 +21,9 @@ from segmeter.harness.models import (
     empty,
     form_of,
     meta_model,
+    model_of,
     real_model,
+    refusal,
     stage_module,
 )
 
@@ -96,6 +98,10 @@ def why_photos(spec: ModelSpec, size: ImageSize) -> str:
     except ValueError as error:
         if not spec.system.is_own_whole:
             raise
+        if model_of(spec) is not None:
+            raise ValueError(
+                refusal(spec, size, error, lambda other: bool(work_of(spec, other).work))
+            ) from error
         meta_model(spec)  # what cannot be built at all is told as it is
         # A tensor made in the constructor stays on the CPU, say, or the code fails wherever it runs. Real
         # inputs tell which it was.

@@ -48,11 +48,13 @@ from segmeter.harness.inputs import ImageSize, find_photos, format_size, read_ph
 from segmeter.harness.models import (
     Form,
     ModelSpec,
+    SmallValues,
     blaming,
     filled,
     form_of,
     meta_stages,
     real_model,
+    small_values,
     tensors_in,
 )
 from segmeter.harness.records import GIGA
@@ -157,7 +159,8 @@ def cross_check(subject: Subject, progress: Callable[[int], None] = lambda done:
     for part, (module, inputs) in subject.parts.items():
         _, reference = run_and_count(module, *inputs)
         for counter in COUNTERS:
-            results.append(_check(part, counter, module, inputs, reference))
+            with small_values() if inputs[0].is_meta else nullcontext() as values:
+                results.append(_check(part, counter, module, inputs, reference, values))
             progress(len(results))
     return results
 
@@ -215,10 +218,18 @@ def cross_check_record(
 
 
 def _check(
-    part: str, counter: str, module: nn.Module, inputs: tuple[Tensor, ...], reference: Count
+    part: str,
+    counter: str,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    reference: Count,
+    values: SmallValues | None,
 ) -> CrossCheck:
     try:
-        counted, unsupported, theirs = _COUNT[counter](module, inputs)
+        if counter == "fvcore":
+            counted, unsupported, theirs = _count_fvcore(module, inputs, values)
+        else:
+            counted, unsupported, theirs = _COUNT[counter](module, inputs)
     except Exception as error:
         # A tracer meets code here that it may not be able to trace; the other counters still can.
         said = " ".join(str(error).split())[:120] or "no message"
@@ -255,13 +266,13 @@ def _check(
 _Counted = tuple[int, dict[str, int] | None, dict[str, int]]
 
 
-def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Counted:
+def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...], values: SmallValues | None) -> _Counted:
     from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(module, inputs).set_op_handle(**fvcore_handles())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     # The tracer warns about every Python number it bakes in; sizes are fixed here on purpose.
-    on_meta = traceable_on_meta() if inputs[0].is_meta else nullcontext()
+    on_meta = traceable_on_meta(values) if values is not None else nullcontext()
     with warnings.catch_warnings(), torch.no_grad(), on_meta:
         warnings.simplefilter("ignore")
         total = int(analysis.total())
@@ -299,7 +310,6 @@ def _count_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Counted:
 
 
 _COUNT: dict[str, Callable[..., _Counted]] = {
-    "fvcore": _count_fvcore,
     "ptflops": _count_ptflops,
     "torch": _count_torch,
 }
@@ -323,6 +333,8 @@ def _parts(spec: ModelSpec, size: ImageSize) -> dict[str, tuple[nn.Module, tuple
         # What a stage hands on may be a view of a parameter, which torch's module tracker stumbles over.
         inputs = tuple(each.detach() for each in tensors_in(value))
         parts[stage.name or WHOLE] = (TensorsOnly(module, _flat(stage, form_of(value), sizes)).eval(), inputs)
+        if len(parts) == len(spec.stages):
+            break  # what the last hands on is not looked at
         with torch.no_grad():
             value = stage.call(module, value, sizes)
     return parts

@@ -14,16 +14,18 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segmeter.harness.models import SmallValues
+
 aten = torch.ops.aten
 
 
 @contextmanager
-def traceable_on_meta() -> Iterator[None]:
-    """Trace inside this context; gradients must be off."""
+def traceable_on_meta(values: SmallValues) -> Iterator[None]:
+    """Trace inside this context, which stands within that of the small values; gradients must be off."""
     with (
         ThreadPoolExecutor(max_workers=1) as thread,
         _RecordedConvolutions(),
-        _UntracedKernels(thread),
+        _UntracedKernels(thread, values),
     ):
         yield
 
@@ -83,9 +85,10 @@ class _UntracedKernels(TorchDispatchMode):
     The operator has been recorded by the time its kernel runs.
     """
 
-    def __init__(self, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, values: SmallValues) -> None:
         super().__init__()
         self.thread = thread
+        self.values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.is_view:
@@ -93,10 +96,11 @@ class _UntracedKernels(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         if func is aten._convolution.default:
             func, args = aten.convolution.default, args[:9]
-        return self.thread.submit(_run_kernel, func, args, kwargs or {}).result()
+        return self.thread.submit(_run_kernel, self.values, func, args, kwargs or {}).result()
 
 
-def _run_kernel(func: Any, args: Any, kwargs: Any) -> Any:
-    # A mode runs below autograd, which has handled the call already; a new thread must be told.
-    with torch._C._AutoDispatchBelowAutograd():
+def _run_kernel(values: SmallValues, func: Any, args: Any, kwargs: Any) -> Any:
+    # A mode runs below autograd, which has handled the call already; a new thread must be told. Nor does it
+    # know the modes of the one that traces.
+    with torch._C._AutoDispatchBelowAutograd(), values:
         return func(*args, **kwargs)

@@ -12,7 +12,7 @@ from segmeter.harness.gate.changes import ASKED, Change, causes, changes_between
 from segmeter.harness.gate.places import place_of, repository_root
 from segmeter.harness.gate.snapshot import Snapshot
 from segmeter.harness.gate.verdict import FIGURES, OVER, UNCOUNTED, WITHIN, Measured, Verdict
-from segmeter.harness.inputs import ImageSize, SizeSet, default_classes, parse_padded_size
+from segmeter.harness.inputs import ImageSize, SizeSet, default_classes, parse_size
 from segmeter.harness.models import ModelSpec, parse_model, relative_source
 from segmeter.words import nearest
 
@@ -34,7 +34,7 @@ def measure(budgets: Budgets, progress: Callable[[str], None] = lambda name: Non
 
 def measure_one(budget: ModelBudget, folder: Path) -> Measured:
     """Measure one model; its file, if it is the user's own, is relative to ``folder``."""
-    size = ImageSize(parse_padded_size(budget.size), parse_padded_size(budget.size))
+    size = ImageSize(parse_size(budget.size), parse_size(budget.size))
     try:
         spec = _spec(budget, folder, size)
         snapshot, module = take_snapshot(spec, size, budget.convention, budget.components)

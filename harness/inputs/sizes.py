@@ -238,7 +238,7 @@ def choose_sizes(
     if image_size is not None:
         size = from_image(parse_size(image_size, "image size"), rule)
     elif padded_size is not None:
-        padded = parse_padded_size(padded_size)
+        padded = parse_size(padded_size, "padded size")
         size = ImageSize(padded, padded)
     elif dataset is not None:
         return dataset_sizes(dataset)

@@ -1,5 +1,11 @@
 from .blame import blaming as blaming
 from .components import component_finder as component_finder
+from .constants import SmallValues as SmallValues
+from .constants import small_values as small_values
+from .libraries.called import inputs_of as inputs_of
+from .libraries.called import model_of as model_of
+from .libraries.called import refusal as refusal
+from .libraries.inputs import written_input as written_input
 from .own import own_encoders as own_encoders
 from .own import relative_source as relative_source
 from .presets import all_presets as all_presets

@@ -25,6 +25,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -39,8 +40,9 @@ from segmeter.encoders.options import Option, write_value
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.models.blame import OwnModelError, blaming, error_line
+from segmeter.harness.models.constants import small_values
 from segmeter.harness.models.structure import meta_copy
-from segmeter.model_text import COMPONENTS, relative_source, source_parts
+from segmeter.model_text import COMPONENTS, INPUT, relative_source, source_parts
 from segmeter.words import nearest
 
 ENTRY_POINTS = "segmeter.encoders"
@@ -54,7 +56,8 @@ class OwnModel:
 
     ``options`` are the names it takes, with their defaults; None where it takes any name. ``components`` are
     module-path patterns with the names of components, before the module's own. ``identity`` is what the
-    source named when it was loaded: one text can name two things, in two folders.
+    source named when it was loaded: one text can name two things, in two folders. ``check`` raises ValueError
+    at options that it does not take; None to go by their names.
     """
 
     source: str
@@ -63,6 +66,7 @@ class OwnModel:
     options: Mapping[str, Any] | None
     components: Mapping[str, str] = field(default_factory=dict)
     identity: Hashable = None
+    check: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def entry_point_names() -> list[str]:
@@ -127,7 +131,7 @@ def own_system(source: str) -> System:
         ValueError: as :func:`load_own`.
     """
     own = load_own(source)
-    return masked_system(_encoder_kind(own)) if own.is_encoder else _whole_system(own)
+    return masked_system(_encoder_kind(own)) if own.is_encoder else whole_system(own)
 
 
 def _encoder_kind(own: OwnModel) -> EncoderKind:
@@ -153,15 +157,24 @@ def _encoder_kind(own: OwnModel) -> EncoderKind:
     )
 
 
-def _whole_system(own: OwnModel) -> System:
-    """One stage, which is the model itself; only the options that are given are its own."""
+def whole_system(own: OwnModel, title: str = "", source: str = "") -> System:
+    """One stage, which is the model itself; only the options that are given are its own.
+
+    ``title`` and ``source`` are the system's, where they are not to be made of the own model's source.
+    """
 
     def check(values: Mapping[str, Any]) -> None:
-        check_own_options(own, split_components(values)[0])
-
-    def title(values: Mapping[str, Any]) -> str:
         options = split_components(values)[0]
-        return " ".join([own_title(own.source), *(f"{k}={write_value(v)}" for k, v in options.items())])
+        if own.check is not None:
+            own.check(options)
+        else:
+            check_own_options(own, options)
+
+    def titled(values: Mapping[str, Any]) -> str:
+        options = {k: v for k, v in split_components(values)[0].items() if not k.startswith(INPUT)}
+        return " ".join(
+            [title or own_title(own.source), *(f"{k}={write_value(v)}" for k, v in options.items())]
+        )
 
     def stages(choice: Choice) -> Sequence[Stage]:
         options = dict(choice.options)
@@ -176,12 +189,12 @@ def _whole_system(own: OwnModel) -> System:
 
     return System(
         name=own.source,
-        title=own_title(own.source),
+        title=title or own_title(own.source),
         summary="your own",
-        source=own.source,
+        source=source or own.source,
         stages=stages,
         together=check,
-        titled=title,
+        titled=titled,
         backbones=(),
         size_divisor=1,
         takes_any=True,
@@ -250,11 +263,13 @@ def build_whole(own: OwnModel, given: Mapping[str, Any]) -> nn.Module:
     on_meta = torch.get_default_device().type == "meta"
     with blaming(f"{own.source} cannot be built"):
         try:
-            model = own.build(**options)
+            # Constructors read values, as in `linspace(...).tolist()`, and a forward pass reads buffers.
+            with small_values() if on_meta else nullcontext():
+                model = own.build(**options)
         except Exception:
-            if not on_meta:
+            # A library's model has been built by others before: what it says is so on any device.
+            if not on_meta or own.check is not None:
                 raise
-            # Many constructors read values, as in `linspace(...).tolist()`; those need real tensors.
             with torch.device("cpu"):
                 model = own.build(**options)
     check_module(own.source, model)

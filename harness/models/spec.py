@@ -13,8 +13,9 @@ from segmeter.encoders.backbones.table import BACKBONES, check_backbone
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.options import is_integer, write_value
 from segmeter.encoders.systems.table import SYSTEMS, find_system
+from segmeter.harness.models.libraries.names import library_system
 from segmeter.harness.models.own import own_system
-from segmeter.model_text import ModelText, is_source
+from segmeter.model_text import ModelText, is_source, library_name
 from segmeter.words import nearest
 
 MAX_CLASSES = 100_000
@@ -154,8 +155,8 @@ def named_system(name: str, own: bool = False) -> System:
     if name in SYSTEMS:
         return SYSTEMS[name]
     if own:
-        return own_system(name)
-    if is_source(name) or name.endswith(".toml"):
+        return library_system(name) if library_name(name) else own_system(name)
+    if is_source(name) or library_name(name) or name.endswith(".toml"):
         raise ValueError(
             f"{name[:MAX_SHOWN]!r} is code, and only segmeter's encoders are taken from a file: "
             f"{', '.join(SYSTEMS)}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from segmeter.harness.models.constants import MOST
+
 
 @dataclass(frozen=True)
 class ModuleFact:
@@ -65,12 +67,18 @@ def structure_of(root: nn.Module) -> tuple[ModuleFact, ...]:
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy on meta that copies no weights and keeps shared ones shared, which ``.to("meta")`` does not."""
+    """A copy on meta that copies no weights and keeps shared ones shared, which ``.to("meta")`` does not.
+
+    Small buffers keep their values: a forward pass may look at them.
+    """
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
+        if buffer.numel() > MOST:
+            memo[id(buffer)] = buffer.to("meta")
+        elif buffer.device.type != "cpu" and not buffer.is_meta:
+            memo[id(buffer)] = buffer.to("cpu")
     return copy.deepcopy(model, memo)
 
 

@@ -63,6 +63,9 @@ class FlopsRecord(TypedDict):
     range: NotRequired[list[float]]
     # Why the figures are a mean over photos: the model's work depends on its input.
     input_dependent: NotRequired[str]
+    # For a library's model: what it was called with, and where that is from.
+    inputs: NotRequired[dict[str, str]]
+    inputs_from: NotRequired[str]
     versions: dict[str, str]
 
 

@@ -56,6 +56,9 @@ def flops_notes(record: FlopsRecord) -> list[str]:
     if record["original_size"] and record["backbone"]:
         height, width = record["original_size"]
         lines.append(f"results     resized to {height}x{width}, 1 image, batch 1")
+    if "inputs" in record:
+        inputs = ", ".join(f"{name} {shape}" for name, shape in record["inputs"].items())
+        lines.append(f"inputs      {inputs} (size: {record['inputs_from']})")
     if "input_dependent" in record:
         lines.append(f"real inputs mean over photos, weights random: {record['input_dependent']}")
     if record["not_counted"]:

@@ -1,0 +1,1 @@
+"""Models by the names that installed libraries give them: ``hf:``, ``timm:``, ``torchvision:``."""

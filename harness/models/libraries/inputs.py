@@ -1,0 +1,192 @@
+"""What a library's model is called with: images of a size, and what else it asks for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmeter.harness.inputs import MAX_SIDE, Size
+from segmeter.model_text import INPUT
+from segmeter.words import nearest
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "bool": torch.bool,
+}
+# Elements; a larger one is a mistake, or would have to be made in earnest for nothing.
+MOST_ELEMENTS = 2**28
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An input beside the images.
+
+    Attributes:
+        name: the keyword.
+        shape: without the batch.
+        dtype: a key of :data:`DTYPES`.
+        values: all elements in a row, or one for all.
+        batched: whether a batch stands before the shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "int64"
+    values: tuple[int, ...] = (0,)
+    batched: bool = True
+
+    def tensor(self, batch: int, device: torch.device) -> Tensor:
+        """(batch, ...) tensor; its values choose nothing in a model beyond what its author expects."""
+        shape = (batch, *self.shape) if self.batched else self.shape
+        if len(self.values) == 1:
+            return torch.full(shape, self.values[0], dtype=DTYPES[self.dtype], device=device)
+        row = torch.tensor(self.values, dtype=DTYPES[self.dtype], device=device).reshape(self.shape)
+        return row.expand(shape).clone()
+
+    @property
+    def text(self) -> str:
+        """Shape and dtype for a batch of 1."""
+        return f"{'x'.join(map(str, (1, *self.shape) if self.batched else self.shape))} {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with.
+
+    Attributes:
+        size: (H, W) that it is made for.
+        source: where that size is from.
+        image: keyword of the images; "" where they are the first argument.
+        frames: of a video (B, T, 3, H, W); 0 for images (B, 3, H, W).
+        extras: further inputs.
+    """
+
+    size: Size
+    source: str
+    image: str = ""
+    frames: int = 0
+    extras: tuple[Extra, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether images are all, as the first argument."""
+        return not self.image and not self.frames and not self.extras
+
+    def feed(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """A forward pre-hook: (images,) becomes the keywords that the model asks for."""
+        if len(args) != 1 or keywords:
+            return None
+        images = args[0]
+        made = {extra.name: extra.tensor(images.shape[0], images.device) for extra in self.extras}
+        if self.frames:
+            images = images[:, None].expand(-1, self.frames, -1, -1, -1)
+        return ((), {self.image: images, **made}) if self.image else ((images,), made)
+
+    def described(self, size: Size) -> dict[str, str]:
+        """Input -> shape and dtype at a size, for a batch of 1."""
+        frames = (self.frames,) if self.frames else ()
+        image = "x".join(map(str, (1, *frames, 3, *size))) + " float32"
+        return {self.image or "images": image, **{extra.name: extra.text for extra in self.extras}}
+
+
+def given_inputs(source: str, inputs: Inputs, given: Mapping[str, str]) -> Inputs:
+    """The inputs with those replaced that a user gave as ``SHAPE`` or ``SHAPE,dtype``.
+
+    Raises:
+        ValueError: an input that the model does not have, a shape that cannot be read, or one of images
+            that is not (1, 3, H, W) or, for videos, (1, T, 3, H, W).
+    """
+    for name, text in given.items():
+        shape, dtype = read_input(name, text)
+        if name == (inputs.image or "images"):
+            video = len(shape) == 5 and inputs.frames > 0
+            if (
+                not (len(shape) == 4 or video)
+                or shape[0] != 1
+                or shape[-3] != 3
+                or dtype not in ("", "float32")
+            ):
+                form = "1xTx3xHxW" if inputs.frames else "1x3xHxW"
+                raise ValueError(f"input {name} must be {form} float32, got {text!r}")
+            inputs = replace(
+                inputs,
+                size=(shape[-2], shape[-1]),
+                source="given",
+                frames=shape[1] if video else inputs.frames,
+            )
+            continue
+        known = {extra.name: extra for extra in inputs.extras}
+        if name not in known:
+            names = [inputs.image or "images", *known]
+            raise ValueError(f"{source} has no input {name!r}{nearest(name, names)}")
+        old = known[name]
+        values = _filled(old.values, shape)
+        new = replace(old, shape=shape[1:] if old.batched else shape, dtype=dtype or old.dtype, values=values)
+        inputs = replace(inputs, extras=tuple(new if e.name == name else e for e in inputs.extras))
+    return inputs
+
+
+def _filled(values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A row of values for a new length: the ends stay, the middle is repeated or cut."""
+    if len(values) == 1:
+        return values
+    wanted = 1
+    for side in shape[1:]:
+        wanted *= side
+    if wanted < 4:
+        return values[:wanted] or values[:1]
+    return (values[0], *[values[1]] * (wanted - 3), *values[-2:])
+
+
+def read_input(name: str, text: str) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype ("" where none is given) of ``1x77`` or ``1x77,int64`` or ``1x77:int64``.
+
+    >>> read_input("task_inputs", "1x77:int64")
+    ((1, 77), 'int64')
+    """
+    sides, _, dtype = re.sub(r"[,:]", " ", text.strip()).partition(" ")
+    dtype = dtype.strip()
+    if not re.fullmatch(r"\d{1,9}(x\d{1,9}){0,7}", sides):
+        raise ValueError(f"input {name} must be SHAPE[:DTYPE], such as 1x77:int64; got {text!r}")
+    shape = tuple(int(side) for side in sides.split("x"))
+    elements = 1
+    for side in shape:
+        elements *= side
+    if not 0 < elements <= MOST_ELEMENTS:
+        raise ValueError(f"input {name} must have from 1 to {MOST_ELEMENTS:,} elements, got {text!r}")
+    if dtype and dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r} of input {name}{nearest(dtype, DTYPES)}")
+    return shape, dtype
+
+
+def written_input(text: str) -> tuple[str, str]:
+    """The option that ``NAME=SHAPE[:DTYPE]`` of the command line stands for.
+
+    >>> written_input("task_inputs=1x77:int64")
+    ('input.task_inputs', '1x77,int64')
+
+    Raises:
+        ValueError: not of that form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+        raise ValueError(f"--input must be NAME=SHAPE[:DTYPE], such as task_inputs=1x77:int64; got {text!r}")
+    shape, dtype = read_input(name.strip(), value)
+    return f"{INPUT}{name.strip()}", ",".join(filter(None, ["x".join(map(str, shape)), dtype]))
+
+
+def check_side(size: Size, what: str) -> Size:
+    """The size, if it is one.
+
+    Raises:
+        ValueError: a side below 1 or beyond the largest.
+    """
+    if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in size):
+        raise ValueError(f"{what} asks for images of {size!r}")
+    return size

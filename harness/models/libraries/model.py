@@ -1,0 +1,65 @@
+"""What a model of an installed library is, whichever library it is of."""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from segmeter.harness.models.libraries.inputs import Inputs, given_inputs
+from segmeter.model_text import INPUT
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LibraryModel:
+    """A model named as ``LIBRARY:NAME``. Two are equal if all but the functions is.
+
+    Attributes:
+        source: as it is written.
+        title: what a table calls it.
+        library: the library and its version.
+        family: the architecture's name in the library, which the tables of components go by.
+        version: what the name stood for when it was read, such as a configuration's text.
+        known: names of the options that it takes; None where the library alone can tell.
+        build: options without their inputs -> the module, with random weights on the current device.
+        inputs: options without their inputs -> what the module is called with.
+    """
+
+    source: str
+    title: str
+    library: str
+    family: str
+    version: Hashable
+    build: Callable[[Settings], nn.Module] = field(compare=False)
+    inputs: Callable[[Settings], Inputs] = field(compare=False)
+
+    def inputs_of(self, options: Settings) -> Inputs:
+        """What the module is called with, by these options and the inputs among them.
+
+        Raises:
+            ValueError: an input that the model does not have, or that cannot be read.
+        """
+        settings, given = split_inputs(options)
+        return given_inputs(self.source, self.inputs(settings), given)
+
+    def built(self, options: Settings) -> nn.Module:
+        """The module with random weights; called with images alone, it makes its other inputs itself."""
+        settings, _ = split_inputs(options)
+        module = self.build(settings)
+        inputs = self.inputs_of(options)
+        if not inputs.is_plain:
+            module.register_forward_pre_hook(inputs.feed, with_kwargs=True)
+        return module
+
+
+def split_inputs(options: Settings) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options of the model itself, and the inputs given among them.
+
+    >>> split_inputs({"num_queries": 3, "input.input_ids": ("1x8", "int64")})
+    ({'num_queries': 3}, {'input_ids': '1x8,int64'})
+    """
+    given = {name.removeprefix(INPUT): value for name, value in options.items() if name.startswith(INPUT)}
+    written = {name: ",".join(v) if isinstance(v, tuple) else str(v) for name, v in given.items()}
+    return {name: value for name, value in options.items() if not name.startswith(INPUT)}, written
