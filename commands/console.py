@@ -1,5 +1,6 @@
 """What the commands share: exit codes, errors in one line, printing, progress."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -62,14 +63,18 @@ def progress_bar(what: str, steps: int) -> Iterator[Any]:
 
 def show(*things: Any) -> None:
     """Print tables and lines; plain text is never read as markup."""
+    from rich.table import Table
+
+    from segmeter.reports.text.fit import fitted, natural_width
     from segmeter.reports.text.screen import Screen
 
-    console = Screen(soft_wrap=not sys.stdout.isatty(), highlight=False)
-    if not sys.stdout.isatty():
+    console = Screen(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         # A pipe or a file has no width: tables keep their own.
-        console = Screen(width=200, highlight=False)
+        tables = [natural_width(thing) for thing in things if isinstance(thing, Table)]
+        console = Screen(width=max(200, *tables, 0), highlight=False)
     for thing in things:
-        console.print(thing)
+        console.print(fitted(thing, console.width) if isinstance(thing, Table) else thing)
 
 
 def show_json(content: Any) -> None:

@@ -31,10 +31,21 @@ def giga(value: float) -> str:
 def percent(value: float, signed: bool = False) -> str:
     """A percentage to two decimals.
 
-    >>> percent(-51.956, signed=True)
-    '-51.96 %'
+    >>> percent(-51.956, signed=True), percent(-0.001, signed=True)
+    ('-51.96 %', '0.00 %')
     """
-    return f"{value:+.2f} %" if signed else f"{value:.2f} %"
+    text = f"{value:+.2f} %" if signed else f"{value:.2f} %"
+    return text if any(digit in text for digit in "123456789") else "0.00 %"
+
+
+def printed(text: str) -> str:
+    """A figure as a paper prints it, without the zeros that fill a column.
+
+    >>> printed("055.14"), printed("0.5"), printed("281.00")
+    ('55.14', '0.5', '281.00')
+    """
+    bare = text.lstrip("0")
+    return bare if bare[:1].isdigit() else f"0{bare}" if bare[:1] == "." else text
 
 
 def covered(share: float | None) -> str:

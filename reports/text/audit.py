@@ -8,7 +8,7 @@ from rich.table import Table
 
 from segmeter.plain import csv_text, latex, markdown
 from segmeter.reports.text.markdown import markdown_table
-from segmeter.reports.units import giga, percent
+from segmeter.reports.units import giga, percent, printed
 
 FORMATS = ("md", "csv", "latex")
 CELL_HEADER = (
@@ -227,7 +227,7 @@ def _cell_row(cell: Mapping[str, Any]) -> list[str]:
         cell["backbone"],
         cell["dataset"],
         cell["what"],
-        cell["printed"],
+        printed(cell["printed"]),
         "-" if measured is None else giga(measured),
         # No difference is never a negative one.
         "-" if off is None else percent(round(off, 2) + 0.0, signed=True),

@@ -6,7 +6,7 @@ from typing import Any
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.plain import csv_text, markdown
 from segmeter.reports.text.tokens import markdown_section
-from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, title
+from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, printed, title
 
 
 class Markup(str):
@@ -208,7 +208,7 @@ def _audit_table(cells: Sequence[Mapping[str, Any]]) -> str:
             f"{cell['table']}.{cell['row']}",
             f"{cell['model']}, {cell['backbone']}, {cell['dataset']}",
             cell["what"],
-            cell["printed"],
+            printed(cell["printed"]),
             "-" if cell["measured_gmacs"] is None else giga(cell["measured_gmacs"]),
             "-" if cell["difference_percent"] is None else percent(cell["difference_percent"], signed=True),
             cell["size"],

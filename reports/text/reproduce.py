@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from segmeter.reports.units import giga, percent
+from segmeter.reports.units import giga, percent, printed
 
 
 def reproduction_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -31,7 +31,7 @@ def reproduction_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             row["backbone"],
             row["dataset"],
             row["what"],
-            row["printed"],
+            printed(row["printed"]),
             "-" if measured is None else giga(measured),
             "-" if off is None else percent(off, signed=True),
             row["size"],
