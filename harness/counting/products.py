@@ -310,10 +310,11 @@ def deformable_convolution(args: Any, out: Any) -> list[Cost]:
     """
     inputs, weight, masked = args[0], args[1], args[13]
     samples = out.shape[0] * prod(out.shape[2:]) * inputs.shape[1] * prod(weight.shape[2:])
+    weighting = formulas.weighting_macs(samples) if masked else 0
+    # Names of their own: the papers' tool sees neither, while it sees every other convolution.
     return [
-        *multiplied("deform_sampling", formulas.sampling_macs(samples)),
-        *(multiplied("deform_weighting", formulas.weighting_macs(samples)) if masked else []),
-        *multiplied("conv", conv_macs(shape(weight), shape(out)), out.numel()),
+        *multiplied("deform_conv_sampling", formulas.sampling_macs(samples) + weighting),
+        *multiplied("deform_conv", conv_macs(shape(weight), shape(out)), out.numel()),
     ]
 
 
