@@ -72,15 +72,9 @@ def implementation_for(device: torch.device | str, dtype: torch.dtype) -> Implem
         ValueError: ``SEGMETER_OP`` holds something else than ``auto`` or ``reference``.
     """
     kind = torch.device(device).type
-    if current_choice() == "reference":
-        return Implementation("reference", ASKED)
-    if kind not in _KERNELS:
-        return Implementation("reference", f"there is no compiled kernel for device {kind}")
-    if dtype not in cpu_kernel.DTYPES:
-        return Implementation("reference", f"there is no compiled kernel for {dtype}")
-    missing = _why_missing(torch.device(device))
-    if missing:
-        return Implementation("reference", missing)
+    reason = _why_reference(torch.device(device), dtype)
+    if reason:
+        return Implementation("reference", reason)
     return Implementation(NAMES[kind], f"compiled for this {'processor' if kind == 'cpu' else 'GPU'}")
 
 
@@ -90,14 +84,13 @@ def kernel_for(value: Tensor, places: Tensor, *, fused: bool = False) -> ModuleT
     Says once on stderr why the reference runs where nobody asked for it.
     """
     kind = value.device.type
-    chosen = implementation_for(value.device, value.dtype)
-    if chosen.name in NAMES.values():
-        refusal: str = _KERNELS[kind].refusal(value, places, fused=fused)
-        if not refusal:
+    reason = _why_reference(value.device, value.dtype)
+    if not reason:
+        reason = _KERNELS[kind].refusal(value, places, fused=fused)
+        if not reason:
             return _KERNELS[kind]
-        notice(kind, refusal)
-    elif chosen.reason != ASKED:
-        notice(kind, chosen.reason)
+    if reason != ASKED:
+        notice(kind, reason)
     return None
 
 
@@ -105,6 +98,16 @@ def kernel_for(value: Tensor, places: Tensor, *, fused: bool = False) -> ModuleT
 def notice(kind: str, reason: str) -> None:
     """One line on stderr, once for each device type and reason."""
     sys.stderr.write(f"segmeter: deformable attention on {kind} runs the slow reference: {reason}\n")
+
+
+def _why_reference(device: torch.device, dtype: torch.dtype) -> str:
+    if current_choice() == "reference":
+        return ASKED
+    if device.type not in _KERNELS:
+        return f"there is no compiled kernel for device {device.type}"
+    if dtype not in cpu_kernel.DTYPES:
+        return f"there is no compiled kernel for {dtype}"
+    return _why_missing(device)
 
 
 def _why_missing(device: torch.device) -> str:

@@ -271,7 +271,7 @@ __device__ __forceinline__ Channels load_or_zero(const Stored* base, int token) 
             "mul.wide.u32 at, %4, %6;\nadd.u64 at, at, %5;\n"
             "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [at];\n}"
             : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
-            : "r"(token), "l"(base), "n"((int)(kRow * sizeof(Stored))));
+            : "r"(token), "l"(__cvta_generic_to_global(base)), "n"((int)(kRow * sizeof(Stored))));
         return row;
     }
 #endif
@@ -354,18 +354,22 @@ __device__ __forceinline__ void add_to(Real* base, int token, const Real* grad, 
 #if defined(__CUDACC__) && DTYPE != 1 && WIDTH % 4 == 0
     // No memory is said to change: nothing in this kernel reads these sums, and the next samples' loads need
     // not wait.
+    unsigned long long at;
+    asm("mul.wide.u32 %0, %1, %2;\nadd.u64 %0, %0, %3;"
+        : "=&l"(at)
+        : "r"(token), "n"((int)(kRow * sizeof(Real))), "l"(__cvta_generic_to_global(base)));
 #pragma unroll
     for (int c = 0; c < WIDTH; c += 4) {
-        asm volatile("{\n.reg .u64 at;\nmul.wide.u32 at, %0, %2;\nadd.u64 at, at, %1;\n"
+        asm volatile(
 #if __CUDA_ARCH__ >= 900
-                     "red.global.add.v4.f32 [at], {%3, %4, %5, %6};\n}"
+            "red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
 #else
-                     "red.global.add.f32 [at], %3;\nred.global.add.f32 [at + 4], %4;\n"
-                     "red.global.add.f32 [at + 8], %5;\nred.global.add.f32 [at + 12], %6;\n}"
+            "red.global.add.f32 [%0], %1;\nred.global.add.f32 [%0 + 4], %2;\n"
+            "red.global.add.f32 [%0 + 8], %3;\nred.global.add.f32 [%0 + 12], %4;"
 #endif
-                     :
-                     : "r"(token), "l"(base + c), "n"((int)(kRow * sizeof(Real))), "f"(grad[c] * scale),
-                       "f"(grad[c + 1] * scale), "f"(grad[c + 2] * scale), "f"(grad[c + 3] * scale));
+            :
+            : "l"(at + c * sizeof(Real)), "f"(grad[c] * scale), "f"(grad[c + 1] * scale),
+              "f"(grad[c + 2] * scale), "f"(grad[c + 3] * scale));
     }
 #else
 #pragma unroll

@@ -30,8 +30,11 @@ from segmeter.harness.machine import cpu_name, git_state
 from segmeter.harness.op.peers import PEERS, Peer, PeerUnavailableError, check, load, one_line
 from segmeter.harness.op.problems import (
     DTYPES,
+    HEAD_DIM,
+    HEADS,
     PASSES,
     PLACES,
+    POINTS,
     SHAPES,
     Case,
     Problem,
@@ -119,6 +122,7 @@ def run_benchmark(
         "rounds": options.rounds,
         "caches": "cold" if options.cold else "warm",
         "peak_gb_per_s": peak,
+        "host_us": {direction: host_time(torch.device(device), direction) for direction in PASSES},
         "implementations": {name: implementation_for(device, DTYPES[name]).__dict__ for name in dtypes},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": rows,
@@ -185,6 +189,31 @@ def time_case(
             }
         )
     return rows, left_out
+
+
+def host_time(device: torch.device, direction: str, calls: int = 100) -> float:
+    """Microseconds of a call of the fused op that has next to nothing to do; the median of seven rounds.
+
+    One query on three levels of one token: on a GPU what Python, torch and the driver take to queue a call,
+    with no wait for it; on the CPU that and the kernel's own start.
+    """
+    kind: Any = {"device": device}
+    shapes = torch.ones(3, 2, dtype=torch.int64, **kind)
+    starts = torch.arange(3, **kind)
+    value = torch.zeros(1, 3, HEADS, HEAD_DIM, **kind)
+    offsets = torch.zeros(1, 1, HEADS, 3, POINTS, 2, **kind)
+    tensors = (value, shapes, starts, torch.zeros(1, 1, 1, 2, **kind), offsets, offsets[..., 0].contiguous())
+    call = _pass(ms_deform_attn_fused, tensors, direction, constants=(3,))
+    call()
+    rounds = []
+    for _ in range(7):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        rounds.append((time.perf_counter() - begin) / calls * 1e6)
+    return statistics.median(rounds)
 
 
 def ratio_interval(

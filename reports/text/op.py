@@ -33,10 +33,18 @@ def bench_notes(record: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the timings."""
     return [
         f"peak        {record['peak_gb_per_s']:.1f} GB/s, measured by copying 256 MiB",
+        *_host_line(record.get("host_us")),
         "bytes       each input that is needed read once, each output written once: the least possible",
         f"rounds      {record['rounds']}, all implementations in turn within each, {record['caches']} caches",
         *map(_left_out_line, record["left_out"]),
     ]
+
+
+def _host_line(times: Mapping[str, float] | None) -> list[str]:
+    if times is None:  # a record older than that
+        return []
+    told = ", ".join(f"{name} {time:.0f} us" for name, time in times.items())
+    return [f"host        {told}: a call that has next to nothing to do"]
 
 
 def _left_out_line(entry: Mapping[str, Any]) -> str:

@@ -178,6 +178,14 @@ def test_what_may_pass_is_asked_again_and_what_lasts_is_not() -> None:
     assert reasons.of("b", load) == ""
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would run for minutes")
+def test_the_recording_on_a_gpu_says_in_one_line_that_there_is_none() -> None:
+    script = str(ROOT / "benchmarks" / "op_on_gpu.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "NVIDIA GPU" in done.stderr
+
+
 def _with_driver(kind: cuda_build.Kind, folder: Path) -> dict[str, str]:
     """The environment of a process that finds the stand-in, built for this kind, and an empty cache."""
     source = Path(__file__).with_name("driver_stand_in.cpp")

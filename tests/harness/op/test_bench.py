@@ -13,7 +13,7 @@ from segmeter.harness.op.bench import Options, ratio_interval, run_benchmark, ti
 from segmeter.harness.op.doctor import build_ahead, diagnose
 from segmeter.harness.op.peers import PEERS
 from segmeter.harness.op.problems import DTYPES, PASSES, SHAPES, Case, bytes_moved, draw_problem
-from segmeter.reports.text.op import build_lines
+from segmeter.reports.text.op import bench_notes, build_lines
 
 
 def test_shapes_are_those_of_strides_32_16_and_8() -> None:
@@ -59,6 +59,10 @@ def test_a_record_tells_what_ran_and_is_written_whole(tmp_path: Path) -> None:
     own = [row for row in record["rows"] if row["implementation"] == "reference"]
     assert len(own) == 4 and all(row["speedup"] == 1 for row in own)
     assert all(len(row["times_ms"]) == 3 and row["gb_per_s"] > 0 for row in record["rows"])
+    # The same query on M2F's levels takes no less than on three levels of one token.
+    assert 0 < record["host_us"]["forward"] < 1e3 * max(row["median_ms"] for row in own)
+    assert any(line.startswith("host ") for line in bench_notes(record))
+    assert not any(line.startswith("host ") for line in bench_notes({**record, "host_us": None}))
 
 
 def test_the_compiled_reference_is_timed_in_both_directions() -> None:
