@@ -17,6 +17,7 @@ from segmeter.harness.crosscheck.run import (
 )
 from segmeter.harness.crosscheck.tracing import traceable_on_meta
 from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.models import small_values
 from segmeter.harness.models.spec import parse_model
 
 STAGES = ("backbone", "encoder", "decoder", "postprocess")
@@ -84,7 +85,7 @@ def test_tracing_on_meta_records_convolutions() -> None:
     from fvcore.nn import FlopCountAnalysis
 
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.GroupNorm(2, 8)).to("meta")
-    with torch.no_grad(), traceable_on_meta():
+    with torch.no_grad(), small_values() as values, traceable_on_meta(values):
         counts = FlopCountAnalysis(net, (torch.empty(1, 3, 16, 16, device="meta"),)).by_operator()
     assert counts == {"conv": 8 * 64 * 27, "group_norm": 5 * 8 * 64}
 
