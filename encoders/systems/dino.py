@@ -39,6 +39,8 @@ from segmeter.encoders.systems.hosting import CHOOSER, Hosting, detector_backbon
 FFN_DIM = 2048
 DECODER_LAYERS = 6
 QUERIES = 900
+# COCO's 80 classes have numbers up to 90.
+CLASSES = 91
 POSITION_TEMPERATURE = 20.0
 BOX_EPS = 1e-3
 # Official order: high to low resolution.
@@ -290,5 +292,6 @@ SYSTEM = System(
     further=HOSTING.further,
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,
+    default_classes=CLASSES,
     size_divisor=1,
 )

@@ -191,5 +191,6 @@ SYSTEM = System(
     titled=title,
     default_backbone="r50",
     default_queries=lambda backbone: dino.QUERIES,
+    default_classes=dino.CLASSES,
     size_divisor=1,
 )

@@ -36,6 +36,7 @@ from segmeter.encoders.systems.hosting import CHOOSER, Hosting, detector_backbon
 FFN_DIM = 1024
 DECODER_LAYERS = 6
 QUERIES = 300
+CLASSES = 80
 BOX_EPS = 1e-5
 FORMS = {
     "train": "RepVGG blocks of a 3x3 and a 1x1 branch, each with its norm",
@@ -186,4 +187,5 @@ SYSTEM = System(
     further=HOSTING.further,
     default_backbone="r50vd",
     default_queries=lambda backbone: QUERIES,
+    default_classes=CLASSES,
 )

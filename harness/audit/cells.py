@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from segmeter.harness.audit.maskdino import encoder_cost, solve_structure, structures
 from segmeter.harness.audit.means import (
     FIRST_IMAGES,
     Sample,
@@ -117,9 +116,7 @@ def audit_cells(
             known.add(cell.table)
             step(f"table {cell.table}")
         subject = subject_of(cell)
-        if cell.model == "maskdino" and cell.what == "encoder":
-            audited.append(_maskdino(subject))
-        elif not subject.is_modelled:
+        if not subject.is_modelled:
             audited.append(AuditedCell(subject, None, "-", None, "not modelled", "", subject.reason))
         elif cell.what == "total" and cell.dataset == "coco":
             audited.append(means[cell])
@@ -158,31 +155,6 @@ def _one_size(subject: Subject) -> AuditedCell:
         f"(at most {largest / 1e3:.0f})"
     )
     return _with_verdict(subject, at_stated, stated, "stated size", _join(subject.reason, note))
-
-
-def _maskdino(subject: Subject) -> AuditedCell:
-    """MaskDINO's encoder: structure and size are both solved for."""
-    cell = subject.cell
-    progressive = cell.modifier == "+proscale"
-    tried = len(structures(progressive))
-    solved = solve_structure(progressive, cell.backbone, *print_ranges(cell)["rounded"])
-    if not solved:
-        note = _join(subject.reason, f"none of {tried} structures costs this at a real size")
-        return AuditedCell(subject, None, "-", None, "not modelled", "", note)
-    (structure, size), *others = solved
-    note = f"{structure.text}, one of {tried} structures tried; {_images_note([size])}"
-    rivals = [
-        f"{other.text} at {format_size(rare)} ({real_padded_sizes()[rare]} images)"
-        for other, rare in others
-        if other != structure
-    ]
-    if rivals:
-        note += f"; as well {rivals[0]}"
-    measured = encoder_cost(structure, cell.backbone, size)
-    how = how_printed(cell, measured)
-    return AuditedCell(
-        subject, measured, format_size(size), size, "solved size", how, _join(subject.reason, note)
-    )
 
 
 def _with_verdict(subject: Subject, measured: float, size: Size, met: str, note: str) -> AuditedCell:
@@ -259,8 +231,13 @@ def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, Audit
                 break
         else:
             left.append(subject)
-    targets = [Target(_model(s), *print_ranges(s.cell)["rounded"]) for s in left]
-    samples = solve_samples(targets) if images is None else solve_prefixes(targets, images)
+    samples: list[Sample] = []
+    # The paper's own models first: another system's total may be of other images, and takes theirs if it can.
+    for own in (True, False):
+        targets = [
+            Target(_model(s), *print_ranges(s.cell)["rounded"]) for s in left if (s.scope == "family") == own
+        ]
+        samples += solve_samples(targets) if images is None else solve_prefixes(targets, images)
     for subject in left:
         found[subject.cell] = _solved_mean(subject, samples, *stated[0])
     return found

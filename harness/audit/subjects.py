@@ -21,7 +21,6 @@ REASONS = {
     "yoso": "its feature aggregator and its decoder are its own",
     "rap-sam": "its encoder and its decoder are its own",
     "remax": "it is kMaX-DeepLab with another training; its pixel decoder is its own",
-    "maskdino": "its decoder selects its queries in two stages and is its own",
 }
 SCOPES = {
     "family": "M2F, Lite-M2F, RT-M2F, PRO-SCALE and their LPE variants",
@@ -71,8 +70,8 @@ def subject_of(cell: PublishedCell) -> Subject:
         name = "pro-scale" if cell.modifier == "+proscale" else "m2f"
         spec = spec_of(replace(cell, model=name, modifier=""))
         return Subject(cell, spec, "host", f"the encoder is that of {name}")
-    if cell.model == "maskdino" and cell.what == "encoder":
-        return Subject(cell, None, "host", "MaskDINO's encoder is M2F's with options that are not printed")
+    if cell.model == "maskdino":
+        return Subject(cell, spec_of(cell), "host", "as MaskDINO's panoptic configuration has it")
     return Subject(cell, None, "other", REASONS.get(cell.model, "no encoder of this system here"))
 
 

@@ -1,8 +1,9 @@
 """A model's cost as an exact function of image size, and the sizes at which it costs a given amount.
 
 All sizes are multiples of 32, so an encoder's work is a polynomial of the padded pixels: linear, and
-quadratic for an encoder with dense attention. The same holds for the decoder and the post-processing, which
-also grows with the original image. Backbones pad their windows and are counted at every size.
+quadratic for an encoder with dense attention; a level at stride 64, which rounds its sides up, adds a term
+for the tokens that it has beyond a 4096th of the pixels. The same holds for all that comes after the encoder,
+which also grows with the original image. Backbones pad their windows and are counted at every size.
 
 The polynomial is found from exact counts, in fractions, and held to one more count at a real size. An encoder
 that is no such polynomial is counted at every size instead.
@@ -13,27 +14,32 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from segmeter.harness.counting.count import count_backbone, count_model
+from segmeter.harness.counting.conventions import apply_convention
+from segmeter.harness.counting.count import count_model
+from segmeter.harness.counting.work import backbone_work
 from segmeter.harness.inputs import ImageSize, Size, dataset_sizes, from_image
-from segmeter.harness.models import ModelSpec
+from segmeter.harness.models import ModelSpec, find_components
 from segmeter.harness.records import GIGA
 
 CONVENTION = "published"
 # Small sizes whose pixels stand as 1 : 2 : 4.
 PROBES: tuple[Size, ...] = ((256, 256), (256, 512), (512, 512))
+# Sides that are no multiples of 64.
+ODD_PROBE: Size = (288, 288)
 PROOF = from_image((480, 640))
 
 
 @dataclass(frozen=True)
 class Polynomial:
-    """c0 + c1 x + c2 x^2 in exact fractions."""
+    """c0 + c1 x + c2 x^2 in exact fractions, and a cost for each further token."""
 
     coefficients: tuple[Fraction, Fraction, Fraction]
+    per_further_token: Fraction = Fraction(0)
 
-    def at(self, x: int) -> float:
+    def at(self, x: int, further_tokens: Fraction = Fraction(0)) -> float:
         """Value at a whole number."""
         c0, c1, c2 = self.coefficients
-        return float(c0 + (c1 + c2 * x) * x)
+        return float(c0 + (c1 + c2 * x) * x + self.per_further_token * further_tokens)
 
 
 def through(points: list[tuple[int, int]]) -> Polynomial:
@@ -51,8 +57,8 @@ class CostModel:
 
     Attributes:
         spec: the model.
-        encoder_cost, other_cost: units of work of the encoder, and of decoder and post-processing at an
-            original size of no pixels, over the padded pixels; None where the work is no such polynomial.
+        encoder_cost, other_cost: units of work of the encoder, and of all behind it at an original size of no
+            pixels, over the padded pixels; None where the work is no such polynomial.
         per_original_pixel: units of work for each pixel of the original image.
     """
 
@@ -65,15 +71,14 @@ class CostModel:
         """GMACs of the encoder."""
         if self.encoder_cost is None:
             return count_model(self.spec, ImageSize(padded, padded), CONVENTION).figures.of("encoder") / GIGA
-        return self.encoder_cost.at(_pixels(padded)) / GIGA
+        return _at(self.encoder_cost, padded) / GIGA
 
     def total(self, size: ImageSize) -> float:
         """GMACs of the whole model."""
         if self.encoder_cost is None or self.other_cost is None:
             return count_model(self.spec, size, CONVENTION).figures.total / GIGA
-        pixels = _pixels(size.padded)
-        rest = self.other_cost.at(pixels) + float(self.per_original_pixel * _pixels(size.original))
-        return (_backbone(self.spec.backbone, size.padded) + self.encoder_cost.at(pixels) + rest) / GIGA
+        rest = _at(self.other_cost, size.padded) + float(self.per_original_pixel * _pixels(size.original))
+        return (_backbone(self.spec, size.padded) + _at(self.encoder_cost, size.padded) + rest) / GIGA
 
     def pixels_for(self, low: float, high: float) -> tuple[int, int]:
         """Smallest and largest number of padded pixels, multiples of 1024, that cost from low to high GMACs.
@@ -112,25 +117,49 @@ def cost_model(spec: ModelSpec) -> CostModel:
         other_points.append((_pixels(padded), other))
     _, larger = _parts(spec, ImageSize(PROBES[0], PROBES[2]))
     per_original = Fraction(larger - other_points[0][1], _pixels(PROBES[2]) - _pixels(original))
-    other_cost = through(
-        [(x, int(y - per_original * _pixels(original))) for x, y in other_points],
+    encoder_cost = through(encoder_points)
+    other_cost = through([(x, int(y - per_original * _pixels(original))) for x, y in other_points])
+    encoder, other = _parts(spec, ImageSize(ODD_PROBE, original))
+    model = CostModel(
+        spec,
+        _with_further_tokens(encoder_cost, encoder),
+        _with_further_tokens(other_cost, other - per_original * _pixels(original)),
+        per_original,
     )
-    model = CostModel(spec, through(encoder_points), other_cost, per_original)
     figures = count_model(spec, PROOF, CONVENTION).figures
     same_encoder = abs(model.encoder(PROOF.padded) * GIGA - figures.of("encoder")) < 1
     same_total = abs(model.total(PROOF) * GIGA - figures.total) < 1
     return model if same_encoder and same_total else CostModel(spec, None, None, Fraction(0))
 
 
+def _with_further_tokens(cost: Polynomial, odd: int | Fraction) -> Polynomial:
+    """The polynomial with the term that makes it cost ``odd`` at :data:`ODD_PROBE`."""
+    c0, c1, c2 = cost.coefficients
+    x = _pixels(ODD_PROBE)
+    return Polynomial(cost.coefficients, (odd - (c0 + (c1 + c2 * x) * x)) / _further_tokens(ODD_PROBE))
+
+
+def _at(cost: Polynomial, padded: Size) -> float:
+    return cost.at(_pixels(padded), _further_tokens(padded))
+
+
+def _further_tokens(padded: Size) -> Fraction:
+    """Tokens that a level at stride 64 has beyond its share of the pixels, because it rounds up."""
+    height, width = (-(-side // 64) for side in padded)
+    return height * width - Fraction(_pixels(padded), 4096)
+
+
 def _parts(spec: ModelSpec, size: ImageSize) -> tuple[int, int]:
-    """Units of work of the encoder, and of decoder and post-processing."""
+    """Units of work of the encoder, and of all behind it."""
     figures = count_model(spec, size, CONVENTION).figures
-    return int(figures.of("encoder")), int(figures.of("decoder") + figures.of("postprocess"))
+    encoder = int(figures.of("encoder"))
+    return encoder, int(figures.total) - encoder - int(_backbone(spec, size.padded))
 
 
 @lru_cache(maxsize=4096)
-def _backbone(name: str, padded: Size) -> float:
-    return count_backbone(name, padded, CONVENTION)
+def _backbone(spec: ModelSpec, padded: Size) -> float:
+    """Units of work of the first stage."""
+    return apply_convention(backbone_work(spec, padded), find_components(spec), CONVENTION).total
 
 
 def _pixels(size: Size) -> int:
@@ -149,8 +178,7 @@ def real_padded_sizes() -> dict[Size, int]:
 def real_sizes_costing(model: CostModel, low: float, high: float) -> list[Size]:
     """Real padded sizes at which the encoder costs from low to high GMACs, the most frequent first.
 
-    The pixels are solved for from the cost; a size is kept if it is one that a real image gives.
+    The cost is worked out at every size that a real image gives.
     """
-    fewest, most = model.pixels_for(low, high)
-    found = [size for size in real_padded_sizes() if fewest <= _pixels(size) <= most]
+    found = [size for size in real_padded_sizes() if low <= model.encoder(size) <= high]
     return sorted(found, key=lambda size: (-real_padded_sizes()[size], size))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
-from segmeter.harness.counting.work import backbone_work, see, why_photos, work_of
-from segmeter.harness.inputs import ImageSize, Photo, Size, SizeSet
-from segmeter.harness.models import ModelSpec, find_components, model_spec, parameters
+from segmeter.harness.counting.work import see, why_photos, work_of
+from segmeter.harness.inputs import ImageSize, Photo, SizeSet
+from segmeter.harness.models import ModelSpec, find_components, parameters
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,6 @@ def count_dataset(
         params=first.params,
         encoder_params=first.encoder_params,
     )
-
-
-def count_backbone(name: str, padded: Size, convention: str) -> float:
-    """Units of work of a backbone alone at one padded size."""
-    spec = model_spec("m2f", name)
-    return apply_convention(backbone_work(spec, padded), find_components(spec), convention).total
 
 
 def _spread(weighted: list[tuple[float, int]]) -> Spread:

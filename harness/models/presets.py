@@ -7,15 +7,30 @@ from typing import Any
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.inputs import format_size
 from segmeter.harness.models.spec import ModelSpec, model_spec
-from segmeter.harness.published import CLASSES, FAMILY, PublishedCell, PublishedRow, family_cells
+from segmeter.harness.published import (
+    CLASSES,
+    FAMILY,
+    PRO_SCALE,
+    PublishedCell,
+    PublishedRow,
+    family_cells,
+    published_rows,
+)
 from segmeter.model_text import ModelText
 from segmeter.words import nearest
+
+# Tables of PRO-SCALE's encoder in other systems.
+HOST_TABLES = (8, 11)
+# The detectors of Table 8 with R50; its Swin-T figures under these names are Table 1's, of segmenters.
+DETECTORS = {"dino": "dino", "lite-detr": "lite-dino", "rt-detr": "rt-detr"}
 
 
 def spec_of(row: PublishedRow | PublishedCell) -> ModelSpec | None:
     """The model that a published row's label describes, or None where nothing here has that structure."""
-    if row.model not in FAMILY or row.dataset not in CLASSES or not row.backbone:
+    if row.dataset not in CLASSES or not row.backbone:
         return None
+    if row.model not in FAMILY or row.variant.count(",") > 2:
+        return _host_of(row)
     options: dict[str, Any] = {}
     if row.variant:
         options["stages"] = tuple(int(p) for p in row.variant.split(","))
@@ -30,6 +45,22 @@ def spec_of(row: PublishedRow | PublishedCell) -> ModelSpec | None:
     elif row.modifier and not row.modifier.startswith("in21k"):
         return None
     return model_spec(row.model, row.backbone, num_classes=CLASSES[row.dataset], **options)
+
+
+def _host_of(row: PublishedRow | PublishedCell) -> ModelSpec | None:
+    """A row of the PRO-SCALE paper whose model is another system, maybe with PRO-SCALE inside."""
+    if isinstance(row, PublishedRow) and row.paper != PRO_SCALE:
+        return None
+    options: dict[str, Any] = {}
+    if row.variant:
+        options = {"encoder": "pro-scale", "stages": tuple(int(p) for p in row.variant.split(","))}
+    if row.model == "maskdino":
+        return model_spec("maskdino", row.backbone, num_classes=CLASSES[row.dataset], **options)
+    name = "dino" if row.model == "pro-scale" else DETECTORS.get(row.model)
+    if name is None or row.backbone != "r50":
+        return None
+    # Each detector's own backbone: RT-DETR's is a variant of R50.
+    return model_spec(name, num_classes=SYSTEMS[name].default_classes or CLASSES[row.dataset], **options)
 
 
 @dataclass(frozen=True)
@@ -51,7 +82,9 @@ def all_presets() -> dict[str, Preset]:
     """The paper's rows under short names, e.g. "table2.4"; each model once for each data set."""
     found: dict[str, Preset] = {}
     seen: set[tuple[str, str]] = set()
-    for cell in family_cells():
+    rows: list[PublishedCell | PublishedRow] = [*family_cells()]
+    rows += [row for row in published_rows() if row.paper == PRO_SCALE and row.table in HOST_TABLES]
+    for cell in rows:
         spec = spec_of(cell)
         if spec is None or (spec.text, cell.dataset) in seen:
             continue

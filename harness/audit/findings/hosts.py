@@ -1,20 +1,24 @@
-"""Findings on other systems that run M2F's or PRO-SCALE's encoder."""
+"""Findings on other systems that run M2F's or PRO-SCALE's encoder, and on the detectors of Table 8."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
-from segmeter.harness.audit.cells import AuditedCell, print_ranges
+from segmeter.harness.audit.cells import AuditedCell
 from segmeter.harness.audit.findings.cost import row_pairs
 from segmeter.harness.audit.findings.sentences import Finding, finding, listed, model, place
-from segmeter.harness.audit.maskdino import encoder_cost, solve_structure
-from segmeter.harness.inputs import format_size
-from segmeter.harness.published import PublishedCell
+from segmeter.harness.counting import CONVENTION, cost_model, count_model
+from segmeter.harness.inputs import ImageSize, Size, format_size
+from segmeter.harness.models import model_spec, spec_of
+from segmeter.harness.published import PRO_SCALE, PublishedCell, published_rows
+from segmeter.harness.records import GIGA
+
+# What photos of 640x427 pixels become: the size of most of the paper's R50 rows.
+TYPICAL: Size = (800, 1216)
 
 
 def host_findings(audited: Sequence[AuditedCell]) -> list[Finding]:
-    """All findings on open-vocabulary systems and on MaskDINO."""
-    return [*_borrowed(audited), *_dropped_level(audited)]
+    """All findings on open-vocabulary systems, on MaskDINO and on detectors."""
+    return [*_borrowed(audited), *_dropped_level(audited), *_missing_costs(audited)]
 
 
 def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
@@ -50,30 +54,62 @@ def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
 
 
 def _dropped_level(audited: Sequence[AuditedCell]) -> list[Finding]:
-    """A saving that is partly a level left out: the two figures fit different numbers of levels."""
-    cells = [a.cell for a in audited if a.cell.model == "maskdino" and a.cell.what == "encoder"]
-    solved = {
-        bool(c.modifier): (c, solve_structure(bool(c.modifier), c.backbone, *print_ranges(c)["rounded"]))
-        for c in cells
+    """A saving that is partly a level left out: the two models have different numbers of levels."""
+    cells = {
+        bool(a.cell.modifier): a
+        for a in audited
+        if a.cell.model == "maskdino" and a.cell.what == "encoder" and a.print
     }
-    if len(solved) < 2 or not all(found for _, found in solved.values()):
+    if len(cells) < 2:
         return []
-    (whole, [(base, size), *_]), (reduced, [(variant, other_size), *_]) = solved[False], solved[True]
-    if base.extra_level == variant.extra_level or size != other_size:
+    whole, reduced = cells[False], cells[True]
+    size = whole.padded
+    if size is None or size != reduced.padded:
         return []
-    alike = replace(base, extra_level=variant.extra_level)
-    cost = encoder_cost(alike, whole.backbone, size)
+    backbone = whole.cell.backbone
+    fewer = model_spec("maskdino", backbone, levels=3)
+    four_stages = (*(int(p) for p in reduced.cell.variant.split(",")), 3)
+    kept = model_spec("maskdino", backbone, encoder="pro-scale", stages=four_stages)
+    alike, with_level = cost_model(fewer).encoder(size), cost_model(kept).encoder(size)
+    assert whole.measured is not None and reduced.measured is not None
+    printed = 100 * (reduced.cell.value / whole.cell.value - 1)
     return finding(
         "dropped-level",
         "A saving is partly that of a level left out",
         [
-            f"{place(whole)}, {model(whole)}: {whole.value:.2f} fits {base.text} at "
-            f"{format_size(size)} ({encoder_cost(base, whole.backbone, size):.2f}).",
-            f"{place(reduced)}, {model(reduced)}: {reduced.value:.2f} fits {variant.text} there "
-            f"({encoder_cost(variant, reduced.backbone, size):.2f}).",
-            f"The printed figures differ by {100 * (reduced.value / whole.value - 1):+.2f} %; against "
-            f"{alike.text} ({cost:.2f}) it is "
-            f"{100 * (encoder_cost(variant, reduced.backbone, size) / cost - 1):+.2f} %.",
+            f"{place(whole.cell)}, {model(whole.cell)}: {whole.cell.value:.2f} is what its four levels, "
+            f"strides 8 to 64, cost at {format_size(size)} ({whole.measured:.2f}).",
+            f"{place(reduced.cell)}, {model(reduced.cell)}: {reduced.cell.value:.2f} is what its label gives "
+            f"there on three levels, without stride 64 ({reduced.measured:.2f}); with a stage for it, "
+            f"{kept.encoder_title} costs {with_level:.2f}.",
+            f"The printed figures differ by {printed:+.2f} %; against MaskDINO's own encoder on three levels "
+            f"({alike:.2f}) it is {100 * (reduced.measured / alike - 1):+.2f} %.",
         ],
-        (whole.table, reduced.table),
+        (whole.cell.table, reduced.cell.table),
+    )
+
+
+def _missing_costs(audited: Sequence[AuditedCell]) -> list[Finding]:
+    """Detectors of which a table prints the quality alone: what they cost, counted."""
+    tables = {a.cell.table for a in audited}
+    cells = {(a.cell.table, a.cell.row, a.cell.backbone) for a in audited}
+    sentences, found = [], []
+    for row in published_rows():
+        spec = spec_of(row)
+        if row.paper != PRO_SCALE or row.metric != "box_ap" or row.table not in tables or spec is None:
+            continue
+        if (row.table, row.row, row.backbone) in cells:
+            continue
+        size = ImageSize(TYPICAL, TYPICAL)
+        figures = count_model(spec, size, CONVENTION).figures
+        sentences.append(
+            f"{place(row)}, {spec.title}: {figures.total / GIGA:.2f} in all, "
+            f"{figures.of('encoder') / GIGA:.2f} of it the encoder's, at {format_size(TYPICAL)}."
+        )
+        found.append(row.table)
+    return finding(
+        "missing-costs",
+        "Detectors stand without their cost, beside that of segmenters: counted",
+        sentences,
+        found,
     )

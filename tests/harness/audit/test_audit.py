@@ -110,8 +110,22 @@ def test_whatever_is_not_reproduced_says_why(audit: dict[str, Any]) -> None:
     assert "no encoder of the tables costs this" in encoder[3, 3]["note"]
     assert "M2F, Swin-L at 1024x2048" in encoder[10, 3]["note"]
     assert "no COCO image has" in encoder[10, 3]["note"]
-    total = by_place(audit, "total")
-    assert total[11, 1]["verdict"] == "not modelled" and "two stages" in total[11, 1]["note"]
+
+
+def test_table_11_is_met_by_maskdino_with_four_levels_and_with_pro_scale_on_three(
+    audit: dict[str, Any],
+) -> None:
+    encoder, total = by_place(audit, "encoder"), by_place(audit, "total")
+    texts = ["maskdino@r50", "maskdino@r50:encoder=pro-scale"]
+    assert [encoder[11, row]["measured_as"] for row in (1, 2)] == texts
+    assert [encoder[11, row]["size"] for row in (1, 2)] == ["800x1216"] * 2
+    assert [round(encoder[11, row]["measured_gmacs"], 2) for row in (1, 2)] == [203.84, 107.80]
+    # Both at once, by images of as many padded pixels as eleven models of other tables ask for.
+    assert [total[11, row]["verdict"] for row in (1, 2)] == ["solved mean"] * 2
+    assert [total[11, row]["print"] for row in (1, 2)] == ["rounded"] * 2
+    for row in (1, 2):
+        assert "a mean of 906,363 padded pixels" in total[11, row]["note"]
+        assert "one sample for 2 models" in total[11, row]["note"]
 
 
 def test_open_vocabulary_hosts_are_audited_at_their_encoder(audit: dict[str, Any]) -> None:
@@ -125,7 +139,7 @@ def test_coco_totals_are_means_that_one_sample_of_real_images_gives(audit: dict[
     total = by_place(audit, "total")
     assert total[1, 1]["verdict"] == total[1, 6]["verdict"] == "stated size"
     samples = {c["note"].split("met by ")[1].split(":")[0] for c in total.values() if "met by" in c["note"]}
-    assert len(samples) == 2, "one for Swin-T and R50, one for MViT-T"
+    assert len(samples) == 3, "one for Swin-T and R50, one for MViT-T, one for MaskDINO"
 
 
 @pytest.fixture(scope="module")
