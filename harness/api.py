@@ -15,16 +15,14 @@ the model itself: Linear weight 16x8, bias 16 became weight 32x8, bias 32 [+512 
 True
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from segmeter.harness.counting import Count as Work
-from segmeter.harness.counting import forget_costs, register_formula, run_and_count
+from segmeter.harness.counting import count_module, forget_costs, in_eval, register_formula, runnable
 from segmeter.harness.gate import (
     WITHIN,
     Change,
@@ -38,7 +36,10 @@ from segmeter.harness.gate import (
     parse_limit,
     snapshot_of,
 )
-from segmeter.harness.models import meta_copy, parse_model
+from segmeter.harness.models import parse_model
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 class OverBudgetError(AssertionError):
@@ -96,22 +97,44 @@ class Count:
         )
 
 
-def count(model: nn.Module, inputs: Any, components: Mapping[str, str] | None = None) -> Count:
+def count(
+    model: "nn.Module | ExportedProgram",
+    inputs: Any = None,
+    components: Mapping[str, str] | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Count:
     """Count one forward pass, in eval mode and without gradients.
 
     Args:
-        model: any module; it is left as it was.
-        inputs: a shape such as ``(1, 3, 224, 224)`` (counted on meta tensors, on a copy without weights), a
-            tensor, a tuple or list of positional arguments, or a dict of keyword arguments. Tensors must be
-            on the model's device.
+        model: any module, or a program of ``torch.export``. It is left as it was, as are its inputs and the
+            random numbers.
+        inputs: a shape such as ``(1, 3, 224, 224)`` or a tensor; a tuple of positional arguments; a list of
+            them, or one argument where the model takes a list (torchvision's detectors); a dict of keyword
+            arguments; or a pair of a tuple and a dict. Where no tensor is among them, shapes at any depth
+            become meta tensors, counted on a copy without weights: of the model's own precision, or of token
+            ids where the model asks for them. Tensors must be on the model's device. A program's example
+            inputs serve if nothing is given.
         components: module-path pattern -> component name, e.g. ``{"layers.*.ffn": "ffn"}``.
+        kwargs: keyword arguments beside ``inputs``.
 
     Raises:
         DataDependentError: counted on meta, but the work depends on the input's values.
+        ValueError: a shape with a side below 1, a batch of nothing, or no inputs at all.
     """
-    module, work = _run(model, inputs)
+    return _counted(model, inputs, kwargs, components)[0]
+
+
+def _counted(
+    model: "nn.Module | ExportedProgram",
+    inputs: Any,
+    kwargs: Mapping[str, Any] | None,
+    components: Mapping[str, str] | None = None,
+) -> tuple[Count, nn.Module]:
+    """A count, and the module that was counted."""
+    module, work = count_module(model, inputs, kwargs)
     snapshot = snapshot_of(type(module).__name__, None, "macs", (work,), module, components)
-    return Count(
+    counted = Count(
         macs=snapshot.total,
         macs_range=work.between(lambda each: each.macs),
         flops=work.flops,
@@ -121,6 +144,7 @@ def count(model: nn.Module, inputs: Any, components: Mapping[str, str] | None = 
         not_counted=snapshot.uncounted,
         snapshot=snapshot,
     )
+    return counted, module
 
 
 @dataclass(frozen=True)
@@ -148,7 +172,14 @@ class Profile:
     stable: bool
 
 
-def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth: int = 2) -> Profile:
+def profile(
+    model: nn.Module | str,
+    inputs: Any,
+    *,
+    seconds: float = 10.0,
+    depth: int = 2,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Profile:
     """Time one forward pass, in eval mode and without gradients, after a warm-up.
 
     Args:
@@ -157,6 +188,7 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
         inputs: as :func:`count` takes them; for a shape, seeded noise of that shape.
         seconds: time for the calls that are measured; the warm-up has a third of it at most.
         depth: levels of components to tell apart.
+        kwargs: keyword arguments beside ``inputs``.
 
     Raises:
         ValueError: a model's text that cannot be read, seconds that are not above 0, or a depth below 1.
@@ -182,12 +214,11 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
         raise ValueError(f"depth must be 1 or more, got {depth!r}")
     module: nn.Module = real_model(parse_model(model, own=True)) if isinstance(model, str) else model
     watched: nn.Module = getattr(module, "_orig_mod", module)
+    found, arguments, keywords = runnable(watched, inputs, kwargs)
+    if found is not watched:
+        module = watched = found
     weights = next((p for p in watched.parameters()), None)
     device = weights.device if weights is not None else torch.device("cpu")
-    arguments, keywords = _arguments(inputs)
-    if _is_shape(inputs):
-        noise = torch.randn(tuple(inputs), generator=torch.Generator().manual_seed(0))
-        arguments = (noise.to(device),)
 
     def call() -> object:
         return module(*arguments, **keywords)
@@ -195,7 +226,7 @@ def profile(model: nn.Module | str, inputs: Any, *, seconds: float = 10.0, depth
     def eager() -> object:
         return watched(*arguments, **keywords)
 
-    with _in_eval(module), torch.inference_mode():
+    with in_eval(module), torch.inference_mode():
         warm = warm_up(call, device, seconds / 3)
         samples = interleave([call], device, Plan(seconds=seconds))[0]
         times = component_times(ComponentTimer(watched, device, depth), eager, device, seconds / 2)
@@ -232,9 +263,10 @@ def register_op(operator: str, macs: Callable[..., int]) -> None:
 
 
 def assert_within_budget(
-    model: nn.Module,
-    inputs: Any,
+    model: "nn.Module | ExportedProgram",
+    inputs: Any = None,
     *,
+    kwargs: Mapping[str, Any] | None = None,
     total: str | int | None = None,
     params: str | int | None = None,
     activations: str | int | None = None,
@@ -246,8 +278,8 @@ def assert_within_budget(
     """Raise unless a module's cost is within limits written as in a budget file.
 
     Args:
-        model: any module.
-        inputs: as :func:`count` takes them.
+        model: any module, or a program of ``torch.export``.
+        inputs, kwargs: as :func:`count` takes them.
         total: at most so many MACs, e.g. "4.2 GMACs" or "+1 %" of the baseline.
         params: at most so many parameters, e.g. "26 M".
         activations: at most so many activation bytes, e.g. "300 MB".
@@ -260,11 +292,11 @@ def assert_within_budget(
         OverBudgetError: over a limit, or an operator without a formula ran.
         ValueError: a limit that cannot be read, names no component, or is relative without a baseline.
     """
-    counted = count(model, inputs)
+    counted, module = _counted(model, inputs, kwargs)
     given = {"total": total, "params": params, "activations": activations, **(limits or {})}
     read: dict[str, Limit] = {k: parse_limit(k, v) for k, v in given.items() if v is not None}
     budget = ModelBudget(name, counted.snapshot.model, limits=read, allow_uncounted=allow_uncounted)
-    verdicts, _ = judge_measured(Measured(budget, counted.snapshot, model), baseline)
+    verdicts, _ = judge_measured(Measured(budget, counted.snapshot, module), baseline)
     bad = [verdict for verdict in verdicts if verdict.status != WITHIN]
     if bad:
         raise OverBudgetError("\n".join(_sentence(verdict) for verdict in bad))
@@ -278,38 +310,6 @@ def _sentence(verdict: Verdict) -> str:
     if verdict.before is not None:
         text += f", baseline {verdict.before:,}"
     return "; ".join([text, *(cause.text for cause in verdict.causes)])
-
-
-def _run(model: nn.Module, inputs: Any) -> tuple[nn.Module, Work]:
-    module: nn.Module = getattr(model, "_orig_mod", model)
-    arguments, keywords = _arguments(inputs)
-    if _is_shape(inputs):
-        module = meta_copy(module)
-        arguments = (torch.empty(tuple(inputs), device="meta"),)
-    with _in_eval(module):
-        return module, run_and_count(module, *arguments, **keywords)[1]
-
-
-def _is_shape(inputs: Any) -> bool:
-    return isinstance(inputs, tuple | list) and bool(inputs) and all(isinstance(n, int) for n in inputs)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return ((inputs,) if isinstance(inputs, Tensor) else tuple(inputs)), {}
-
-
-@contextmanager
-def _in_eval(module: nn.Module) -> Iterator[None]:
-    training = [each for each in module.modules() if each.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each in training:
-            each.training = True
 
 
 def _figures(macs: int, params: int) -> str:

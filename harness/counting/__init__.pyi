@@ -19,6 +19,9 @@ from .counter import Work as Work
 from .counter import run_and_count as run_and_count
 from .layers import layer_costs as layer_costs
 from .meta_ops import forget_costs as forget_costs
+from .modules import count_module as count_module
+from .modules import in_eval as in_eval
+from .modules import runnable as runnable
 from .op_costs import Cost as Cost
 from .op_costs import costs_of as costs_of
 from .op_costs import register_formula as register_formula

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from segmeter.harness.counting.higher_order import UnknownValuesError, run_highe
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
 from segmeter.harness.counting.op_costs import attention_costs
+from segmeter.harness.counting.untouched import Keeper
 from segmeter.harness.models import named_parts, small_values
 
 __all__ = [
@@ -53,7 +54,8 @@ ATTENTION_OPERATORS = (
 
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
-_one_at_a_time = threading.RLock()
+# Held while something is changed that torch keeps once for the process.
+one_at_a_time = threading.RLock()
 
 
 class DataDependentError(ValueError):
@@ -64,9 +66,10 @@ class _Dispatches(TorchDispatchMode):
     # Operators that call functions, as torch.cond does, come here too.
     supports_higher_order_operators = True
 
-    def __init__(self, ledger: Ledger, on_meta: bool) -> None:
+    def __init__(self, ledger: Ledger, keeper: Keeper | None, on_meta: bool) -> None:
         super().__init__()
         self.ledger = ledger
+        self.keeper = keeper
         self.on_meta = on_meta
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,10 +83,13 @@ class _Dispatches(TorchDispatchMode):
                 # meant: the Python ones, which compilers use, go further down.
                 with self:
                     return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
+        if self.keeper is not None:
+            self.keeper.before(func, args, kwargs or {})
         try:
             out, costs = run_op(func, args, kwargs or {})
-        except (RuntimeError, NotImplementedError):
-            if not (_reads_values(func) and self.on_meta):
+        except (RuntimeError, NotImplementedError) as error:
+            # An index of the wrong type is refused wherever it is.
+            if not (_reads_values(func) and self.on_meta) or "indices must be" in str(error):
                 raise
             where = self.ledger.path[-1] or "the model itself"
             raise DataDependentError(
@@ -218,13 +224,17 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def run_and_count(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Count]:
+def run_and_count(
+    model: nn.Module, *args: Any, keeper: Keeper | None = None, **kwargs: Any
+) -> tuple[Any, Count]:
     """Run ``model(*args, **kwargs)`` once and return its output and its work; see :func:`count_call`."""
     on_meta = any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
-    return count_call(model, lambda: model(*args, **kwargs), on_meta)
+    return count_call(model, lambda: model(*args, **kwargs), on_meta, keeper)
 
 
-def count_call(model: nn.Module, call: Callable[[], Any], on_meta: bool = True) -> tuple[Any, Count]:
+def count_call(
+    model: nn.Module, call: Callable[[], Any], on_meta: bool = True, keeper: Keeper | None = None
+) -> tuple[Any, Count]:
     """Make a call that runs a model, once and without gradients; return what it gives and the model's work.
 
     The model must be on the inputs' device; on ``meta`` nothing is computed or stored. torch's fused
@@ -235,38 +245,73 @@ def count_call(model: nn.Module, call: Callable[[], Any], on_meta: bool = True) 
         model: work inside its modules has their paths, work around them the root's.
         call: runs it.
         on_meta: whether the inputs are on meta, so that an error may be for want of values.
+        keeper: sees each operator before it runs, to copy memory that is written.
 
     Raises:
         DataDependentError: on meta, the model asks for values (``nonzero``, ``item``, boolean indexing,
             ``tolist``), or mixes in a tensor that is not on meta.
     """
-    with _one_at_a_time:
+    with one_at_a_time:
         try:
-            return _count_as_written(model, call, on_meta)
-        except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-            # It left the dispatcher behind, as `tolist` and `numpy` do, or met a tensor of another device.
-            said = " ".join(str(error).split())
-            wants_values = isinstance(error, UnknownValuesError) or re.search(MISSED, said)
-            if on_meta and wants_values and not isinstance(error, DataDependentError):
-                raise DataDependentError(
-                    f"the model does not run on tensors without values ({said[:120]}"
-                    f"{_line_of_model(error)}): count on real inputs"
-                ) from error
-            raise
+            return _count_telling(model, call, keeper, on_meta, nullcontext)
+        except DataDependentError as first:
+            if not on_meta:
+                raise
+            # Constants that a model reads may stay real; layers that want one device for all fail then.
+            try:
+                return _count_telling(model, call, keeper, on_meta, small_values)
+            except DataDependentError:
+                raise
+            except Exception:
+                raise first from None
 
 
-def _count_as_written(model: nn.Module, call: Callable[[], Any], on_meta: bool) -> tuple[Any, Count]:
+def _count_telling(
+    model: nn.Module,
+    call: Callable[[], Any],
+    keeper: Keeper | None,
+    on_meta: bool,
+    values: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Any, Count]:
+    """Count, and tell errors for want of values from others."""
+    try:
+        return _count_as_written(model, call, keeper, on_meta, values)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        # It left the dispatcher behind, as `tolist` and `numpy` do, or met a tensor of another device.
+        said = " ".join(str(error).split())
+        wants_values = isinstance(error, UnknownValuesError) or re.search(MISSED, said)
+        if on_meta and wants_values and not isinstance(error, DataDependentError):
+            raise DataDependentError(
+                f"the model does not run on tensors without values ({said[:120]}"
+                f"{_line_of_model(error)}): count on real inputs"
+            ) from error
+        raise
+
+
+def _count_as_written(
+    model: nn.Module,
+    call: Callable[[], Any],
+    keeper: Keeper | None,
+    on_meta: bool,
+    values: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Any, Count]:
     could_compile = "torch._dynamo" in sys.modules
     try:
-        return _count_once(model, call, on_meta)
+        return _count_once(model, call, keeper, on_meta, values)
     except Exception:
         # The call has loaded the compiler, so that nothing could be said to it before.
         if could_compile or "torch._dynamo" not in sys.modules:
             raise
-        return _count_once(model, call, on_meta)
+        return _count_once(model, call, keeper, on_meta, values)
 
 
-def _count_once(model: nn.Module, call: Callable[[], Any], on_meta: bool) -> tuple[Any, Count]:
+def _count_once(
+    model: nn.Module,
+    call: Callable[[], Any],
+    keeper: Keeper | None,
+    on_meta: bool,
+    values: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Any, Count]:
     ledger = Ledger()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -275,9 +320,9 @@ def _count_once(model: nn.Module, call: Callable[[], Any], on_meta: bool) -> tup
             torch.no_grad(),
             _eager(),
             _module_paths(model, ledger),
-            small_values() if on_meta else nullcontext(),
+            values(),
             _Attention(ledger),
-            _Dispatches(ledger, on_meta),
+            _Dispatches(ledger, keeper, on_meta),
         ):
             output = call()
     finally:

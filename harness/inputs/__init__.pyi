@@ -1,3 +1,8 @@
+from .arguments import Call as Call
+from .arguments import Shape as Shape
+from .arguments import input_dtype as input_dtype
+from .arguments import read_calls as read_calls
+from .arguments import run_first as run_first
 from .photos import Photo as Photo
 from .photos import choose_photos as choose_photos
 from .photos import find_photos as find_photos

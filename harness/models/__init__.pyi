@@ -25,6 +25,7 @@ from .stages import meta_stages as meta_stages
 from .stages import parameters as parameters
 from .stages import real_model as real_model
 from .stages import stage_module as stage_module
+from .structure import full_copy as full_copy
 from .structure import meta_copy as meta_copy
 from .structure import named_parts as named_parts
 from .structure import source_line as source_line

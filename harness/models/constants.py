@@ -68,6 +68,9 @@ class _FromData(TorchFunctionMode):
 class SmallValues(TorchDispatchMode):
     """The mode behind :func:`small_values`, below any mode that is entered after it."""
 
+    # Operators that call functions pass; what they call has its own mode.
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         # Real tensors into which shapes were written: their values are not known any more. Kept alive, so
@@ -79,6 +82,8 @@ class SmallValues(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return func(*args, **kwargs)
         name = func._schema.name
         if name in _CONSTANT:
             return self._constant(func, args, kwargs)

@@ -5,8 +5,10 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from segmeter.harness.models.constants import MOST
 
@@ -71,15 +73,37 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
     Small buffers keep their values: a forward pass may look at them.
     """
-    memo: dict[int, object] = {}
+    memo = _unborn(model, "meta")
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        if not is_lazy(parameter):
+            memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
+        if is_lazy(buffer):
+            continue
         if buffer.numel() > MOST:
             memo[id(buffer)] = buffer.to("meta")
         elif buffer.device.type != "cpu" and not buffer.is_meta:
             memo[id(buffer)] = buffer.to("cpu")
     return copy.deepcopy(model, memo)
+
+
+def full_copy(model: nn.Module) -> nn.Module:
+    """A copy with weights, those that wait for a first input among them."""
+    return copy.deepcopy(model, _unborn(model, None))
+
+
+def _unborn(model: nn.Module, device: str | None) -> dict[int, object]:
+    """Copies of the weights that have no shape yet, which torch does not copy itself."""
+    copies: dict[int, object] = {}
+    # torch's types take them for the tensors that they become.
+    new_parameter: Any = UninitializedParameter
+    new_buffer: Any = UninitializedBuffer
+    for parameter in filter(is_lazy, model.parameters()):
+        where = device or parameter.device
+        copies[id(parameter)] = new_parameter(parameter.requires_grad, where, parameter.dtype)
+    for buffer in filter(is_lazy, model.buffers()):
+        copies[id(buffer)] = new_buffer(False, device or buffer.device, buffer.dtype)
+    return copies
 
 
 def source_line(root: nn.Module, path: str, folder: Path) -> tuple[str, int] | None:

@@ -222,18 +222,22 @@ def test_the_branch_that_is_not_taken_leaves_no_trace() -> None:
 
 def test_loops_cost_what_they_run() -> None:
     class Loops(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, by_input: bool) -> None:
             super().__init__()
-            self.layer = nn.Linear(8, 8, bias=False)
+            self.layer, self.by_input = nn.Linear(8, 8, bias=False), by_input
 
         def forward(self, x: Tensor) -> Tensor:
             step = torch.zeros((), dtype=torch.long, device=x.device)
+            most = x.sum().long() if self.by_input else torch.tensor(3, device=x.device)
             body = torch._higher_order_ops.while_loop
-            return body(lambda i, t: i < 3, lambda i, t: (i + 1, self.layer(t)), (step, x))[1]
+            return body(lambda i, t: i < most, lambda i, t: (i + 1, self.layer(t)), (step, x))[1]
 
-    assert count(Loops(), torch.ones(4, 8)).macs == 3 * 4 * 64
+    # A constant is known on meta tensors too, what the input says is not.
+    for inputs in ((4, 8), torch.ones(4, 8)):
+        assert count(Loops(False), inputs).macs == 3 * 4 * 64
+    assert count(Loops(True), torch.ones(1, 8)).macs == 8 * 64
     with pytest.raises(DataDependentError, match="count on real inputs"):
-        count(Loops(), (4, 8))
+        count(Loops(True), (1, 8))
 
 
 @pytest.mark.parametrize("inputs", [(4, 8), torch.ones(4, 8)], ids=["meta", "real"])
