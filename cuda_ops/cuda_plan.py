@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from segmeter.cuda_ops.cuda_build import LOAD_BYTES, Kind, choose_kind
@@ -104,32 +105,47 @@ def plan(inputs: Sequence[Tensor | None], results: Mapping[str, Tensor]) -> Plan
         inputs: the tensors named in :data:`INPUTS`, any strides; None where there are no reference points.
         results: ``grad_output`` and the contiguous tensors that the kernel fills, by their names in Problem.
     """
-    given = dict(zip(INPUTS, inputs, strict=True))
-    shapes = given["shapes"]
-    assert shapes is not None
+    value, shapes, starts, places, weights, reference = inputs
+    assert value is not None and shapes is not None and starts is not None and places is not None
     sizes = known_sizes(shapes) if shapes.shape[0] <= BY_VALUE else None
     if sizes is not None:
         # They travel with the launch; a captured graph needs neither tensor.
-        given["shapes"] = given["starts"] = None
-    tensors = {name: for_wide_loads(tensor) for name, tensor in given.items() if tensor is not None}
-    tensors |= results
-    value, places, reference = tensors["value"], tensors["places"], tensors.get("reference")
-    kind = kind_of(value, places, fused=reference is not None)
+        shapes = starts = None
+    of_reference = None if reference is None else reference.shape
+    kind, grid, fixed = _fixed(value.dtype, value.shape, places.shape, of_reference, sizes)
+    problem = Problem.from_buffer_copy(fixed)
+    tensors = dict(results)
+    for name, tensor in zip(INPUTS, (value, shapes, starts, places, weights, reference), strict=True):
+        if tensor is not None:
+            tensors[name] = for_wide_loads(tensor)
+    for name, tensor in tensors.items():
+        setattr(problem, name, tensor.data_ptr())
+    return Plan(kind, grid, problem, tensors)
+
+
+@lru_cache(maxsize=1024)
+def _fixed(
+    dtype: torch.dtype,
+    value: torch.Size,
+    places: torch.Size,
+    reference: torch.Size | None,
+    sizes: Sizes | None,
+) -> tuple[Kind, tuple[int, int, int], bytes]:
+    """What all calls of these shapes have alike: the kind, the grid, and the problem without addresses."""
+    batch, queries, heads, levels, points = places[:5]
+    kind = choose_kind(dtype, heads, value[3], levels, points, fused=reference is not None)
     assert kind is not None, "refusal() sends such calls to the reference"
-    batch, queries, heads = places.shape[:3]
     layout, tiles = lay_out(sizes, queries, kind.tile)
     problem = Problem(
         queries=queries,
-        tokens=value.shape[1],
-        reference_batches=1 if reference is None else reference.shape[0],
-        reference_levels=1 if reference is None else reference.shape[2],
+        tokens=value[1],
+        reference_batches=1 if reference is None else reference[0],
+        reference_levels=1 if reference is None else reference[2],
         layout=layout,
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
     )
-    return Plan(kind, (tiles, batch, heads), problem, tensors)
+    return kind, (tiles, batch, heads), bytes(problem)
 
 
-@lru_cache(maxsize=256)
 def lay_out(sizes: Sizes | None, queries: int, tile: tuple[int, int]) -> tuple[Layout, int]:
     """The levels, and the queries' maps cut into tiles (rows, columns); and how many tiles there are.
 
