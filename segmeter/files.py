@@ -46,13 +46,13 @@ def prepare_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Have a folder for this process alone, as far as others ask in the same way; they wait.
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Have a folder or file for this process alone, as far as others ask in the same way; they wait.
 
     The system lets go of it when the process ends, however it ends, and nothing is left on the disk.
 
     Args:
-        folder: an existing one.
+        path: an existing one.
         wait: else say at once whether it was free.
 
     Yields:
@@ -61,7 +61,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     if fcntl is None:
         yield True
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

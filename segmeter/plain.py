@@ -29,6 +29,7 @@ _LOG_COMMAND = re.compile(
 )
 # Letters that are no letters to a terminal: C0 and C1 controls, and those that turn or split a line.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE = re.compile(r"weights_only|can still be loaded|trust the source|add_safe_globals", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?(?: ?%)?")
 _FORMULA = tuple("=+-@\t\r\n")
 _LATEX = {
@@ -62,8 +63,13 @@ def plain(text: object) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line, without what a terminal acts on; its kind where it has none."""
-    text = plain(" ".join(str(error).split())) or type(error).__name__
+    """An error's text on one line, without what a terminal acts on; its kind where it has none.
+
+    torch tells how to load a file all the same, which is how its code would run: that is not handed on.
+    """
+    sentences = re.split(r"(?<=[.!?]) +", " ".join(str(error).split()))
+    said = " ".join(sentence for sentence in sentences if not _UNSAFE.search(sentence))
+    text = plain(said) or type(error).__name__
     return text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}... ({len(text) - MAX_LINE:,} letters more)"
 
 

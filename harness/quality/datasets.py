@@ -4,18 +4,16 @@ Nothing is ever downloaded. A data set's classes are numbered as Mask2Former num
 category id, from 0.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from segmeter.files import inside, plain_id, read_bytes
-from segmeter.harness.inputs import CITYSCAPES_RULE, COCO_RULE, ResizeRule
-from segmeter.harness.quality.miou import VOID_CLASS
+from segmeter.files import inside, plain_id, read_json
+from segmeter.harness.inputs import CITYSCAPES_RULE, COCO_RULE, MAX_SIDE, ResizeRule
+from segmeter.harness.quality.fields import flag, member, rows, text, whole
 from segmeter.harness.quality.panoptic import GroundSegment
+from segmeter.harness.quality.png_ids import MAX_ID
 from segmeter.words import nearest
 
 
@@ -164,6 +162,7 @@ class PanopticSet:
         instances: COCO instance ground truth; None to score AP against the panoptic things.
         faults: annotations that cannot be used, one line each.
         source: the annotation file.
+        listed: ids of the images that it lists.
     """
 
     name: str
@@ -174,6 +173,12 @@ class PanopticSet:
     instances: Path | None
     faults: tuple[str, ...]
     source: Path
+    listed: frozenset[int | str] = frozenset()
+
+    @property
+    def every(self) -> frozenset[int | str]:
+        """Ids of all images that the file lists, those with faulty annotations too."""
+        return self.listed | {entry.image_id for entry in self.entries}
 
     @property
     def things(self) -> dict[int, bool]:
@@ -211,8 +216,10 @@ def open_dataset(name: str, root: Path, split: str = "val") -> PanopticSet:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{source} is no panoptic annotation file: no list named {key!r}")
-    categories = _categories(content["categories"], source)
-    entries, faults = _entries(name, content, found, {c.id for c in categories})
+    categories = read_categories(content, source)
+    listed, faults = _listed(content["images"])
+    entries, faulty = _entries(name, content["annotations"], listed, found, {c.id for c in categories})
+    faults += faulty
     if not entries:
         some = f"; {len(faults)} faults, e.g. {faults[0]}" if faults else ""
         raise ValueError(f"{source} annotates no image{some}")
@@ -227,6 +234,7 @@ def open_dataset(name: str, root: Path, split: str = "val") -> PanopticSet:
         found.get("instance annotations"),
         tuple(faults),
         source,
+        frozenset(listed),
     )
 
 
@@ -264,118 +272,93 @@ def check_folder(root: Path, split: str = "val") -> list[PieceStatus]:
     return [piece for pieces in present or statuses.values() for piece in pieces]
 
 
-def semantic_truth(ids: np.ndarray, entry: Entry, class_of: Mapping[int, int]) -> np.ndarray:
-    """The class of each pixel, from a panoptic map: (H, W) uint8; 255 is void. Crowds have their class."""
-    values, where = np.unique(ids, return_inverse=True)
-    classes = {segment.id: class_of[segment.category_id] for segment in entry.segments}
-    table = np.array([classes.get(int(value), VOID_CLASS) for value in values], dtype=np.uint8)
-    return table[where.reshape(ids.shape)]
-
-
-def instance_truth(ids: np.ndarray, entry: Entry, things: Mapping[int, bool]) -> list[dict[str, Any]]:
-    """COCO instance annotations, without ids, of the things in a panoptic map."""
-    from segmeter.harness.quality.instance_ap import encode_mask
-
-    annotations = []
-    for segment in entry.segments:
-        if not things[segment.category_id]:
-            continue
-        mask = ids == segment.id
-        if not mask.any():
-            continue
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        annotations.append(
-            {
-                "image_id": entry.image_id,
-                "category_id": segment.category_id,
-                "iscrowd": int(segment.iscrowd),
-                "area": int(mask.sum()),
-                "bbox": [int(side) for side in box],
-                "segmentation": encode_mask(mask),
-            }
-        )
-    return annotations
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content.
-
-    Raises:
-        ValueError: missing, no regular file, beyond reason in size, truncated or not JSON.
-    """
-    try:
-        return json.loads(read_bytes(path))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-
-
 def _layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"unknown data set {name!r}{nearest(name, list(LAYOUTS))}")
     return LAYOUTS[name]
 
 
-def _categories(listed: list[Any], source: Path) -> tuple[Category, ...]:
-    try:
-        categories = [Category(int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in listed]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{source}: each category needs an id, a name and isthing") from None
-    if len({category.id for category in categories}) != len(categories) or not categories:
-        raise ValueError(f"{source}: category ids must differ, and there must be one")
-    return tuple(sorted(categories, key=lambda category: category.id))
+def read_categories(content: object, source: Path) -> tuple[Category, ...]:
+    """The categories of an annotation file's content, by rising id.
+
+    Raises:
+        ValueError: none, two of one id, or one without id, name or isthing.
+    """
+    found: dict[int, Category] = {}
+    for index, row in enumerate(rows(content, "categories", str(source))):
+        what = f"{source}: category {index}"
+        number = whole(member(row, "id", what), f"{what}: its id")
+        name = text(member(row, "name", what), f"{what}: its name")
+        if number in found:
+            raise ValueError(f"{source}: category ids must differ, {number} stands twice")
+        found[number] = Category(number, name, flag(member(row, "isthing", what), f"{what}: isthing"))
+    if not found:
+        raise ValueError(f"{source}: there must be a category")
+    return tuple(found[number] for number in sorted(found))
 
 
 def _entries(
-    dataset: str, content: Mapping[str, Any], found: Mapping[str, Path], known: set[int]
+    dataset: str,
+    annotations: list[Any],
+    listed: Mapping[int | str, Mapping[str, Any]],
+    found: Mapping[str, Path],
+    known: set[int],
 ) -> tuple[list[Entry], list[str]]:
-    listed = {
-        image["id"]: image
-        for image in content["images"]
-        if isinstance(image, dict) and isinstance(image.get("id"), int | str)
-    }
-    entries, faults, seen = [], [], set()
-    for index, annotation in enumerate(content["annotations"]):
+    entries, seen, faults = [], set(), []
+    for index, annotation in enumerate(annotations):
+        what = f"annotation {index}"
         try:
-            image_id = annotation["image_id"]
-            name = annotation["file_name"]
-            segments = tuple(_segment(info) for info in annotation["segments_info"])
-        except (KeyError, TypeError, ValueError) as error:
-            faults.append(f"annotation {index} lacks {error}")
-            continue
-        try:
-            image_id, png = plain_id(image_id), inside(found["panoptic pictures"], name)
-        except ValueError as error:
-            faults.append(f"annotation {index}: {error}")
-            continue
-        wrong = sorted({s.category_id for s in segments} - known)
-        if image_id not in listed:
-            faults.append(f"annotation {index} is of image {image_id!r}, which the file does not list")
-        elif image_id in seen:
-            faults.append(f"annotation {index} is a second one of image {image_id!r}")
-        elif wrong:
-            faults.append(f"annotation {index} (image {image_id!r}) has the unknown category {wrong[0]}")
-        else:
+            image_id = plain_id(member(annotation, "image_id", what))
+            png = inside(found["panoptic pictures"], member(annotation, "file_name", what))
+            if image_id not in listed:
+                raise ValueError(f"{what} is of image {image_id!r}, which the file does not list")
+            if image_id in seen:
+                raise ValueError(f"{what} is a second one of image {image_id!r}")
+            what = f"{what} (image {image_id!r})"
+            segments = tuple(
+                _segment(info, f"{what}, segment {place}", known)
+                for place, info in enumerate(rows(annotation, "segments_info", what))
+            )
             seen.add(image_id)
-            try:
-                image = _image_path(dataset, found["images"], image_id, listed[image_id].get("file_name"))
-            except ValueError as error:
-                faults.append(f"image {image_id!r}: {error}")
-                continue
-            entries.append(Entry(image_id, image, png, segments, _size(listed[image_id])))
+            image = _image_path(dataset, found["images"], image_id, listed[image_id].get("file_name"))
+            entries.append(Entry(image_id, image, png, segments, _size(listed[image_id], what)))
+        except ValueError as error:
+            faults.append(str(error) if str(error).startswith(what) else f"{what}: {error}")
     return entries, faults
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
+def _listed(images: list[Any]) -> tuple[dict[int | str, Mapping[str, Any]], list[str]]:
+    """The images that the file lists, by id, and ids that stand twice; one without an id is none's image."""
+    listed: dict[int | str, Mapping[str, Any]] = {}
+    faults = []
+    for image in images:
+        try:
+            image_id = plain_id(member(image, "id", "an image"))
+        except ValueError:
+            continue
+        if image_id in listed:
+            faults.append(f"image {image_id!r} is listed twice")
+        listed.setdefault(image_id, image)
+    return listed, faults
 
 
-def _segment(info: Mapping[str, Any]) -> GroundSegment:
+def _size(image: Mapping[str, Any], what: str) -> tuple[int, int] | None:
+    sides = [image.get("height"), image.get("width")]
+    if sides == [None, None]:
+        return None
+    height, width = (whole(side, f"{what}: a side of its image", 1, MAX_SIDE) for side in sides)
+    return height, width
+
+
+def _segment(info: Any, what: str, known: set[int]) -> GroundSegment:
+    category = whole(member(info, "category_id", what), f"{what}: its category")
+    if category not in known:
+        raise ValueError(f"{what} has the unknown category {category}")
     return GroundSegment(
-        int(info["id"]), int(info["category_id"]), int(info["area"]), bool(info.get("iscrowd", 0))
+        whole(member(info, "id", what), f"{what}: its id", 0, MAX_ID),
+        category,
+        whole(member(info, "area", what), f"{what}: its area", 1),
+        flag(info.get("iscrowd", 0), f"{what}: iscrowd"),
     )
 
 

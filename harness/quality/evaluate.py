@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from segmeter.files import check_regular, inside, plain_id
+from segmeter.files import check_regular, inside, plain_id, read_json
 from segmeter.harness.inputs import ResizeRule
-from segmeter.harness.quality.datasets import Entry, PanopticSet, instance_truth, read_json, semantic_truth
-from segmeter.harness.quality.instance_ap import NAMES, InstanceAP, instance_ap
-from segmeter.harness.quality.miou import MeanIoU, confusion, mean_iou
+from segmeter.harness.quality.datasets import Entry, PanopticSet
+from segmeter.harness.quality.fields import member, rows, whole
+from segmeter.harness.quality.instance_ap import NAMES, InstanceAP, instance_ap, read_truth
+from segmeter.harness.quality.miou import MAX_CLASSES, MeanIoU, confusion, mean_iou
 from segmeter.harness.quality.panoptic import PanopticPair, PanopticScore, Quality, score_pairs
-from segmeter.harness.quality.png_ids import read_segment_png
+from segmeter.harness.quality.png_ids import MAX_ID, read_segment_png
+from segmeter.harness.quality.truth import instance_truth, semantic_truth
 
 if TYPE_CHECKING:
     from segmeter.harness.models import ModelSpec
@@ -62,7 +64,7 @@ def score_folder(
         dataset: the ground truth.
         entries: the images to score.
         folder: holds ``panoptic.json`` with ``panoptic/``, ``instances.json``, ``semantic/``, or some.
-        processes: for PQ; None for one a core.
+        processes: for PQ; None for as many as the work is worth.
         on_image: told of each number of images whose PQ is done.
 
     Raises:
@@ -73,12 +75,14 @@ def score_folder(
         raise ValueError(f"no such folder of predictions: {folder}")
     scores = Scores(len(entries), faults=list(dataset.faults))
     if (folder / "panoptic.json").exists():
-        pairs, faults = _pairs(entries, folder)
+        pairs, faults = _pairs(dataset, entries, folder)
         scores.faults += faults
         scores.panoptic = score_pairs(pairs, dataset.things, processes, on_image)
         scores.faults += scores.panoptic.faults
         scores.notes += [f"{count} {note}" for note, count in scores.panoptic.notes.items()]
-    if (folder / "semantic").is_dir():
+    if (folder / "semantic").is_dir() and len(dataset.categories) > MAX_CLASSES:
+        scores.notes.append(f"no mIoU: semantic pictures of 8 bits have at most {MAX_CLASSES} classes")
+    elif (folder / "semantic").is_dir():
         scores.semantic = _score_semantic(dataset, entries, folder, scores.faults)
     if (folder / "instances.json").exists():
         scores.instance = _score_instances(dataset, entries, folder, scores)
@@ -187,7 +191,9 @@ def wait_for_all(faults: list[str]) -> list[str]:
     return [fault for part in every for fault in part]
 
 
-def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], list[str]]:
+def _pairs(
+    dataset: PanopticSet, entries: Sequence[Entry], folder: Path
+) -> tuple[list[PanopticPair], list[str]]:
     path = folder / "panoptic.json"
     content = read_json(path)
     annotations = content.get("annotations") if isinstance(content, dict) else None
@@ -195,24 +201,21 @@ def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], 
         raise ValueError(f"{path} is not in COCO's panoptic format: no list named 'annotations'")
     predicted: dict[Any, tuple[Path, dict[int, int]]] = {}
     faults = []
+    # More predictions than images to score is usual with a limit; an id of no image of the set is not.
+    every = dataset.every
     for index, annotation in enumerate(annotations):
         try:
-            segments = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
-            image_id, name = annotation["image_id"], annotation["file_name"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: annotation {index} lacks {error}") from None
-        try:
-            image_id = plain_id(image_id)
-            png = inside(folder / "panoptic", name, strict=True)
+            image_id, png, segments, twice = _prediction(annotation, folder / "panoptic")
         except ValueError as error:
             raise ValueError(f"{path}: annotation {index}: {error}") from None
-        if len(segments) != len(annotation["segments_info"]):
+        if twice:
             faults.append(f"image {image_id}: predicted segment ids are given twice")
         elif image_id in predicted:
             faults.append(f"image {image_id}: predicted twice")
+        elif image_id not in every:
+            faults.append(f"image {image_id}: predicted, but the data set has no such image")
         predicted[image_id] = (png, segments)
     wanted = {entry.image_id for entry in entries}
-    # More predictions than images to score is usual with a limit; an id of no image of the set is not.
     pairs = []
     for entry in entries:
         if entry.image_id not in predicted:
@@ -224,6 +227,19 @@ def _pairs(entries: Sequence[Entry], folder: Path) -> tuple[list[PanopticPair], 
         some = ", ".join(repr(image_id) for image_id in list(predicted)[:3]) or "none"
         raise ValueError(f"{path} predicts none of the data set's images (its ids: {some})")
     return pairs, faults
+
+
+def _prediction(annotation: Any, folder: Path) -> tuple[int | str, Path, dict[int, int], bool]:
+    """Image id, file, category of each segment, and whether a segment stands twice."""
+    image_id = plain_id(member(annotation, "image_id", "it"))
+    png = inside(folder, member(annotation, "file_name", "it"), strict=True)
+    listed = rows(annotation, "segments_info", "it")
+    segments = {}
+    for place, info in enumerate(listed):
+        what = f"segment {place}"
+        number = whole(member(info, "id", what), f"{what}: its id", 0, MAX_ID)
+        segments[number] = whole(member(info, "category_id", what), f"{what}: its category")
+    return image_id, png, segments, len(segments) != len(listed)
 
 
 def _score_semantic(
@@ -259,11 +275,12 @@ def _read_classes(path: Path, size: tuple[int, ...]) -> np.ndarray:
 def _score_instances(
     dataset: PanopticSet, entries: Sequence[Entry], folder: Path, scores: Scores
 ) -> InstanceAP:
-    predictions = read_json(folder / "instances.json")
+    path = folder / "instances.json"
+    predictions = read_json(path)
     if not isinstance(predictions, list) or not all(isinstance(p, dict) for p in predictions):
-        raise ValueError(f"{folder / 'instances.json'} is not in COCO's result format: a list of objects")
+        raise ValueError(f"{path} is not in COCO's result format: a list of objects")
     if dataset.instances is not None:
-        truth = read_json(dataset.instances)
+        truth = read_truth(read_json(dataset.instances), dataset.instances)
     else:
         truth = _instances_of_panoptic(dataset, entries, scores.faults)
         scores.notes.append("AP is scored against the panoptic ground truth's things")
@@ -272,8 +289,15 @@ def _score_instances(
     scores.faults += [f"image {image_id}: not in the instance annotations" for image_id in unannotated]
     wanted = {entry.image_id for entry in entries} & known
     # Predictions for images beyond a limit are not looked at.
-    every = {entry.image_id for entry in dataset.entries}
-    chosen = [p for p in predictions if p.get("image_id") in wanted or p.get("image_id") not in every]
+    every = dataset.every
+    chosen = []
+    for index, prediction in enumerate(predictions):
+        try:
+            image_id = plain_id(member(prediction, "image_id", "it"))
+        except ValueError as error:
+            raise ValueError(f"{path}: prediction {index}: {error}") from None
+        if image_id in wanted or image_id not in every:
+            chosen.append(prediction)
     return instance_ap(truth, chosen, sorted(wanted))
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,16 +23,19 @@ from torch import nn
 from segmeter.encoders.chain import Model
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
-from segmeter.files import check_regular
+from segmeter.files import check_regular, locked, plain_id, read_json
 from segmeter.harness.inputs import ResizeRule, open_photo
 from segmeter.harness.models import in_full_precision
-from segmeter.harness.quality.datasets import Entry, PanopticSet, read_json
+from segmeter.harness.quality.datasets import Entry, PanopticSet
 from segmeter.harness.quality.instance_ap import encode_mask
+from segmeter.harness.quality.miou import MAX_CLASSES
 from segmeter.harness.quality.png_ids import segment_png
 from segmeter.harness.records import write_bytes, write_json, write_parts
+from segmeter.plain import shown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RUN_FILE = "run.json"
+LINE_KEYS = {"image_id", "file_name", "segments_info", "instances", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def predict_dataset(
         One line for each image that could not be predicted.
 
     Raises:
-        ValueError: the folder holds another run's predictions.
+        ValueError: the folder holds another run's predictions, or another process is writing them.
         OSError: the folder cannot be written; a later call goes on where this one stopped.
     """
     with _named_folder(folder):
@@ -149,9 +152,45 @@ def _predict(
 ) -> list[str]:
     rank, world = share
     open_folder(folder, identity)
+    state = folder / "state" / f"{rank}-of-{world}.jsonl"
+    state.touch()
+    with ExitStack() as held:
+        _take(state, world, folder, held)
+        return _predict_mine(model, dataset, entries, folder, settings, state, share, on_image)
+
+
+def _take(state: Path, world: int, folder: Path, held: ExitStack) -> None:
+    """Have this share of a folder alone: another process would do all of the work again.
+
+    Raises:
+        ValueError: a process that has the same share, or that splits the work in another way, is at work.
+    """
+    mine = held.enter_context(locked(state, wait=False))
+    others = [path for path in state.parent.glob("*.jsonl") if not path.stem.endswith(f"-of-{world}")]
+    for path in others:
+        with locked(path, wait=False) as free:
+            mine = mine and free
+    if not mine:
+        raise ValueError(
+            f"another process is predicting into {folder}: wait for it, choose another folder with --out, or "
+            "start one command for all with torchrun, whose processes share the images"
+        )
+
+
+def _predict_mine(
+    model: nn.Module,
+    dataset: PanopticSet,
+    entries: Sequence[Entry],
+    folder: Path,
+    settings: Settings,
+    state: Path,
+    share: tuple[int, int],
+    on_image: Callable[[], None],
+) -> list[str]:
+    """This process's share; what any process has done before is kept."""
+    rank, world = share
     done = find_states(folder)
     faults: list[str] = []
-    state = folder / "state" / f"{rank}-of-{world}.jsonl"
     _cut_to_whole_lines(state)
     mine = [entry for entry in entries[rank::world] if entry.image_id not in done]
     for _ in range(len(entries[rank::world]) - len(mine)):
@@ -193,7 +232,7 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> None:
         if not isinstance(found, dict) or found.get(key) != value:
             other = found.get(key) if isinstance(found, dict) else None
             raise ValueError(
-                f"{folder} holds another run's predictions: {key} {other!r}, not {value!r}; "
+                f"{folder} holds another run's predictions: {key} {shown(other)}, not {shown(value)}; "
                 "choose another folder with --out"
             )
 
@@ -205,10 +244,22 @@ def find_states(folder: Path) -> dict[int | str, tuple[Path, int]]:
         position = 0
         with path.open("rb") as lines:
             for line in lines:
-                if line.endswith(b"\n"):
-                    done[json.loads(line)["image_id"]] = path, position
+                image_id = _finished(line)
+                if image_id is not None:
+                    done[image_id] = path, position
                 position += len(line)
     return done
+
+
+def _finished(line: bytes) -> int | str | None:
+    """The image of a line that is whole and has all that a result needs; None for any other."""
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else None
+        if not isinstance(content, dict) or not content.keys() >= LINE_KEYS:
+            return None
+        return plain_id(content["image_id"])
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_states(folder: Path, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
@@ -279,8 +330,10 @@ def _results(
     for index, (entry, result) in enumerate(zip(group, panoptic(output, things), strict=True)):
         name = f"{entry.image_id}.png"
         write_png(folder / "panoptic" / name, segment_png(result.segmentation.cpu().numpy()))
-        classes = semantic[index].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        write_png(folder / "semantic" / name, Image.fromarray(classes))
+        if len(ids) <= MAX_CLASSES:
+            # In 8 bits a class beyond would be another one.
+            classes = semantic[index].argmax(dim=0).to(torch.uint8).cpu().numpy()
+            write_png(folder / "semantic" / name, Image.fromarray(classes))
         best = found[index]
         yield {
             "image_id": entry.image_id,

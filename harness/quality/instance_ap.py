@@ -4,9 +4,15 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from segmeter.files import plain_id
+from segmeter.harness.inputs import MAX_SIDE
+from segmeter.harness.quality.fields import MOST, check_mask, flag, member, rows, whole
+from segmeter.plain import shown
 
 # pycocotools' summary order, for masks.
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -80,22 +86,78 @@ def _fraction(value: float) -> float:
     return float("nan") if value < 0 else float(value)
 
 
+def read_truth(content: object, source: Path) -> dict[str, Any]:
+    """COCO instance ground truth out of a file, every field that scoring reads checked.
+
+    Raises:
+        ValueError: a field that is missing or not what it must be; file, annotation and field are named.
+    """
+    sizes: dict[Any, tuple[int, int]] = {}
+    for index, image in enumerate(rows(content, "images", str(source))):
+        what = f"{source}: image {index}"
+        image_id = plain_id(member(image, "id", what))
+        if image_id in sizes:
+            raise ValueError(f"{what} has the id {image_id}, which an earlier one has")
+        height, width = (
+            whole(member(image, side, what), f"{what}: its {side}", 1, MAX_SIDE)
+            for side in ("height", "width")
+        )
+        sizes[image_id] = height, width
+    categories = set()
+    for index, category in enumerate(rows(content, "categories", str(source))):
+        what = f"{source}: category {index}"
+        categories.add(whole(member(category, "id", what), f"{what}: its id"))
+    annotations = [
+        _true_instance(annotation, f"{source}: annotation {index}", sizes, categories)
+        for index, annotation in enumerate(rows(content, "annotations", str(source)))
+    ]
+    if len({annotation["id"] for annotation in annotations}) != len(annotations):
+        raise ValueError(f"{source}: the ids of annotations must differ")
+    return {
+        "images": [{"id": i, "height": height, "width": width} for i, (height, width) in sizes.items()],
+        "categories": [{"id": category} for category in sorted(categories)],
+        "annotations": annotations,
+    }
+
+
+def _true_instance(
+    annotation: Any, what: str, sizes: Mapping[Any, tuple[int, int]], categories: set[int]
+) -> dict[str, Any]:
+    image_id = plain_id(member(annotation, "image_id", what))
+    if image_id not in sizes:
+        raise ValueError(f"{what} is of the image {image_id}, which the file does not list")
+    category = whole(member(annotation, "category_id", what), f"{what}: its category")
+    if category not in categories:
+        raise ValueError(f"{what} has the unknown category {category}")
+    area = member(annotation, "area", what)
+    if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area <= MOST:
+        raise ValueError(f"{what}: its area is {shown(area)}, expected a number from 0")
+    mask = member(annotation, "segmentation", what)
+    check_mask(mask, sizes[image_id], what, polygons=True)
+    return {
+        # pycocotools takes an id of 0 for "no match".
+        "id": whole(member(annotation, "id", what), f"{what}: its id", 1),
+        "image_id": image_id,
+        "category_id": category,
+        "area": area,
+        "iscrowd": int(flag(annotation.get("iscrowd", 0), f"{what}: iscrowd")),
+        "segmentation": mask,
+    }
+
+
 def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
-    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
     for index, prediction in enumerate(predictions):
-        image_id, category = prediction.get("image_id"), prediction.get("category_id")
+        what = f"instance prediction {index}"
+        image_id = plain_id(member(prediction, "image_id", what))
         if image_id not in sizes:
-            raise ValueError(f"instance prediction {index} is for the unknown image {image_id!r}")
+            raise ValueError(f"{what} is for the unknown image {image_id!r}")
+        what = f"{what} (image {image_id})"
+        category = whole(member(prediction, "category_id", what), f"{what}: its category")
         if category not in categories:
-            raise ValueError(
-                f"instance prediction {index} (image {image_id}) has the unknown category {category!r}"
-            )
-        mask = prediction.get("segmentation")
-        if not isinstance(mask, Mapping) or list(mask.get("size", [])) != sizes[image_id]:
-            raise ValueError(
-                f"instance prediction {index} (image {image_id}) needs a mask of size {sizes[image_id]}"
-            )
+            raise ValueError(f"{what} has the unknown category {category!r}")
+        check_mask(member(prediction, "segmentation", what), sizes[image_id], what)
         score = prediction.get("score")
-        if not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise ValueError(f"instance prediction {index} (image {image_id}) has the score {score!r}")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"{what} has the score {shown(score)}, expected a number from 0 to 1")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 VOID_CLASS = 255
+# In 8 bits, beside the void.
+MAX_CLASSES = 255
 
 
 @dataclass(frozen=True)

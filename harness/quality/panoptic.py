@@ -7,12 +7,13 @@ thousand of them in place of hundreds of thousands of pixels to sort.
 
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from segmeter.harness.quality.png_ids import WrongSizeError, build_decoder, read
 
 VOID = 0
 CHUNK = 16
+# Seconds that a process takes before it scores: the interpreter, numpy, Pillow.
+START_S = 1.0
 # Columns of a score table, one row a category.
 IOU, TP, FP, FN = range(4)
 
@@ -197,6 +200,11 @@ def score_maps(
         if true_segment.category_id != predicted_segments[predicted_id]:
             continue
         union = areas[predicted_id] + true_segment.area - count - shared.get((VOID, predicted_id), 0)
+        if union < count:
+            raise ValueError(
+                f"true segment {true_id} has the area {true_segment.area} in the JSON, "
+                f"but {count} of its pixels are in the PNG"
+            )
         # Above one half, with integers: exactly one half is no match.
         if 2 * count > union:
             score.table[row[true_segment.category_id], [IOU, TP]] += (count / union, 1)
@@ -236,26 +244,49 @@ def score_pairs(
     Args:
         pairs: the images.
         categories: category id -> whether it is a thing.
-        processes: None for one a core; 1 for this process alone.
+        processes: None for as many as the work is worth, see :func:`worthwhile`; 1 for this process alone.
         on_image: told of each number of images that are done.
 
     Raises:
         WorkerKilledError: a worker process was killed.
     """
     total = PanopticScore(categories)
-    chunks = _chunks(pairs)
-    ahead = list(islice(chunks, 2))
-    chunks = chain(ahead, chunks)
-    count = processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else processes or 1
-    # Processes take longer to start than one chunk takes to score.
-    if count == 1 or len(ahead) < 2:
+    pairs = list(pairs)
+    start = time.perf_counter()
+
+    def book(score: PanopticScore) -> None:
+        total.add(score)
+        on_image(score.images + len(score.faults))
+
+    # The first chunk is scored here in any case: it tells what the others will take.
+    book(_score_chunk(pairs[:CHUNK], categories))
+    left = pairs[CHUNK:]
+    each = (time.perf_counter() - start) / CHUNK
+    count = processes or worthwhile(each * len(left), _cores())
+    chunks = _chunks(left)
+    if count == 1 or not left:
         scores: Iterable[PanopticScore] = (_score_chunk(chunk, categories) for chunk in chunks)
     else:
         scores = _in_processes(chunks, categories, count)
     for score in scores:
-        total.add(score)
-        on_image(score.images + len(score.faults))
+        book(score)
     return total
+
+
+def worthwhile(seconds: float, cores: int) -> int:
+    """How many processes to start for work that would take one process so many seconds.
+
+    Each takes :data:`START_S` to start and must have at least as much to do.
+
+    >>> worthwhile(0.6, 8), worthwhile(10.0, 2), worthwhile(3.5, 8)
+    (1, 2, 3)
+    """
+    count = min(cores, int(seconds / START_S))
+    return count if count > 1 else 1
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(

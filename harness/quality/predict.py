@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segmeter.files import read_json
 from segmeter.harness.quality.class_names import CLASS_NAMES
-from segmeter.harness.quality.datasets import LAYOUTS, read_json
+from segmeter.harness.quality.datasets import LAYOUTS, read_categories
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,9 +118,4 @@ def _names_in(data: Path) -> Classes:
                 f"{data} holds no panoptic annotations; `segmeter datasets check` says what is missing"
             )
         path = found[0]
-    content: Any = read_json(path)
-    try:
-        listed = sorted(content["categories"], key=lambda category: category["id"])
-        return tuple((str(category["name"]), bool(category["isthing"])) for category in listed)
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} has no list of categories with id, name and isthing") from None
+    return tuple((category.name, category.isthing) for category in read_categories(read_json(path), path))

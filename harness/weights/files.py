@@ -4,11 +4,13 @@ detectron2's ``.pkl`` and torch's ``.pth``, ``.pt`` and ``.bin`` go through
 :mod:`harness.weights.safe_pickle`, ``.safetensors`` through safetensors.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from segmeter.harness.weights.names import to_tensor
@@ -56,6 +58,22 @@ def read_entries(path: Path) -> Entries:
         [name for name, tensor in tensors.items() if tensor is None],
         metadata,
     )
+
+
+def check_numbers(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """See that weights are finite real numbers before they go into a model.
+
+    Raises:
+        ValueError: they are complex, whole, or hold NaN, infinity or what float32 cannot hold; the first such
+            entry is named, and how many there are.
+    """
+    kinds = {name: f"{tensor.dtype}".removeprefix("torch.") for name, tensor in tensors.items()}
+    odd = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if odd:
+        raise ValueError(f"{path}: {len(odd)} weights are no real numbers, e.g. {odd[0]} ({kinds[odd[0]]})")
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    if broken:
+        raise ValueError(f"{path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}")
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Any]:

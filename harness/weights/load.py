@@ -13,6 +13,7 @@ from torch import nn
 
 from segmeter.harness.models import ModelSpec, meta_model, real_model
 from segmeter.harness.weights.checkpoint import Checkpoint, read_checkpoint
+from segmeter.harness.weights.files import check_numbers
 from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
 
 # Counts of training steps in batch norms: buffers that inference does not read.
@@ -89,6 +90,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
     report = compare(checkpoint, shapes)
     if not report.is_whole:
         raise CheckpointMismatchError(path, spec, report)
+    check_numbers(path, {checkpoint.origin[name]: tensor for name, tensor in checkpoint.weights.items()})
     model = real_model(spec)
     with torch.no_grad():
         for name, entry in model.state_dict(keep_vars=True).items():

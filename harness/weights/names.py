@@ -231,6 +231,9 @@ def rename(
             raise ValueError(
                 f"{whole} needs query, key and value; the checkpoint has {len(thirds)} of the three"
             )
+        shapes = [tuple(thirds[part].shape) for part in range(3)]
+        if len(set(shapes)) > 1 or not shapes[0]:
+            raise ValueError(f"{whole} needs query, key and value of one shape; the checkpoint has {shapes}")
         weights[whole] = torch.cat([thirds[part] for part in range(3)])
         origin[whole] = origin.pop(f"{whole}#0")
         del origin[f"{whole}#1"], origin[f"{whole}#2"]

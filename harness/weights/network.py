@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segmeter.encoders.backbones.table import BACKBONES, Backbone, build_backbone, check_backbone
 from segmeter.encoders.images import PIXEL_MEAN, PIXEL_STD
 from segmeter.harness.models import ModelSpec, encoder_on
-from segmeter.harness.weights.files import SUFFIXES, read_entries
+from segmeter.harness.weights.files import SUFFIXES, check_numbers, read_entries
 from segmeter.harness.weights.load import load_model
 from segmeter.harness.weights.names import recognise_format, rename
 from segmeter.harness.weights.recognise import recognise_backbone
@@ -234,6 +234,9 @@ def fill(backbone: Backbone, entries: Mapping[str, Tensor], source: str) -> str:
     ]
     if missing or unexpected or odd:
         raise WeightsMismatchError(source, backbone.name, len(found) - len(odd), missing, unexpected, odd)
+    check_numbers(
+        source, {name: entries[name] for place, name in found.items() if ours[place].is_floating_point()}
+    )
     with torch.no_grad():
         for place, name in found.items():
             ours[place].copy_(entries[name])

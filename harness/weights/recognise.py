@@ -68,7 +68,10 @@ def classes_and_queries(checkpoint: Checkpoint) -> tuple[int, int]:
         raise ValueError(f"{checkpoint.path} has no {names[0]} (a truncated model, or a backbone alone)")
 
     classes = rows("decoder.class_embed.weight", "decoder.class_embed.bias") - 1
-    return classes, rows("decoder.query_feat.weight", "decoder.query_embed.weight")
+    queries = rows("decoder.query_feat.weight", "decoder.query_embed.weight")
+    if classes < 1 or queries < 1:
+        raise ValueError(f"{checkpoint.path} has {max(classes, 0)} classes and {queries} queries")
+    return classes, queries
 
 
 def recognise_backbone(weights: Mapping[str, Tensor]) -> str:
