@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.encoders.backbones.patches import PATCH, PatchEmbedding
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.reduction.interface import PatchTokens, TokenSet, first_rows, sizes_of
 
-PATCH = 16
 MLP_RATIO = 4
 HEAD_WIDTH = 64
 
@@ -43,18 +43,6 @@ VITS = {
     "vit-b": ViTSize("ViT-B/16", 768, 12, 512),
     "vit-l": ViTSize("ViT-L/16", 1024, 24, 640),
 }
-
-
-class PatchEmbedding(nn.Module):
-    """Patches of 16x16 pixels to tokens."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, N, C) in raster order."""
-        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -219,7 +207,7 @@ class VisionTransformer(nn.Module):
                 x, rows, canvas = halt(x, rows, canvas, block.number)
         x = self.norm(x)[:, 1:]
         is_whole = self.reduction is None
-        return PatchTokens(x, None if is_whole else rows - 1, grid, canvas)
+        return PatchTokens(x, None if is_whole else (rows - 1).clamp(min=-1), grid, canvas)
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The first tokens (B, T, C) with the class token and positions, and the rows of the patches."""

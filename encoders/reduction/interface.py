@@ -73,7 +73,12 @@ class PatchTokens:
 
     def restore(self, values: Tensor) -> Tensor:
         """Values of the tokens (B, T, K) as values of the patches (B, N, K)."""
-        return values if self.rows is None else take_rows(values, self.rows)
+        if self.rows is None:
+            return values
+        if self.canvas is None:
+            return take_rows(values, self.rows)
+        restored = take_rows(values, self.rows.clamp(min=0))
+        return torch.where(self.rows[..., None] < 0, self.canvas.to(restored.dtype), restored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from segmeter.encoders.reduction.algm import ALGM
+from segmeter.encoders.reduction.cts import CTS
 from segmeter.encoders.reduction.interface import ReducerKind
+from segmeter.encoders.reduction.step import STEP
 from segmeter.encoders.reduction.tome import TOME
 from segmeter.words import nearest
 
-REDUCERS: dict[str, ReducerKind] = {kind.name: kind for kind in (ALGM, TOME)}
+REDUCERS: dict[str, ReducerKind] = {kind.name: kind for kind in (ALGM, CTS, STEP, TOME)}
 
 
 def named_reducer(name: str, known: Mapping[str, ReducerKind] = REDUCERS) -> ReducerKind:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.encoders.backbones.vit import PATCH, VITS, VisionTransformer, ViTSize
+from segmeter.encoders.backbones.patches import PATCH
+from segmeter.encoders.backbones.vit import VITS, VisionTransformer, ViTSize
 from segmeter.encoders.chain import Choice, Pixels, Sizes, Stage, System
 from segmeter.encoders.options import Option, anything, one_of, whole_number
 from segmeter.encoders.parts.mask_transformer import MaskTransformer
