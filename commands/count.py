@@ -23,6 +23,7 @@ from segmeter.commands.options import (
     DatasetOpt,
     EncoderOpt,
     ImageOpt,
+    ImagesOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -38,6 +39,7 @@ from segmeter.commands.options import (
     chosen_sizes,
     chosen_spec,
     count_at,
+    count_on_images,
     encoder_options,
     sizes_of,
 )
@@ -84,6 +86,13 @@ def flops(
     ] = False,
     input: InputOpt = None,
     photo: PhotoOpt = None,
+    images: ImagesOpt = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="With --images: also count batches of so many images.")
+    ] = 1,
+    weights: Annotated[
+        Path | None, typer.Option(help="With --images: a checkpoint of the model; default: random weights.")
+    ] = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -105,12 +114,18 @@ def flops(
         )
         sizes = sizes_of(spec, sizes, padded_size, image_size, dataset, annotations)
     from segmeter.reports.text.flops import flops_notes, flops_tree
+    from segmeter.reports.text.images import images_notes, images_tables
 
-    record = count_at(spec, sizes, convention, photo or [])
+    if images:
+        record = count_on_images(spec, sizes, convention, images, batch, weights)
+        for fault in record["skipped"]:
+            warn(f"skipped: {fault}")
+    else:
+        record = count_at(spec, sizes, convention, photo or [])
     if json:
         show_json(record)
     else:
-        show(flops_tree(record, depth), *flops_notes(record))
+        show(flops_tree(record, depth), *images_tables(record), *flops_notes(record), *images_notes(record))
     unknown = [name for name, figure in record["not_counted"].items() if figure is None]
     if strict and unknown:
         warn(f"not counted, no formula: {', '.join(unknown)}")

@@ -49,6 +49,9 @@ def check_model(text: str | None) -> None:
         if name not in {point.name for point in entry_points(group=OWN_GROUP)}:
             raise ValueError(f"unknown encoder {name!r}{nearest(name, systems)}")
         return
+    if any(is_source(value) for _, value in written.options):
+        # A part of the user's own has options of its own.
+        return
     for option, _ in written.options:
         if option in systems[name] or option in HEADS or option.startswith(COMPONENTS):
             continue

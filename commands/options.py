@@ -54,7 +54,10 @@ PhotoOpt = Annotated[
     list[Path] | None,
     typer.Option(help="Photo or folder, for a model whose work depends on its input; may be repeated."),
 ]
-
+ImagesOpt = Annotated[
+    list[Path] | None,
+    typer.Option(help="Count on each photo of these files and folders; may be repeated."),
+]
 
 VerboseOpt = Annotated[
     bool,
@@ -182,6 +185,42 @@ def chosen_classes(num_classes: int | None, sizes: "SizeSet", model: str | None 
 def check_convention(convention: str) -> None:
     """Raise ValueError unless it is one of the three conventions."""
     check_word("convention", convention, known()["conventions"])
+
+
+def count_on_images(
+    spec: "ModelSpec",
+    sizes: "SizeSet",
+    convention: str,
+    images: Sequence[Path],
+    batch: int,
+    weights: Path | None = None,
+) -> Any:
+    """The record of one model counted on each photo, with a progress bar."""
+    from segmeter.harness.counting import count_images, images_record, readable_photos
+    from segmeter.harness.weights import load_model
+
+    with user_input():
+        if len(sizes.images) != 1:
+            raise ValueError("--images goes with one size: --padded-size HxW")
+        model, source = None, "random, from one seed"
+        if weights is not None:
+            model, spec, _ = load_model(weights, spec)
+            source = str(weights)
+        photos, faults = readable_photos(images)
+        steps = len(photos) * (2 if batch > 1 else 1)
+        with progress_bar(f"counting {spec.title}", steps) as advance:
+            counted = count_images(
+                spec,
+                next(iter(sizes.images)),
+                photos,
+                convention,
+                batch=batch,
+                model=model,
+                weights=source,
+                skipped=faults,
+                progress=advance,
+            )
+        return images_record(counted)
 
 
 def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Sequence[Path] = ()) -> Any:

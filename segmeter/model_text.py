@@ -46,6 +46,8 @@ class ModelText:
 
         >>> ModelText.parse("mine.py:Net@r50:width=16")
         ModelText(name='mine.py:Net', backbone='r50', options=(('width', '16'),))
+        >>> ModelText.parse("segmenter:reduction=mine.py:Mine:r=8").options
+        (('reduction', 'mine.py:Mine'), ('r', '8'))
         """
         head, *settings = text.strip().split(":")
         if head in LIBRARIES and settings and "=" not in settings[0]:
@@ -87,6 +89,11 @@ def _options(text: str, settings: Iterable[str]) -> tuple[tuple[str, str], ...]:
     options: dict[str, str] = {}
     for setting in settings:
         option, equals, value = setting.partition("=")
+        last = next(reversed(options), "")
+        if not equals and last and is_source(f"{options[last]}:{setting.strip()}"):
+            # A value that is a source has the colon in it too: reduction=mine.py:Mine.
+            options[last] += f":{setting.strip()}"
+            continue
         option = option.strip().replace("-", "_")
         if not equals or not option:
             raise ValueError(f"expected OPTION=VALUE after a colon in {text!r}, got {setting!r}")

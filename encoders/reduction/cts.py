@@ -51,7 +51,9 @@ class Cts(nn.Module):
         """How many superpatches share, of those that the logits (B, 2, h, w) are for."""
         cells = logits.shape[2] * logits.shape[3]
         if self.shared is not None and self.shared > cells:
-            raise ValueError(f"shared must be at most {cells}, the superpatches of the image, got {self.shared}")
+            raise ValueError(
+                f"shared must be at most {cells}, the superpatches of the image, got {self.shared}"
+            )
         return cells * SHARED // CELLS if self.shared is None else self.shared
 
     def choose(self, logits: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ class Step(nn.Module):
         chosen = []
         for scale, each in zip(self.scales, logits, strict=True):
             rows, columns = grid[0] // scale, grid[1] // scale
+            if not rows or not columns:
+                continue
             here = free[:, : rows * scale, : columns * scale]
             cells = here.unflatten(2, (columns, scale)).unflatten(1, (rows, scale)).all(4).all(2)
             mask = cells & (each.softmax(1)[:, 1, :rows, :columns] > self.share)
@@ -110,7 +112,9 @@ class Step(nn.Module):
         confident = score > self.confidence
         confident &= ~self.context(score, label, logits.shape[2])
         stays = torch.cat([torch.ones_like(confident[:, :1]), ~confident], 1)
-        before = torch.zeros((1, rows.shape[1], logits.shape[2]), device=x.device) if canvas is None else canvas
+        before = (
+            torch.zeros((1, rows.shape[1], logits.shape[2]), device=x.device) if canvas is None else canvas
+        )
         held = rows.clamp(min=0)
         leaving = (rows >= 0) & ~stays.gather(1, held)
         own = logits.gather(1, (held - 1).clamp(min=0)[..., None].expand(-1, -1, logits.shape[2]))
@@ -171,9 +175,14 @@ STEP = ReducerKind(
     depends_on_image=True,
     options=(
         Option(name="scales", default=SIDES, check=_scales, help="sides of the superpatches; 0 for none"),
-        Option(name="share", default=0.5, check=number(0, 1), help="probability from which patches share a token"),
         Option(
-            name="exits", default=(6, 8), check=_exits, help="blocks behind which tokens are halted; 0 for none"
+            name="share", default=0.5, check=number(0, 1), help="probability from which patches share a token"
+        ),
+        Option(
+            name="exits",
+            default=(6, 8),
+            check=_exits,
+            help="blocks behind which tokens go; 0 for none",
         ),
         Option(name="confidence", default=0.9, check=number(0, 1), help="score from which a token is halted"),
         Option(

@@ -1,7 +1,7 @@
 """Patches of several sizes that are one token each, and the small network that chooses them.
 
 Source: CTS (CVPR 2023); official code tue-mps/cts-segmenter, ``segm/model/efficient.py``, for the network,
-the pixels, the positions and the order; sizes above 2x2 go on in the same way (:mod:`encoders.reduction.step`).
+the pixels, the positions and the order; sizes above 2x2 (:mod:`encoders.reduction.step`) go on as 2x2 begins.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,23 @@ class Policy(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(POLICY_CHANNELS, 2, 1) for _ in scales)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> for each scale s, logits (B, 2, h, w) on the grid of its superpatches; the second
-        is "may share"."""
+        """Scores of the superpatches.
+
+        Args:
+            images: (B, 3, H, W).
+
+        Returns:
+            For each scale, logits (B, 2, h, w) on the grid of its superpatches, the second is "may share";
+            without entries where the image is smaller than one of them.
+        """
         maps = self.network(images)[0]
         logits = []
         for scale, head in zip(self.scales, self.heads, strict=True):
-            pooled = maps if scale == POLICY_PATCHES else F.avg_pool2d(maps, scale // POLICY_PATCHES)
-            logits.append(head(pooled))
+            side = scale // POLICY_PATCHES
+            if min(maps.shape[2:]) < side:
+                logits.append(maps.new_zeros((len(maps), 2, 0, 0)))
+            else:
+                logits.append(head(maps if side == 1 else F.avg_pool2d(maps, side)))
         return logits
 
 

@@ -17,11 +17,15 @@ from .counter import Count as Count
 from .counter import DataDependentError as DataDependentError
 from .counter import Work as Work
 from .counter import run_and_count as run_and_count
+from .image_rows import images_record as images_record
 from .layers import layer_costs as layer_costs
 from .meta_ops import forget_costs as forget_costs
 from .modules import count_module as count_module
 from .modules import in_eval as in_eval
 from .modules import runnable as runnable
+from .on_images import ImagesCount as ImagesCount
+from .on_images import count_images as count_images
+from .on_images import readable_photos as readable_photos
 from .op_costs import Cost as Cost
 from .op_costs import costs_of as costs_of
 from .op_costs import register_formula as register_formula

@@ -12,7 +12,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segmeter.harness.counting.counter import Count, UnknownOp, Work
 
@@ -141,6 +141,7 @@ class Figures:
         all_flops: FLOPs of all work that has a formula.
         least, most: units of work in all that branches (``torch.cond``) leave possible.
         unknown: operators without a formula, with their places and shapes.
+        moves: comparisons of sorting, bytes of gathering (:mod:`harness.counting.moves`); in no total.
     """
 
     convention: str
@@ -152,6 +153,7 @@ class Figures:
     least: float
     most: float
     unknown: tuple[UnknownOp, ...] = ()
+    moves: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -224,7 +226,15 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
         least=least,
         most=most,
         unknown=count.unknown,
+        moves=_moves(count),
     )
+
+
+def _moves(count: Count) -> dict[str, float]:
+    found: defaultdict[str, float] = defaultdict(float)
+    for moved in count.moves:
+        found[moved.kind] += moved.amount
+    return dict(found)
 
 
 def units_of(work: Work, component: str, convention: str) -> int:
@@ -263,4 +273,5 @@ def mean_figures(weighted: Sequence[tuple[Figures, int]]) -> Figures:
         least=sum(f.least * n for f, n in weighted) / images,
         most=sum(f.most * n for f, n in weighted) / images,
         unknown=tuple({(u.module, u.operator): u for f, _ in reversed(weighted) for u in f.unknown}.values()),
+        moves={k: v for k, v in mean(lambda f: f.moves).items() if v is not None},
     )

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from segmeter.harness.counting.higher_order import UnknownValuesError, run_higher_order
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
+from segmeter.harness.counting.moves import moves_of
 from segmeter.harness.counting.op_costs import attention_costs
 from segmeter.harness.counting.untouched import Keeper
 from segmeter.harness.models import named_parts, small_values
@@ -101,6 +102,9 @@ class _Dispatches(TorchDispatchMode):
                 self.ledger.record_unknown(func._schema.name, args)
             else:
                 self.ledger.record(costs, out)
+            moved = moves_of(func._schema.name, args, out)
+            if moved is not None:
+                self.ledger.record_move(*moved)
         return out
 
 

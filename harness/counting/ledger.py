@@ -69,6 +69,15 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What sorting compares or gathering moves inside one module; see :mod:`harness.counting.moves`."""
+
+    module: str
+    kind: str
+    amount: int
+
+
+@dataclass(frozen=True)
 class Count:
     """The work of one forward pass; figures are integers, as :mod:`harness.counting.op_costs` gives them."""
 
@@ -76,6 +85,7 @@ class Count:
     unknown: tuple[UnknownOp, ...] = ()
     runs: tuple[ModuleRun, ...] = ()
     branches: tuple[Branch, ...] = ()
+    moves: tuple[Moved, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -116,6 +126,7 @@ class Count:
                 Branch(joined(b.module), tuple(a.under(prefix) for a in b.alternatives), b.booked)
                 for b in self.branches
             ),
+            tuple(replace(m, module=joined(m.module)) for m in self.moves),
         )
 
     def __add__(self, other: "Count") -> "Count":
@@ -124,6 +135,7 @@ class Count:
             self.unknown + other.unknown,
             self.runs + other.runs,
             self.branches + other.branches,
+            self.moves + other.moves,
         )
 
 
@@ -135,6 +147,7 @@ class _Page:
     unknown: dict[tuple[str, str], tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
     runs: dict[str, tuple[int, Shape | None, tuple[Shape, ...]]] = field(default_factory=dict)
     branches: list[Branch] = field(default_factory=list)
+    moves: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def count(self) -> Count:
         return Count(
@@ -142,6 +155,7 @@ class _Page:
             tuple(UnknownOp(module, name, *found) for (module, name), found in self.unknown.items()),
             tuple(ModuleRun(module, *found) for module, found in self.runs.items()),
             tuple(self.branches),
+            tuple(Moved(module, kind, amount) for (module, kind), amount in self.moves.items()),
         )
 
 
@@ -161,6 +175,11 @@ class Ledger:
             output_bytes = written if cost.macs else 0
             written -= output_bytes
             self._add(Work(self.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
+
+    def record_move(self, kind: str, amount: int) -> None:
+        """Note comparisons of a sort, or bytes that were gathered."""
+        key = (self.path[-1], kind)
+        self._page.moves[key] = self._page.moves.get(key, 0) + amount
 
     def record_unknown(self, name: str, args: Any) -> None:
         """Note an operator without a formula."""

@@ -18,7 +18,7 @@ NO_FORMULA = "no formula for this operator; register one, or read its share as u
 
 def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
     """The record of one model's cost, at one size or as a data set's mean."""
-    record = _record(counted.spec, counted.figures, counted.params, counted.encoder_params)
+    record = bare_record(counted.spec, counted.figures, counted.params, counted.encoder_params)
     if counted.figures.least != counted.figures.most:
         record["range"] = [counted.figures.least / GIGA, counted.figures.most / GIGA]
     if isinstance(counted, ModelCount):
@@ -55,9 +55,10 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
     return record
 
 
-def _record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int) -> FlopsRecord:
+def bare_record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int) -> FlopsRecord:
+    """What every record of a cost says; its size is not filled in."""
     reasons = {omission.name: omission.reason for omission in OMISSIONS}
-    return {
+    record: FlopsRecord = {
         "schema": SCHEMA,
         "model": spec.text,
         "title": spec.title,
@@ -88,6 +89,9 @@ def _record(spec: ModelSpec, figures: Figures, params: int, encoder_params: int)
         "original_size": None,
         "versions": versions(),
     }
+    if figures.moves and figures.convention != "published":
+        record["moved"] = dict(figures.moves)
+    return record
 
 
 def _no_formula(operator: str, unknown: Sequence[UnknownOp]) -> str:

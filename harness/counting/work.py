@@ -127,7 +127,7 @@ def work_of(spec: ModelSpec, size: ImageSize) -> Count:
     count = Count()
     for stage in stages:
         needed = tuple(by_name[name] for name in stage.needs)
-        handed_on, work = _stage_work(
+        handed_on, work = stage_work(
             stage, needed, form, sizes if stage.reads_sizes else None, stage is stages[-1]
         )
         count = count + work
@@ -136,7 +136,7 @@ def work_of(spec: ModelSpec, size: ImageSize) -> Count:
 
 
 @lru_cache(maxsize=16384)
-def _stage_work(
+def stage_work(
     stage: Stage, needed: tuple[Stage, ...], form: Form, sizes: Sizes | None, is_last: bool
 ) -> tuple[Form | None, Count]:
     """What a stage hands on (None for the last, which may give anything), and its work."""
@@ -149,7 +149,7 @@ def backbone_work(spec: ModelSpec, padded: Size) -> Count:
     """The work of a model's first stage alone."""
     stage = spec.stages[0]
     form = form_of(torch.empty((1, 3, *padded), device="meta"))
-    return _stage_work(stage, (), form, None, False)[1]
+    return stage_work(stage, (), form, None, False)[1]
 
 
 def check_size(spec: ModelSpec, padded: Size) -> None:

@@ -14,7 +14,7 @@ from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.options import is_integer, write_value
 from segmeter.encoders.systems.table import SYSTEMS, find_system
 from segmeter.harness.models.libraries.names import library_system
-from segmeter.harness.models.own import own_system
+from segmeter.harness.models.own import own_reducer, own_system
 from segmeter.model_text import ModelText, is_source, library_name
 from segmeter.words import nearest
 
@@ -113,6 +113,14 @@ def model_spec(
     return _checked(named_system(name, own), backbone, num_classes, num_queries, options)
 
 
+def _with_own_code(system: System, given: Mapping[str, Any], own: bool) -> System:
+    """The system with the user's own part in it, where an option names one and code may be named."""
+    value = given.get(system.code_option)
+    if not own or system.with_code is None or not isinstance(value, str) or not is_source(value):
+        return system
+    return system.with_code(system, own_reducer(value))
+
+
 def _checked(
     system: System,
     backbone: str | None,
@@ -191,6 +199,7 @@ def parse_model(
         raise ValueError(f"{twice[0]} is given twice: in {text!r} and as an option")
     system = named_system(written.name, own)
     given: dict[str, Any] = dict([*written.options, *(options or {}).items()])
+    system = _with_own_code(system, given, own)
     values = {
         name: system.settings.read(name, value) if isinstance(value, str) else value
         for name, value in given.items()

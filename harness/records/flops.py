@@ -66,6 +66,19 @@ class FlopsRecord(TypedDict):
     # For a library's model: what it was called with, and where that is from.
     inputs: NotRequired[dict[str, str]]
     inputs_from: NotRequired[str]
+    # What the total leaves out beside arithmetic: comparisons of sorting, bytes of gathering. Not under
+    # `published`.
+    moved: NotRequired[dict[str, float]]
+    # Of a count image by image (`--images`): where the weights are from, each image's cost and tokens, the
+    # tokens of each layer, the histogram, what reducing tokens costs itself, files that could not be read,
+    # and the same images in batches.
+    weights: NotRequired[str]
+    images: NotRequired[list[dict[str, Any]]]
+    token_layers: NotRequired[list[dict[str, Any]]]
+    histogram: NotRequired[dict[str, list[Any]]]
+    reducing_gmacs: NotRequired[float]
+    skipped: NotRequired[list[str]]
+    batches: NotRequired[dict[str, Any]]
     versions: dict[str, str]
 
 

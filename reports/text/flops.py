@@ -60,7 +60,11 @@ def flops_notes(record: FlopsRecord) -> list[str]:
         inputs = ", ".join(f"{name} {shape}" for name, shape in record["inputs"].items())
         lines.append(f"inputs      {inputs} (size: {record['inputs_from']})")
     if "input_dependent" in record:
-        lines.append(f"real inputs mean over photos, weights random: {record['input_dependent']}")
+        weights = record.get("weights", "random")
+        lines.append(f"real inputs mean over photos, weights {weights}: {record['input_dependent']}")
+    if "moved" in record:
+        moved = ", ".join(f"{title(kind)} {figure:,.0f}" for kind, figure in record["moved"].items())
+        lines.append(f"no FLOPs    {moved}")
     if record["not_counted"]:
         lines.append(f"not counted by '{record['convention']}':")
         for name, figure in record["not_counted"].items():

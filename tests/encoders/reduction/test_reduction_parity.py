@@ -6,8 +6,10 @@ import torch
 
 from segmeter.encoders.backbones.mit import EfficientAttention
 from segmeter.encoders.reduction.algm import Algm, adaptive_threshold, match_even
+from segmeter.encoders.reduction.cts import Cts
 from segmeter.encoders.reduction.grid import MODES, BipartiteMerging, GridMode, build_merging
 from segmeter.encoders.reduction.interface import TokenSet, first_rows, take_rows
+from segmeter.encoders.reduction.superpatches import embed_superpatches
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.models.stages import real_model
 from tests.helpers.reduction_recipe import fill, images, parity
@@ -116,3 +118,30 @@ def test_segformer_and_its_merging(case: int, merging: str) -> None:
     with torch.no_grad():
         out = model.decode_head(model.backbone(images(["flower"], 128)))
     assert apart(out[:, :, 1::2, ::2], f"segformer/{case}/out") < MODEL
+
+
+class PixelSums(torch.nn.Module):
+    """Stands for the patch embedding: the sum of a patch's pixels."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches.flatten(2).sum(2, keepdim=True)
+
+
+@pytest.mark.parametrize("case", range(len(DESCRIBED["cts"])))
+def test_superpatches_of_cts(case: int) -> None:
+    described = DESCRIBED["cts"][case]
+    shape = (described["batch"], 3, described["height"], described["width"])
+    images = torch.from_numpy(np.random.default_rng(case + 1).standard_normal(shape).astype(np.float32))
+    reducer = Cts(described["superpatches_shared"])
+    shared = reducer.choose(stored(f"cts/{case}/policy_logits"))
+    assert np.array_equal(shared, ARRAYS[f"cts/{case}/shared"])
+    positions = torch.zeros(1, described["height"] // 16, described["width"] // 16, 1)
+    x, rows = embed_superpatches(
+        images, PixelSums(), positions, [(2, shared)], [described["superpatches_shared"]]
+    )
+    assert x.shape[1] == described["tokens"]
+    # Sums of 768 pixels, an order of magnitude above the functions' values.
+    assert apart(x[..., 0], f"cts/{case}/patch_sum") < 1e-4
+    restored = take_rows(stored(f"cts/{case}/rows")[:, :, 0].transpose(1, 2), rows - 1)
+    expected = stored(f"cts/{case}/restored").flatten(2).transpose(1, 2)
+    assert (restored - expected).abs().max() < FUNCTION

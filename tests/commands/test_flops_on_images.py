@@ -1,0 +1,103 @@
+"""`segmeter flops --images`: real runs on real photographs."""
+
+import json
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from segmeter.commands.main import app
+from tests.helpers.reduction_recipe import photo
+
+MINE = '''
+import torch
+from torch import nn
+
+class Halves(nn.Module):
+    """Every second token joins the one before it."""
+    layers = (2,)
+
+    def forward(self, tokens):
+        first = tokens.protected
+        pairs = (tokens.x.shape[1] - first) // 2
+        places = torch.arange(tokens.x.shape[1])
+        index = (places + first).div(2, rounding_mode="floor") if first else places // 2
+        if int(tokens.x.isnan().sum()):
+            raise ValueError("the photo is read")
+        index = index.expand(len(tokens.x), -1)
+        x = torch.zeros(len(index), int(index.max()) + 1, tokens.x.shape[2])
+        sums = x.scatter_add(1, index[..., None].expand_as(tokens.x), tokens.x)
+        return sums, index
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("photos")
+    for name in ("coffee", "astronaut", "rocket"):
+        Image.fromarray(photo(name, 96, 128)).save(made / f"{name}.png")
+    (made / "broken.jpg").write_bytes(b"no photo")
+    return made
+
+
+def run(*words: str) -> dict:
+    outcome = CliRunner().invoke(app, ["flops", *words, "--padded-size", "128x128", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.stdout)
+
+
+def test_each_photo_has_a_row_and_the_mean_is_theirs(folder: Path) -> None:
+    text = "segmenter@vit-ti:reduction=algm:threshold=0.8"
+    record = run(text, "--images", str(folder), "--batch", "3")
+    assert [row["name"] for row in record["images"]] == ["astronaut.png", "coffee.png", "rocket.png"]
+    assert len(record["skipped"]) == 1
+    assert "broken.jpg" in record["skipped"][0]
+    totals = [row["total_gmacs"] for row in record["images"]]
+    assert record["total_gmacs"] == pytest.approx(fmean(totals))
+    assert record["spread"]["total"]["std"] == pytest.approx(pstdev(totals))
+    assert record["total_gmacs"] == pytest.approx(sum(p["gmacs"] for p in record["components"].values()))
+    assert sum(record["histogram"]["images"]) == 3
+    # The reducer works in blocks 1 and 5 and nowhere else.
+    for row in record["images"]:
+        before = [65, *row["tokens"][:-1]]
+        assert row["tokens_entering"] == before
+        assert {i for i in range(12) if row["tokens"][i] != before[i]} <= {0, 4}
+    # A batch merges what its most varied image allows in the first stage: no image costs less than alone.
+    assert record["batches"]["token_layers"][0]["leaving"]["max"] == max(
+        r["tokens"][0] for r in record["images"]
+    )
+
+
+def test_alone_and_as_a_whole_model_the_count_is_one(folder: Path) -> None:
+    """Counted up to the merging and by shapes behind it, a photo costs what the whole run costs."""
+    text = "segmenter@vit-ti:reduction=algm:threshold=0.8"
+    quick = run(text, "--images", str(folder / "coffee.png"))
+    whole = run(text, "--photo", str(folder / "coffee.png"))
+    assert quick["components"] == whole["components"]
+
+
+def test_a_reducer_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    own = f"{tmp_path}/mine.py:Halves"
+    record = run(f"segmenter@vit-ti:reduction={own}", "--images", str(folder))
+    assert record["title"].startswith("Segmenter Halves")
+    assert record["images"][0]["tokens"][:3] == [65, 33, 33]
+    assert record["total_gmacs"] < run("segmenter@vit-ti")["total_gmacs"]
+    merged = run(f"segformer@mit-b0:merging={own}", "--images", str(folder))
+    assert merged["total_gmacs"] < run("segformer@mit-b0")["total_gmacs"]
+
+
+def test_no_readable_photo_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    outcome = CliRunner().invoke(app, ["flops", "segmenter", "--images", str(tmp_path)])
+    assert outcome.exit_code != 0
+
+
+def test_sorting_and_gathering_are_named_beside_the_flops(folder: Path) -> None:
+    text = "segmenter@vit-ti:reduction=algm:threshold=0.8"
+    record = run(text, "--images", str(folder / "coffee.png"), "--convention", "flops")
+    assert set(record["moved"]) == {"sorting_comparisons", "gathering_bytes"}
+    assert record["coverage"] == 1
+    assert "moved" not in run(text, "--images", str(folder / "coffee.png"))
