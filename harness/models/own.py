@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import EncoderKind, EncoderOutput
 from segmeter.encoders.options import Option, write_value
-from segmeter.encoders.reduction.interface import ReducerKind
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.models.blame import OwnModelError, blaming, error_line
@@ -133,33 +132,6 @@ def own_system(source: str) -> System:
     """
     own = load_own(source)
     return masked_system(_encoder_kind(own)) if own.is_encoder else whole_system(own)
-
-
-def own_reducer(source: str) -> ReducerKind:
-    """A reducer of tokens of the user's own; see :mod:`encoders.reduction.interface`.
-
-    Raises:
-        ValueError: as :func:`load_own`, or it builds no module.
-    """
-    own = load_own(source)
-
-    def build(**given: Any) -> nn.Module:
-        check_own_options(own, given)
-        with blaming(f"{source} cannot be built"):
-            module = own.build(**given)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"{source} must build a torch.nn.Module, got {type(module).__name__}")
-        return module
-
-    return ReducerKind(
-        name=source,
-        title=own_title(source),
-        summary="your own",
-        source=source,
-        build=build,
-        takes_any=True,
-        identity=own.identity,
-    )
 
 
 def _encoder_kind(own: OwnModel) -> EncoderKind:

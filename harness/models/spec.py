@@ -14,7 +14,8 @@ from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.options import is_integer, write_value
 from segmeter.encoders.systems.table import SYSTEMS, find_system
 from segmeter.harness.models.libraries.names import library_system
-from segmeter.harness.models.own import own_reducer, own_system
+from segmeter.harness.models.own import own_system
+from segmeter.harness.models.own_reducers import own_reducer
 from segmeter.model_text import ModelText, is_source, library_name
 from segmeter.words import nearest
 
