@@ -1,3 +1,8 @@
+from .accelerate import Acceleration as Acceleration
+from .accelerate import accelerate_model as accelerate_model
+from .drop_in import MultiScaleDeformableAttention as MultiScaleDeformableAttention
+from .drop_in import install as install
+from .drop_in import uninstall as uninstall
 from .formulas import fvcore_handles as fvcore_handles
 from .formulas import ptflops_hooks as ptflops_hooks
 from .implementation import Implementation as Implementation

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
         register_op,
     )
     from segmeter.harness.counting import DataDependentError
+    from segmeter.ops import accelerate
 
 _HOMES = {
     "segmeter.harness.api": (
         *("Count", "Difference", "OverBudgetError", "Profile"),
         *("assert_within_budget", "count", "profile", "register_op"),
     ),
-    "segmeter.harness.counting.counter": ("DataDependentError",),
+    "segmeter.harness.counting": ("DataDependentError",),
+    "segmeter.ops": ("accelerate",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -43,6 +45,7 @@ __all__ = [
     "Difference",
     "OverBudgetError",
     "Profile",
+    "accelerate",
     "assert_within_budget",
     "count",
     "profile",

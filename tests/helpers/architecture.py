@@ -16,7 +16,7 @@ PICTURE = ROOT / "docs" / "figures" / "architecture.svg"
 START, END = "<!-- rooms: made from the imports -->", "<!-- end of rooms -->"
 # What everything stands on is told in words; arrows to it would hide all others.
 GROUND = ("words", "plain", "files", "compiler", "model_text")
-LEFT_OUT = {*GROUND, "harness", "results", "segmeter", "cli", "__main__"}
+LEFT_OUT = {*GROUND, "harness", "results", "segmeter", "ops", "cli", "__main__"}
 WIDTH, BOX, HIGH, GAP, STEP = 1040, 118, 34, 18, 86
 FILL = {"harness": "#e8eef7", "other": "#fdf1dc"}
 INK, LINE = "#1b2a41", "#7b8aa3"

@@ -1,0 +1,109 @@
+"""Make another library's deformable attention run on the compiled op: in place, named, and undone at will."""
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from segmeter.cuda_ops import families
+
+FORWARD = "forward"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One deformable-attention layer of a model.
+
+    Attributes:
+        path: where it stands in the model.
+        kind: its class, with the module that it comes from.
+        reason: why it keeps its own path; "" where it runs on the op.
+    """
+
+    path: str
+    kind: str
+    reason: str = ""
+
+
+class Acceleration:
+    """What :func:`accelerate_model` did; ``with accelerate(model):`` undoes it at the end.
+
+    Attributes:
+        replaced: layers that run on the op.
+        kept: layers that keep a path of their own, each with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.replaced: list[Layer] = []
+        self.kept: list[Layer] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def undo(self) -> None:
+        """Give every layer its own path back; a second call does nothing."""
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> "Acceleration":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.replaced)} layers run on segmeter's op, {len(self.kept)} keep their own path"]
+        lines += [f"  {layer.path}: {layer.kind}" for layer in self.replaced]
+        lines += [f"  {layer.path}: {layer.kind} keeps its own: {layer.reason}" for layer in self.kept]
+        return "\n".join(lines)
+
+    def _replace(self, module: nn.Module, name: str, value: Any) -> None:
+        before = module.__dict__.get(name, self)
+        setattr(module, name, value)
+
+        def undo() -> None:
+            if before is self:
+                delattr(module, name)
+            else:
+                setattr(module, name, before)
+
+        self._undo.append(undo)
+
+
+def accelerate_model(model: nn.Module) -> Acceleration:
+    """Let every deformable-attention layer of a model that is known here run on the compiled op.
+
+    Parameters, state dict, hooks and outputs stay as they are (to float rounding). Known: transformers'
+    Mask2Former, OneFormer, Deformable DETR, Grounding DINO, OmDet-Turbo, RT-DETR, RT-DETR v2, D-FINE,
+    DEIMv2, LW-DETR, RF-DETR and their kin; ``MSDeformAttn`` of Deformable DETR, Mask2Former, DINO and
+    MaskDINO; mmcv's ``MultiScaleDeformableAttention``.
+
+    Returns:
+        What was replaced and what was not; use it as a context, or call its ``undo``.
+
+    Raises:
+        ValueError: no such layer at all, or none that can be replaced; nothing is changed.
+    """
+    done = Acceleration()
+    for path, module in model.named_modules():
+        found = families.recognise(module)
+        if found is None:
+            continue
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        reason = found.refuses(module)
+        if reason:
+            done.kept.append(Layer(path, kind, reason))
+            continue
+        if found.attribute == FORWARD:
+            done._replace(module, FORWARD, types.MethodType(found.function, module))
+        else:
+            done._replace(module, found.attribute, found.function)
+        done.replaced.append(Layer(path, kind))
+    if not done.replaced:
+        name = type(model).__name__
+        if done.kept:
+            raise ValueError(
+                f"no layer of {name} can run on the op: {done.kept[0].path}: {done.kept[0].reason}"
+            )
+        raise ValueError(f"{name} has no deformable attention that is known; known: {families.KNOWN}")
+    return done

@@ -1,0 +1,267 @@
+"""Other libraries' deformable attention on the op: same outputs, same gradients, and all of it undone."""
+
+import importlib
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import segmeter
+from segmeter import ops
+from segmeter.cuda_ops import families, reference
+from tests.helpers.op_inputs import draw
+
+transformers = pytest.importorskip("transformers")
+
+BACKBONE = {"num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+
+
+def resnet(**more: Any) -> Any:
+    return transformers.ResNetConfig(
+        **BACKBONE, layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"], **more
+    )
+
+
+def mask2former() -> nn.Module:
+    config = transformers.Mask2FormerConfig(
+        backbone_config=resnet(),
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        dim_feedforward=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        num_attention_heads=4,
+        num_queries=5,
+    )
+    return transformers.Mask2FormerForUniversalSegmentation(config)
+
+
+def deformable_detr() -> nn.Module:
+    config = transformers.DeformableDetrConfig(
+        backbone_config=resnet(),
+        use_timm_backbone=False,
+        backbone=None,
+        use_pretrained_backbone=False,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        num_queries=6,
+        num_feature_levels=4,
+        two_stage=False,
+    )
+    return transformers.DeformableDetrForObjectDetection(config)
+
+
+def detr_like(config: str, model: str, **more: Any) -> nn.Module:
+    backbone = transformers.RTDetrResNetConfig(**BACKBONE, out_features=["stage2", "stage3", "stage4"])
+    settings = {
+        "backbone_config": backbone,
+        "encoder_in_channels": [16, 24, 32],
+        "encoder_hidden_dim": 32,
+        "d_model": 32,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "decoder_in_channels": [32, 32, 32],
+        "decoder_layers": 2,
+        "num_queries": 7,
+        "num_denoising": 0,
+        "freeze_backbone_batch_norms": False,
+    }
+    built: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**settings, **more))
+    return built
+
+
+MODELS = {
+    "Mask2Former": (mask2former, 2),
+    "Deformable DETR": (deformable_detr, 3),
+    "RT-DETR": (lambda: detr_like("RTDetrConfig", "RTDetrForObjectDetection"), 2),
+    "RT-DETR v2": (lambda: detr_like("RTDetrV2Config", "RTDetrV2ForObjectDetection"), 2),
+    # Points differ from level to level.
+    "D-FINE": (
+        lambda: detr_like("DFineConfig", "DFineForObjectDetection", decoder_n_points=[3, 6, 3]),
+        2,
+    ),
+}
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that run, with how often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[str(func).removesuffix(".default")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def logits(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    found = model(pixel_values=image)
+    first = found.class_queries_logits if hasattr(found, "class_queries_logits") else found.logits
+    boxes = found.masks_queries_logits if hasattr(found, "masks_queries_logits") else found.pred_boxes
+    return torch.cat([first.flatten(), boxes.flatten()])
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    """Gradients of what says where to look and how much to take; further up, norms of features that hardly
+    differ in a fresh model multiply rounding without bound.
+    """
+    names = ("sampling_offsets", "attention_weights")
+    found = [p.grad for n, p in model.named_parameters() if any(name in n for name in names)]
+    return torch.cat([grad.flatten() for grad in found if grad is not None])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_and_gradients_stay_and_undo_gives_the_old_path_back(name: str) -> None:
+    torch.manual_seed(0)
+    build, layers = MODELS[name]
+    model = build().eval().double()
+    for module in model.modules():
+        if hasattr(module, "sampling_offsets"):
+            # They begin on whole pixels, where the slope of a bilinear sample is either neighbour's.
+            nn.init.uniform_(module.sampling_offsets.bias, 0.2, 0.8)
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    keys = list(model.state_dict())
+    before = logits(model, image)
+    before.square().sum().backward()
+    gradients = flat(model)
+    model.zero_grad()
+    with segmeter.accelerate(model) as done:
+        assert (len(done.replaced), done.kept) == (layers, [])
+        # The op, and no grid_sample, is what runs.
+        with Calls() as calls:
+            after = logits(model, image)
+        assert calls.names["segmeter.ms_deform_attn"] == layers
+        assert not any("grid_sampler" in name for name in calls.names)
+        after.square().sum().backward()
+        assert list(model.state_dict()) == keys
+        with pytest.raises(ValueError, match="replaced already"):
+            segmeter.accelerate(model)
+    # Float32 sums in another order.
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    now = flat(model)
+    torch.testing.assert_close(now, gradients, rtol=1e-3, atol=1e-5 * float(gradients.abs().max()))
+    with Calls() as calls:
+        torch.testing.assert_close(logits(model, image), before, rtol=0, atol=0)
+    assert not calls.names["segmeter.ms_deform_attn"]
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_what_is_not_known_is_refused_with_a_reason() -> None:
+    with pytest.raises(ValueError, match="Linear has no deformable attention"):
+        segmeter.accelerate(nn.Linear(2, 2))
+    discrete = detr_like("RTDetrV2Config", "RTDetrV2ForObjectDetection", decoder_method="discrete")
+    with pytest.raises(ValueError, match="takes the nearest token"):
+        segmeter.accelerate(discrete)
+
+    class MSDeformAttn(nn.Module):
+        def forward(self, queries: torch.Tensor) -> torch.Tensor:
+            return queries
+
+    with pytest.raises(ValueError, match=r"it takes \(queries\)"):
+        segmeter.accelerate(nn.Sequential(MSDeformAttn()))
+
+
+def official_copy(layer: ops.MultiScaleDeformableAttention) -> nn.Module:
+    """A module of the official codes' class name and call, which runs as slowly as they do on a CPU."""
+
+    class MSDeformAttn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n_heads, self.n_levels, self.n_points = layer.n_heads, layer.n_levels, layer.n_points
+            for name, child in layer.named_children():
+                setattr(self, name, child)
+
+        def forward(
+            self, query, reference_points, input_flatten, input_spatial_shapes, input_level_start_index,
+            input_padding_mask=None,
+        ):  # fmt: skip
+            value = self.value_proj(input_flatten).unflatten(2, (self.n_heads, -1))
+            grid = (self.n_heads, self.n_levels, self.n_points)
+            offsets = self.sampling_offsets(query).unflatten(2, (*grid, 2))
+            weights = self.attention_weights(query).unflatten(2, (self.n_heads, -1)).softmax(-1)
+            sides = input_spatial_shapes.flip(-1)[None, None, None, :, None]
+            places = reference_points[:, :, None, :, None] + offsets / sides
+            return self.output_proj(
+                reference.forward(value, input_spatial_shapes, places, weights.unflatten(3, grid[1:]))
+            )
+
+    return MSDeformAttn()
+
+
+def test_the_layer_begins_as_the_official_one_and_agrees_with_its_call() -> None:
+    torch.manual_seed(1)
+    layer = ops.MultiScaleDeformableAttention(d_model=32, n_levels=2, n_heads=4, n_points=3)
+    # Heads look right, down, left and up, a pixel further at each point.
+    bias = layer.sampling_offsets.bias.detach().view(4, 2, 3, 2)
+    torch.testing.assert_close(bias[0, 1, 2], torch.tensor([3.0, 0.0]))
+    torch.testing.assert_close(bias[1, 0, 0], torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
+    shapes, starts = torch.tensor([[5, 7], [3, 4]]), torch.tensor([0, 35])
+    query, tokens, points = torch.randn(2, 6, 32), torch.randn(2, 47, 32), torch.rand(2, 6, 2, 2)
+    nn.init.normal_(layer.attention_weights.weight)
+    copy = official_copy(layer)
+    slow = copy(query, points, tokens, shapes, starts)
+    torch.testing.assert_close(layer(query, points, tokens, shapes, starts), slow, rtol=1e-5, atol=1e-5)
+    with segmeter.accelerate(nn.Sequential(copy)):
+        torch.testing.assert_close(copy(query, points, tokens, shapes, starts), slow, rtol=1e-5, atol=1e-5)
+    boxes = torch.cat([points, torch.rand(2, 6, 2, 2)], dim=-1)
+    assert layer(query, boxes, tokens, shapes, starts).shape == (2, 6, 32)
+
+
+def test_code_of_the_official_extension_finds_the_op() -> None:
+    ops.install()
+    try:
+        extension = importlib.import_module("MultiScaleDeformableAttention")
+        inputs = [t.float() if t.is_floating_point() else t for t in draw([(5, 7), (3, 4)]).plain()]
+        found = extension.ms_deform_attn_forward(*inputs, 64)
+        expected = reference.forward(inputs[0], inputs[1], *inputs[3:])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        grads = extension.ms_deform_attn_backward(*inputs, torch.ones_like(found), 64)
+        wanted = reference.backward(torch.ones_like(found), inputs[0], inputs[1], *inputs[3:])
+        for grad, want in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-4)
+        assert ops.install() is extension
+    finally:
+        ops.uninstall()
+    assert "MultiScaleDeformableAttention" not in sys.modules
+
+
+SHARED = "MultiScaleDeformableAttention"
+CLASSES = {
+    "deformable_detr": SHARED,
+    "grounding_dino": SHARED,
+    "mm_grounding_dino": SHARED,
+    "omdet_turbo": SHARED,
+    "rt_detr": SHARED,
+    "lw_detr": SHARED,
+    "rf_detr": SHARED,
+    "rt_detr_v2": "RTDetrV2MultiscaleDeformableAttention",
+    "mask2former": "Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention",
+    "oneformer": "OneFormerPixelDecoderEncoderMultiscaleDeformableAttention",
+}
+
+
+@pytest.mark.parametrize("library", CLASSES)
+def test_every_layer_that_is_said_to_be_known_is_called_as_we_expect(library: str) -> None:
+    try:
+        module = importlib.import_module(f"transformers.models.{library}.modeling_{library}")
+    except ImportError:
+        pytest.skip(f"this transformers has no {library}")
+    kind = getattr(module, CLASSES[library])
+    layer = kind.__new__(kind)
+    nn.Module.__init__(layer)
+    family = families.recognise(layer)
+    assert family is not None and family.refuses(layer) == ""
