@@ -132,13 +132,14 @@ struct alignas(16) ForwardSample {
 
 struct alignas(16) BackwardSample {
     int token[4];
-    // The fractions, the attention weight, and 1 if the level is reduced, else 0. The last is then the gradient of
-    // the weight; and all four become the weights of the corners.
-    Real x, y, weight, result;
+    // The fractions, the attention weight, and 1 if the level is reduced, else 0. The last is then the gradient
+    // of the weight; and all four become the weights of the corners.
+    Real part[4];
 };
+enum Part { kX, kY, kWeight, kResult };
 
-// One pair's samples. The lengths of rows are odd multiples of 16 bytes: pairs of a warp read the same sample of
-// their rows at once, and then from different banks.
+// One pair's samples. The lengths of rows are odd multiples of 16 bytes: pairs of a warp read the same sample
+// of their rows at once, and then from different banks.
 template <typename Sample>
 struct Row {
     Sample at[kSamples];
@@ -260,21 +261,24 @@ __device__ __forceinline__ Number* kept(Number* at) {
 }
 
 __device__ __forceinline__ Channels load_or_zero(const Stored* base, int token) {
-    Channels row = {};
 #ifdef __CUDACC__
     if constexpr (sizeof(Channels) == 16) {
-        // As below; said so because the compiler makes two shifts and two additions of the multiplication, and
-        // a generic load of an address that it knows nothing of.
-        unsigned* words = reinterpret_cast<unsigned*>(&row);
+        // As below; said so because the compiler makes two shifts and two additions of the multiplication,
+        // and a generic load of an address that it knows nothing of.
+        union {
+            unsigned words[4];
+            Channels row;
+        } read = {};
         asm("{\n.reg .pred there;\n.reg .u64 at;\n"
             "setp.ge.s32 there, %4, 0;\n"
             "mul.wide.u32 at, %4, %6;\nadd.u64 at, at, %5;\n"
             "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [at];\n}"
-            : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
+            : "+r"(read.words[0]), "+r"(read.words[1]), "+r"(read.words[2]), "+r"(read.words[3])
             : "r"(token), "l"(__cvta_generic_to_global(base)), "n"((int)(kRow * sizeof(Stored))));
-        return row;
+        return read.row;
     }
 #endif
+    Channels row = {};
     if (token >= 0) row = *reinterpret_cast<const Channels*>(base + (unsigned)token * kRow);
     return row;
 }
@@ -383,9 +387,9 @@ __device__ __forceinline__ Real sum_of_lanes(Real x) {
     return x;
 }
 
-// Neighbouring queries sample the same tokens, of levels no finer than their own map several times each. Their
-// gradients are added up by token before they go to memory, where adding is what the pass waits for. An entry is
-// one corner of one sample; entries of a bucket are chained, and those of a token are all in one bucket.
+// Neighbouring queries sample the same tokens, of levels no finer than their own map several times each.
+// Their gradients are added up by token before they go to memory, so that fewer additions do. An entry is one corner
+// of one sample; entries of a bucket are chained, and those of a token are all in one bucket.
 constexpr int kEntries = kPairs * kSamples * 4;
 __device__ constexpr int buckets_of(int entries) {
     int buckets = 32;
@@ -393,6 +397,7 @@ __device__ constexpr int buckets_of(int entries) {
     return buckets;
 }
 constexpr int kBuckets = buckets_of(kEntries);
+static_assert(kBuckets >= kPairs && (!REDUCE || kEntries < 32768), "entries are numbered in 16 bits");
 
 __device__ __forceinline__ unsigned bucket_of(int token) {
     // Knuth's multiplicative hashing: neighbours of a row and of a column fall apart.
@@ -400,8 +405,8 @@ __device__ __forceinline__ unsigned bucket_of(int token) {
 }
 
 struct Reduction {
-    int head[kBuckets];     // a bucket's last entry, or -1
-    short next[kEntries];   // the entry before it, or -1
+    int head[kBuckets];                  // a bucket's last entry, or -1
+    short next[kEntries];                // the entry before it, or -1
     Channels grad[kPairs][DIM / WIDTH];  // of the outputs
 };
 
@@ -424,7 +429,8 @@ __device__ __forceinline__ void add_reduced(const Reduction& r, const Row<Backwa
         for (;;) {
             while (entry < 0 && (bucket += kPairs) < kBuckets) entry = r.head[bucket];
             if (entry < 0) break;
-            const int of = entry / (4 * kSamples), k = entry / 4 % kSamples, corner = entry % 4;
+            const unsigned number = entry, corner = number % 4, k = number / 4 % kSamples;
+            const unsigned of = number / (4 * kSamples);
             const BackwardSample& sample = samples[of].at[k];
             if (sample.token[corner] != token) {
                 add_to(base + step * LANES * WIDTH, token, total, Real(1));
@@ -432,7 +438,7 @@ __device__ __forceinline__ void add_reduced(const Reduction& r, const Row<Backwa
 #pragma unroll
                 for (int c = 0; c < WIDTH; ++c) total[c] = 0;
             }
-            const Real weight = (&sample.x)[corner];
+            const Real weight = sample.part[corner];
             Real grad[WIDTH];
             widen_all(r.grad[of][channels], grad);
 #pragma unroll
@@ -486,27 +492,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 
     for (int i = threadIdx.x; i < kPairs * kSamples; i += THREADS) {
         const int of = i / kSamples, k = i % kSamples;
-        BackwardSample sample = {{-1, -1, -1, -1}, 0, 0, 0, 0};
+        BackwardSample sample = {{-1, -1, -1, -1}, {}};
         if (queries[of] >= 0) {
             const Corners<Real> c = corners_of(p, levels, queries[of], k);
             const Real weight = widen(p.weights[pair_of(p, queries[of]) * kSamples + k]);
 #if FUSED
             // A sample off the map takes its share of the softmax all the same.
-            sample.weight = exp(weight - largest[of]) * scale[of];
+            sample.part[kWeight] = exp(weight - largest[of]) * scale[of];
 #else
-            sample.weight = c.inside ? weight : Real(0);
+            sample.part[kWeight] = c.inside ? weight : Real(0);
 #endif
             sample.token[0] = existing(c.token0, p.tokens);
             sample.token[1] = existing(c.token1, p.tokens);
             sample.token[2] = existing(c.token2, p.tokens);
             sample.token[3] = existing(c.token3, p.tokens);
-            sample.x = c.fraction_x;
-            sample.y = c.fraction_y;
+            sample.part[kX] = c.fraction_x;
+            sample.part[kY] = c.fraction_y;
 #if REDUCE
             const Level level = levels[k / POINTS];
             if ((long long)level.height * level.width <= tokens_of_map) {
                 chain(reduction, sample, i);
-                sample.result = 1;
+                sample.part[kResult] = 1;
             }
 #endif
         }
@@ -525,7 +531,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         const int last = first + LANES < kSamples ? first + LANES : kSamples;
         for (int k = first; k < last; ++k) {
             const BackwardSample sample = samples[group].at[k];
-            const Real rest_x = Real(1) - sample.x, rest_y = Real(1) - sample.y;
+            const Real x = sample.part[kX], y = sample.part[kY], weight = sample.part[kWeight];
+            const Real rest_x = Real(1) - x, rest_y = Real(1) - y;
             Real dot[4] = {};
 #pragma unroll
             for (int step = 0; step < kSteps; ++step) {
@@ -544,26 +551,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll
                     for (int w = 0; w < WIDTH; ++w) dot[i] += grad[step][w] * wide[w];
                 }
-                if (!REDUCE || sample.result == Real(0)) {
-                    const Real above = rest_y * sample.weight, below = sample.y * sample.weight;
+                if (!REDUCE || sample.part[kResult] == Real(0)) {
+                    const Real above = rest_y * weight, below = y * weight;
                     add_to(grad_base + channel, token[0], grad[step], above * rest_x);
-                    add_to(grad_base + channel, token[1], grad[step], above * sample.x);
+                    add_to(grad_base + channel, token[1], grad[step], above * x);
                     add_to(grad_base + channel, token[2], grad[step], below * rest_x);
-                    add_to(grad_base + channel, token[3], grad[step], below * sample.x);
+                    add_to(grad_base + channel, token[3], grad[step], below * x);
                 }
             }
-            const Real top = rest_x * dot[0] + sample.x * dot[1];
-            const Real bottom = rest_x * dot[2] + sample.x * dot[3];
-            const Real to_weight = sum_of_lanes(rest_y * top + sample.y * bottom);
-            const Real to_x = sum_of_lanes(segmeter::x_gradient(sample.y, dot[0], dot[1], dot[2], dot[3]));
+            const Real top = rest_x * dot[0] + x * dot[1];
+            const Real bottom = rest_x * dot[2] + x * dot[3];
+            const Real to_weight = sum_of_lanes(rest_y * top + y * bottom);
+            const Real to_x = sum_of_lanes(segmeter::x_gradient(y, dot[0], dot[1], dot[2], dot[3]));
             const Real to_y = sum_of_lanes(bottom - top);
             if (k - first == lane) {
                 mine = to_weight;
-                mine_x = sample.weight * to_x;
-                mine_y = sample.weight * to_y;
+                mine_x = weight * to_x;
+                mine_y = weight * to_y;
             }
 #if FUSED
-            weighted += sample.weight * to_weight;
+            weighted += weight * to_weight;
 #endif
         }
         const int k = first + lane;
@@ -571,7 +578,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         const long long to = pair * kSamples + k;
 #if FUSED
         // Places are offsets in pixels. The weights' gradients need the sum over all samples first.
-        samples[group].at[k].result = mine;
+        samples[group].at[k].part[kResult] = mine;
 #else
         const Level level = levels[k / POINTS];
         mine_x *= Real(level.width);
@@ -587,15 +594,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     __syncwarp();
     for (int k = lane; real_pair && k < kSamples; k += LANES) {
         BackwardSample& sample = samples[group].at[k];
+        const Real weight = sample.part[kWeight];
 #if FUSED
-        p.grad_weights[pair * kSamples + k] = narrow(sample.weight * (sample.result - weighted));
+        p.grad_weights[pair * kSamples + k] = narrow(weight * (sample.part[kResult] - weighted));
 #endif
 #if REDUCE
-        const Real x = sample.x, above = (Real(1) - sample.y) * sample.weight, below = sample.y * sample.weight;
-        sample.x = above * (Real(1) - x);
-        sample.y = above * x;
-        sample.weight = below * (Real(1) - x);
-        sample.result = below * x;
+        const Real x = sample.part[kX], y = sample.part[kY];
+        const Real above = (Real(1) - y) * weight, below = y * weight;
+        sample.part[kX] = above * (Real(1) - x);
+        sample.part[kY] = above * x;
+        sample.part[kWeight] = below * (Real(1) - x);
+        sample.part[kResult] = below * x;
 #endif
     }
 #endif

@@ -5,7 +5,8 @@
 #include "gpu_emulator.cpp"
 
 // cuda.h's numbers.
-constexpr int kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNoContext = 201, kInvalidImage = 200, kNotFound = 500;
+constexpr int kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kInvalidImage = 200, kNoContext = 201;
+constexpr int kNotFound = 500;
 static char a_context, a_library, a_kernel[2], a_function[2];
 static void* current;
 

@@ -4,8 +4,9 @@
 // built under ThreadSanitizer, this finds the races that a GPU would have in shared and global memory, and
 // under AddressSanitizer every access beyond a tensor. Needs THREADS to be a multiple of 32.
 //
-// Usage: emulator FOLDER PASS TILES BATCH HEADS QUERIES TOKENS REFERENCE_BATCHES REFERENCE_LEVELS. FOLDER holds
-// each tensor as raw bytes, NAME.bin; those that the pass fills are written back. layout.bin is the layout.
+// Usage: emulator FOLDER PASS TILES BATCH HEADS QUERIES TOKENS REFERENCE_BATCHES REFERENCE_LEVELS. FOLDER
+// holds each tensor as raw bytes, NAME.bin; those that the pass fills are written back. layout.bin is the
+// layout.
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
@@ -205,7 +206,8 @@ int main(int count, char** words) {
     problem.reference_batches = std::atoi(words[8]);
     problem.reference_levels = std::atoi(words[9]);
 
-    const Index grid = {(unsigned)std::atoi(words[3]), (unsigned)std::atoi(words[4]), (unsigned)std::atoi(words[5])};
+    const auto number = [&](int at) { return (unsigned)std::atoi(words[at]); };
+    const Index grid = {number(3), number(4), number(5)};
     run(pass == "forward", grid, problem);
     for (const Tensor* tensor : {&output, &grad_value, &grad_places, &grad_weights}) tensor->write();
     std::printf("%zu\n", sizeof(Problem));  // to be compared with the structure that Python fills
