@@ -14,18 +14,25 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <system_error>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "sample.h"
+
+#define SEGMETER_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace {
 
@@ -114,20 +121,182 @@ struct Channels {
     }
 };
 
+// a * b + c, rounded once where the machine can do so in one instruction. The compiler is told by name: left to
+// itself GCC takes the lanes of a vector apart.
+template <typename Part>
+SEGMETER_INLINE Part fused(Part a, Part b, Part c) {
+    Part result;
+    for (size_t i = 0; i < sizeof(Part) / sizeof(a[0]); ++i) result[i] = segmeter::multiply_add(a[i], b[i], c[i]);
+    return result;
+}
+#define SEGMETER_FUSED(Real, lanes, call) \
+    SEGMETER_INLINE Vector<Real, lanes>::type fused(Vector<Real, lanes>::type a, Vector<Real, lanes>::type b, \
+                                                    Vector<Real, lanes>::type c) { \
+        return (Vector<Real, lanes>::type)call; \
+    }
+#if defined(__AVX512F__)
+SEGMETER_FUSED(float, 16, _mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c))
+SEGMETER_FUSED(double, 8, _mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c))
+#endif
+#if defined(__FMA__) && defined(__AVX__)
+SEGMETER_FUSED(float, 8, _mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c))
+SEGMETER_FUSED(double, 4, _mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c))
+SEGMETER_FUSED(float, 4, _mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c))
+SEGMETER_FUSED(double, 2, _mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c))
+#endif
+
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
 #define SEGMETER_FAST_FMA 1
 #endif
 
-template <typename Part, typename Real, int Lanes>
-SEGMETER_INLINE Part fused_step(Real scale, Part row, Part total) {
+// A list of equal numbers is one broadcast; lanes set one by one are as many instructions.
+template <typename Part, typename Real, size_t... Lane>
+SEGMETER_INLINE Part in_all_lanes(Real from, std::index_sequence<Lane...>) {
+    return Part{((void)Lane, from)...};
+}
+
+// For sums over samples, where either rounding will do.
+template <typename Part, typename Real>
+SEGMETER_INLINE Part add_scaled(Real scale, Part row, Part total) {
+    const Part scales = in_all_lanes<Part>(scale, std::make_index_sequence<sizeof(Part) / sizeof(Real)>());
 #ifdef SEGMETER_FAST_FMA
-    Part result;
-    for (int i = 0; i < Lanes; ++i) result[i] = segmeter::multiply_add(scale, row[i], total[i]);
-    return result;
+    return fused(scales, row, total);
 #else
-    return total + row * scale;
+    return total + row * scales;
 #endif
 }
+
+// Numbers of several samples at once, one in each lane, in the place of one number in sample.h.
+template <typename Real, int Lanes>
+struct Pack {
+    using Lane = Real;
+    using Type = typename Vector<Real, Lanes>::type;
+    Type v;
+    Pack() = default;
+    SEGMETER_INLINE_MEMBER Pack(Type from) : v(from) {}
+    SEGMETER_INLINE_MEMBER explicit Pack(Real from)
+        : v(in_all_lanes<Type>(from, std::make_index_sequence<Lanes>())) {}
+    SEGMETER_INLINE_MEMBER static Pack load(const Real* at) {
+        return *reinterpret_cast<const typename Vector<Real, Lanes>::unaligned*>(at);
+    }
+    SEGMETER_INLINE_MEMBER void store(Real* at) const {
+        *reinterpret_cast<typename Vector<Real, Lanes>::unaligned*>(at) = v;
+    }
+};
+
+// The whole numbers, and the conditions (all bits of a lane set or none), of a size with the numbers.
+template <typename Real>
+using WholeOf = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+
+#define SEGMETER_PACK(returned, op) \
+    template <typename Real, int Lanes> \
+    SEGMETER_INLINE Pack<returned, Lanes> operator op(Pack<Real, Lanes> a, Pack<Real, Lanes> b) { \
+        return Pack<returned, Lanes>((typename Vector<returned, Lanes>::type)(a.v op b.v)); \
+    }
+SEGMETER_PACK(Real, +)
+SEGMETER_PACK(Real, -)
+SEGMETER_PACK(Real, *)
+SEGMETER_PACK(Real, &)
+SEGMETER_PACK(WholeOf<Real>, <)
+SEGMETER_PACK(WholeOf<Real>, >)
+SEGMETER_PACK(WholeOf<Real>, >=)
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> operator-(Pack<Real, Lanes> a) { return Pack<Real, Lanes>(-a.v); }
+
+// What sample.h asks of its numbers; it finds these by the type of their arguments.
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> product(Pack<Real, Lanes> a, Pack<Real, Lanes> b) { return a * b; }
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> sum(Pack<Real, Lanes> a, Pack<Real, Lanes> b) { return a + b; }
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> multiply_add(Pack<Real, Lanes> a, Pack<Real, Lanes> b, Pack<Real, Lanes> c) {
+    return Pack<Real, Lanes>(fused(a.v, b.v, c.v));
+}
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<WholeOf<Real>, Lanes> to_whole(Pack<Real, Lanes> a) {
+    return Pack<WholeOf<Real>, Lanes>(
+        __builtin_convertvector(a.v, typename Vector<WholeOf<Real>, Lanes>::type));
+}
+// Of numbers that fit an int: pixels of a map.
+template <typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> round_down(Pack<Real, Lanes> a) {
+    const Pack<Real, Lanes> cut(__builtin_convertvector(to_whole(a).v, typename Vector<Real, Lanes>::type));
+    return cut - choose(cut > a, Pack<Real, Lanes>(Real(1)), Pack<Real, Lanes>(Real(0)));
+}
+template <typename T, typename Truth, int Lanes>
+SEGMETER_INLINE Pack<T, Lanes> choose(Pack<Truth, Lanes> condition, Pack<T, Lanes> yes, Pack<T, Lanes> no) {
+    return Pack<T, Lanes>(condition.v ? yes.v : no.v);
+}
+
+// The even (0) or the odd (1) lanes of two packs one after another.
+template <int Odd, typename Real, int Lanes, size_t... Lane>
+SEGMETER_INLINE Pack<Real, Lanes> every_other(Pack<Real, Lanes> a, Pack<Real, Lanes> b,
+                                              std::index_sequence<Lane...>) {
+#ifdef __clang__
+    return Pack<Real, Lanes>(__builtin_shufflevector(a.v, b.v, int(2 * Lane + Odd)...));
+#else
+    using From = typename Vector<WholeOf<Real>, Lanes>::type;
+    return Pack<Real, Lanes>(__builtin_shuffle(a.v, b.v, From{WholeOf<Real>(2 * Lane + Odd)...}));
+#endif
+}
+template <int Odd, typename Real, int Lanes>
+SEGMETER_INLINE Pack<Real, Lanes> every_other(Pack<Real, Lanes> a, Pack<Real, Lanes> b) {
+    return every_other<Odd>(a, b, std::make_index_sequence<Lanes>());
+}
+
+// The lanes folded into one number, halves onto halves.
+template <int Lanes, typename Real, typename Fold>
+SEGMETER_INLINE Real fold_lanes(typename Vector<Real, Lanes>::type v, const Fold& fold) {
+    if constexpr (Lanes == 1) {
+        return v[0];
+    } else {
+        typedef typename Vector<Real, Lanes / 2>::type HalfPart;
+        HalfPart low, high;
+        std::memcpy(&low, &v, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+        return fold_lanes<Lanes / 2, Real>(fold(low, high), fold);
+    }
+}
+
+// e^x of x <= 0 within 2 units in the last place; 0 below the smallest normal number.
+template <int Lanes>
+SEGMETER_INLINE Pack<float, Lanes> exponential(Pack<float, Lanes> x) {
+    using P = Pack<float, Lanes>;
+    using Ints = typename Vector<int32_t, Lanes>::type;
+    // 1.5 * 2^23: a sum with it is rounded to a whole number, which its lowest bits then hold.
+    const P magic(12582912.0f);
+    const P small(-87.0f);
+    const P kept = choose(x < small, small, x);
+    const P shifted = multiply_add(kept, P(1.44269504f), magic);
+    const P power = shifted - magic;
+    // ln 2 in two parts, so that power times the first has no rounding error.
+    P rest = multiply_add(power, P(-0.693359375f), kept);
+    rest = multiply_add(power, P(2.12194440e-4f), rest);
+    // Cephes' polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
+    P series(1.9875691500e-4f);
+    for (const float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
+        series = multiply_add(series, rest, P(term));
+    }
+    const P near_one = multiply_add(series, rest * rest, rest) + P(1.0f);
+    const Ints exponent = bit_cast<Ints>(shifted.v) << 23;
+    const P result(bit_cast<typename P::Type>(bit_cast<Ints>(near_one.v) + exponent));
+    return choose(x < small, P(0.0f), result);
+}
+template <int Lanes>
+SEGMETER_INLINE Pack<double, Lanes> exponential(Pack<double, Lanes> x) {
+    for (int i = 0; i < Lanes; ++i) x.v[i] = std::exp(x.v[i]);
+    return x;
+}
+
+}  // namespace
+
+template <typename Real, int Lanes>
+struct segmeter::With<Pack<Real, Lanes>> {
+    using Whole = Pack<WholeOf<Real>, Lanes>;
+    using Truth = Pack<WholeOf<Real>, Lanes>;
+};
+
+namespace {
 
 // ---- The call ---------------------------------------------------------------------------------------
 
@@ -215,113 +384,177 @@ void in_parallel(int64_t threads, int64_t count, const Body& make_body) {
 
 // ---- Samples of a block of queries -------------------------------------------------------------------
 
-// Everything about `capacity` samples that does not depend on the channels, one array per quantity so that
-// the compiler computes several samples at once.
+template <typename Real>
+constexpr int kLanes = kVectorBytes / int(sizeof(Real));
+
+// Samples of one query rounded up to whole vectors.
+template <typename Real>
+inline int padded(int per_query) {
+    return (per_query + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
+}
+
+// Everything about the samples of `queries` queries that does not depend on the channels, one array for each
+// quantity; a query's samples begin at a multiple of `padded`. What lies between two queries means nothing.
 template <typename Real>
 struct Samples {
-    explicit Samples(int64_t capacity)
-        : storage(new Real[size_t(capacity) * kReals]), tokens(new int[size_t(capacity) * 4]) {
-        Real** reals[] = {&x, &y, &weight, &corner[0], &corner[1], &corner[2], &corner[3],
-                          &fraction_x, &fraction_y, &dot[0], &dot[1], &dot[2], &dot[3], &given_weight,
-                          &to_weight};
-        for (int i = 0; i < kReals; ++i) *reals[i] = storage.get() + i * capacity;
-        for (int i = 0; i < 4; ++i) token[i] = tokens.get() + i * capacity;
+    Samples(int queries, int per_query)
+        : storage(size_t(queries) * padded<Real>(per_query) * kReals + 3 * padded<Real>(per_query)),
+          tokens(size_t(queries) * padded<Real>(per_query) * 4) {
+        const int64_t capacity = int64_t(queries) * padded<Real>(per_query);
+        Real** reals[] = {&weight, &corner[0], &corner[1], &corner[2], &corner[3], &fraction_x, &fraction_y,
+                          &dot[0], &dot[1], &dot[2], &dot[3], &given_weight, &to_weight};
+        static_assert(sizeof reals / sizeof *reals == kReals);
+        for (int i = 0; i < kReals; ++i) *reals[i] = storage.data() + i * capacity;
+        copied_places = storage.data() + kReals * capacity;
+        copied_weights = copied_places + 2 * padded<Real>(per_query);
+        for (int i = 0; i < 4; ++i) token[i] = tokens.data() + i * capacity;
     }
-    static constexpr int kReals = 15;
-    std::unique_ptr<Real[]> storage;
-    std::unique_ptr<int[]> tokens;
-    Real *x, *y, *weight, *corner[4], *fraction_x, *fraction_y, *dot[4];
+    static constexpr int kReals = 13;
+    std::vector<Real> storage;
+    std::vector<WholeOf<Real>> tokens;
+    // Of a corner: its token and its bilinear weight, which for the forward pass is scaled by the sample's.
+    WholeOf<Real>* token[4];
+    Real *corner[4], *weight, *fraction_x, *fraction_y, *dot[4];
     Real* given_weight;  // as `weight`, also of samples off the map
     Real* to_weight;     // the gradient of the weight
-    int* token[4];
+    Real *copied_places, *copied_weights;
 };
 
 // One entry per sample of a query: the level it belongs to.
 template <typename Real>
 struct LevelOfSample {
     explicit LevelOfSample(const Call& call) {
-        for (int64_t level = 0; level < call.levels; ++level) {
-            for (int64_t point = 0; point < call.points; ++point) {
-                height.push_back(int(call.shapes[2 * level]));
-                width.push_back(int(call.shapes[2 * level + 1]));
-                start.push_back(int(call.starts[level]));
-                reference.push_back(call.reference_levels > 1 ? int(level) : 0);
-            }
+        const int count = padded<Real>(int(call.levels * call.points));
+        for (int k = 0; k < count; ++k) {
+            const int64_t level = std::min<int64_t>(k / call.points, call.levels - 1);
+            height.push_back(WholeOf<Real>(call.shapes[2 * level]));
+            width.push_back(WholeOf<Real>(call.shapes[2 * level + 1]));
+            start.push_back(WholeOf<Real>(call.starts[level]));
+            real_height.push_back(Real(height.back()));
+            real_width.push_back(Real(width.back()));
+            reference.push_back(call.reference_levels > 1 ? int(level) : 0);
+            number.push_back(k);
         }
     }
-    std::vector<int> height, width, start, reference;
+    std::vector<WholeOf<Real>> height, width, start, number;
+    std::vector<Real> real_height, real_width;
+    std::vector<int> reference;
 };
 
-template <typename Real>
-void softmax(Real* values, int count) {
-    Real largest = values[0], total = 0;
-    for (int k = 1; k < count; ++k) largest = values[k] > largest ? values[k] : largest;
-    for (int k = 0; k < count; ++k) {
-        values[k] = std::exp(values[k] - largest);
-        total += values[k];
+// A row of `count` numbers, of which up to `wanted` may be read. Vectors read beyond a row's end: what follows is
+// the next row, but for the tensor's last ones, which are copied, as are half precisions.
+template <typename T, typename Real>
+SEGMETER_INLINE const Real* readable(const T* row, int64_t count, int64_t wanted, const T* end, Real* copy) {
+    if constexpr (std::is_same_v<T, Real>) {
+        if (end - row >= wanted) return row;
     }
-    const Real scale = Real(1) / total;
-    for (int k = 0; k < count; ++k) values[k] *= scale;
+    for (int64_t k = 0; k < count; ++k) copy[k] = widen(row[k]);
+    return copy;
 }
 
-// Fill `samples` for one head's queries [first, first + count) of batch item b.
-template <typename T, typename Real = Wide<T>>
+// The softmax of a row of `count` numbers.
+template <typename Real>
+SEGMETER_INLINE void softmax(const Real* row, const LevelOfSample<Real>& of, int count, Real* out) {
+    constexpr int lanes = kLanes<Real>;
+    using P = Pack<Real, lanes>;
+    const P nothing(-std::numeric_limits<Real>::infinity());
+    const Pack<WholeOf<Real>, lanes> end{WholeOf<Real>(count)};
+    P most = nothing;
+    for (int k = 0; k < count; k += lanes) {
+        const P x = choose(Pack<WholeOf<Real>, lanes>::load(of.number.data() + k) < end, P::load(row + k), nothing);
+        x.store(out + k);
+        most = choose(x > most, x, most);
+    }
+    const P largest(fold_lanes<lanes, Real>(most.v, [](auto a, auto b) { return a > b ? a : b; }));
+    P total(Real(0));
+    for (int k = 0; k < count; k += lanes) {
+        const P x = exponential(P::load(out + k) - largest);
+        x.store(out + k);
+        total = total + x;
+    }
+    const P scale(Real(1) / fold_lanes<lanes, Real>(total.v, [](auto a, auto b) { return a + b; }));
+    for (int k = 0; k < count; k += lanes) (P::load(out + k) * scale).store(out + k);
+}
+
+// Ask for the cache lines of what may be read soon; an address beyond the tensor's end does no harm.
+SEGMETER_INLINE void prefetch(const void* data, int64_t bytes) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / 64 * 64;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes);
+    for (uintptr_t at = begin; at < end; at += 64) __builtin_prefetch(reinterpret_cast<const void*>(at));
+}
+
+// Queries between asking for their places and weights and reading them.
+constexpr int64_t kRowsAhead = 8;
+
+// Fill `samples` for one head's queries [first, first + count) of batch item b, for the backward pass in full.
+template <typename T, bool Backward, typename Real = Wide<T>>
 void find_samples(const Call& call, const LevelOfSample<Real>& of, int64_t b, int64_t first, int count,
                   int64_t head, Samples<Real>& samples) {
-    const int per_query = int(call.levels * call.points);
+    constexpr int lanes = kLanes<Real>;
+    using P = Pack<Real, lanes>;
+    using W = Pack<WholeOf<Real>, lanes>;
+    const int per_query = int(call.levels * call.points), step = padded<Real>(per_query);
+    const int64_t all = call.batch * call.queries * call.heads * per_query;
+    const T* end_of_places = static_cast<const T*>(call.places) + 2 * all;
+    const T* end_of_weights = static_cast<const T*>(call.weights) + all;
+    const W outside{WholeOf<Real>(call.tokens)};
     for (int q = 0; q < count; ++q) {
         const int64_t row = ((b * call.queries + first + q) * call.heads + head) * per_query;
-        const T* places = static_cast<const T*>(call.places) + 2 * row;
-        const T* weights = static_cast<const T*>(call.weights) + row;
-        Real* weight = samples.weight + q * per_query;
-        for (int k = 0; k < per_query; ++k) {
-            samples.x[q * per_query + k] = widen(places[2 * k]);
-            samples.y[q * per_query + k] = widen(places[2 * k + 1]);
-            weight[k] = widen(weights[k]);
-        }
-        if (call.reference) softmax(weight, per_query);
-    }
-    const int outside = int(call.tokens);
-    for (int q = 0; q < count; ++q) {
+        const int64_t base = int64_t(q) * step;
+        // The next row of this head lies `heads` rows on, too far for the processor to see it coming.
+        const int64_t later = row + kRowsAhead * call.heads * per_query;
+        prefetch(static_cast<const T*>(call.places) + 2 * later, 2 * per_query * int64_t(sizeof(T)));
+        prefetch(static_cast<const T*>(call.weights) + later, per_query * int64_t(sizeof(T)));
+        const Real* place = readable(static_cast<const T*>(call.places) + 2 * row, 2 * per_query, 2 * step,
+                                     end_of_places, samples.copied_places);
+        const Real* weight = readable(static_cast<const T*>(call.weights) + row, per_query, step,
+                                      end_of_weights, samples.copied_weights);
         const Real* reference = nullptr;
         if (call.reference) {
+            softmax(weight, of, per_query, samples.weight + base);
+            weight = samples.weight + base;
             const int64_t item = call.reference_batches > 1 ? b : 0;
             reference = static_cast<const Real*>(call.reference) +
                         (item * call.queries + first + q) * call.reference_levels * 2;
         }
-        const int* height = of.height.data();
-        const int* width = of.width.data();
-        const int* start = of.start.data();
-        const int* at = of.reference.data();
-        const int base = q * per_query;
-        auto one = [&](int k, Real place_x, Real shift_x, Real place_y, Real shift_y) {
-            const auto c = find_corners(along_axis(place_x, Real(width[k]), shift_x),
-                                        along_axis(place_y, Real(height[k]), shift_y), height[k], width[k],
-                                        start[k], outside);
-            samples.token[0][base + k] = c.token0;
-            samples.token[1][base + k] = c.token1;
-            samples.token[2][base + k] = c.token2;
-            samples.token[3][base + k] = c.token3;
-            samples.corner[0][base + k] = c.weight0;
-            samples.corner[1][base + k] = c.weight1;
-            samples.corner[2][base + k] = c.weight2;
-            samples.corner[3][base + k] = c.weight3;
-            samples.fraction_x[base + k] = c.fraction_x;
-            samples.fraction_y[base + k] = c.fraction_y;
-            // The weight of a sample that touches nothing must not matter, not even if it is infinite.
-            samples.given_weight[base + k] = samples.weight[base + k];
-            samples.weight[base + k] = c.inside ? samples.weight[base + k] : Real(0);
-        };
-        const Real* x = samples.x + base;
-        const Real* y = samples.y + base;
-        if (reference) {
-#pragma GCC ivdep
-            for (int k = 0; k < per_query; ++k) {
-                one(k, reference[2 * at[k]], x[k], reference[2 * at[k] + 1], y[k]);
+        for (int k = 0; k < step; k += lanes) {
+            const P low = P::load(place + 2 * k), high = P::load(place + 2 * k + lanes);
+            P x = every_other<0>(low, high), y = every_other<1>(low, high);
+            P shift_x(Real(0)), shift_y(Real(0));
+            if (reference) {
+                shift_x = x;
+                shift_y = y;
+                x = P(reference[0]);
+                y = P(reference[1]);
+                if (call.reference_levels > 1) {
+                    for (int i = 0; i < lanes; ++i) {
+                        x.v[i] = reference[2 * of.reference[k + i]];
+                        y.v[i] = reference[2 * of.reference[k + i] + 1];
+                    }
+                }
             }
-        } else {
-#pragma GCC ivdep
-            for (int k = 0; k < per_query; ++k) one(k, x[k], Real(0), y[k], Real(0));
+            const auto c = find_corners(along_axis(x, P::load(of.real_width.data() + k), shift_x),
+                                        along_axis(y, P::load(of.real_height.data() + k), shift_y),
+                                        W::load(of.height.data() + k), W::load(of.width.data() + k),
+                                        W::load(of.start.data() + k), outside);
+            const int64_t at = base + k;
+            c.token0.store(samples.token[0] + at);
+            c.token1.store(samples.token[1] + at);
+            c.token2.store(samples.token[2] + at);
+            c.token3.store(samples.token[3] + at);
+            // The weight of a sample that touches nothing must not matter, not even if it is infinite.
+            const P given = P::load(weight + k), used = choose(c.inside, given, P(Real(0)));
+            const P factor = Backward ? P(Real(1)) : used;
+            (c.weight0 * factor).store(samples.corner[0] + at);
+            (c.weight1 * factor).store(samples.corner[1] + at);
+            (c.weight2 * factor).store(samples.corner[2] + at);
+            (c.weight3 * factor).store(samples.corner[3] + at);
+            if (Backward) {
+                c.fraction_x.store(samples.fraction_x + at);
+                c.fraction_y.store(samples.fraction_y + at);
+                given.store(samples.given_weight + at);
+                used.store(samples.weight + at);
+            }
         }
     }
 }
@@ -345,18 +578,20 @@ template <int Count, typename Real>
 SEGMETER_INLINE void sum_samples(const Samples<Real>& s, int begin, int end, const Real* maps, int64_t dim,
                                  Real* total) {
     using C = Channels<Real, Count>;
-    typename C::Part even[C::parts] = {}, odd[C::parts] = {};
+    // One sum for each corner: a sum waits for its last addition, and four of them wait side by side.
+    typename C::Part sums[4][C::parts] = {};
     for (int k = begin; k < end; ++k) {
         for (int corner = 0; corner < 4; ++corner) {
             const Real* row = maps + int64_t(s.token[corner][k]) * dim;
-            const Real scale = s.weight[k] * s.corner[corner][k];
-            auto& into = corner % 2 ? odd : even;
+            const Real scale = s.corner[corner][k];
             for (int i = 0; i < C::parts; ++i) {
-                into[i] = fused_step<typename C::Part, Real, C::lanes>(scale, C::load(row, i), into[i]);
+                sums[corner][i] = add_scaled(scale, C::load(row, i), sums[corner][i]);
             }
         }
     }
-    for (int i = 0; i < C::parts; ++i) C::store(total, i, even[i] + odd[i]);
+    for (int i = 0; i < C::parts; ++i) {
+        C::store(total, i, (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]));
+    }
 }
 
 // All channels of one query, the widest blocks first.
@@ -378,22 +613,25 @@ void sum_in_place(const Call& call, const Samples<Real>& s, int begin, int end, 
     std::fill_n(total, dim, Real(0));
     for (int k = begin; k < end; ++k) {
         for (int corner = 0; corner < 4; ++corner) {
-            if (s.token[corner][k] == int(call.tokens)) continue;
+            if (s.token[corner][k] == call.tokens) continue;
             const T* row = value + int64_t(s.token[corner][k]) * call.heads * dim;
-            const Real scale = s.weight[k] * s.corner[corner][k];
+            const Real scale = s.corner[corner][k];
             for (int64_t c = 0; c < dim; ++c) total[c] += scale * widen(row[c]);
         }
     }
 }
 
-// Ask for the rows that `count` samples will read; `stride` and `size` of a row are in bytes.
+// Ask for the rows that the samples of some queries will read; `stride` and `size` of a row are in bytes.
 template <typename Real>
-SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int count, const void* maps, int64_t stride,
-                                   int64_t size) {
-    for (int k = 0; k < count; ++k) {
-        for (int corner = 0; corner < 4; ++corner) {
-            const char* row = static_cast<const char*>(maps) + int64_t(s.token[corner][k]) * stride;
-            for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(row + at);
+SEGMETER_INLINE void prefetch_rows(const Samples<Real>& s, int queries, int per_query, const void* maps,
+                                   int64_t stride, int64_t size) {
+    for (int q = 0; q < queries; ++q) {
+        const int begin = q * padded<Real>(per_query);
+        for (int k = begin; k < begin + per_query; ++k) {
+            for (int corner = 0; corner < 4; ++corner) {
+                const char* row = static_cast<const char*>(maps) + int64_t(s.token[corner][k]) * stride;
+                for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(row + at);
+            }
         }
     }
 }
@@ -408,7 +646,7 @@ template <typename T, typename Real = Wide<T>>
 void forward(const Call& call) {
     ask_for_large_pages(call.output, sizeof(T) * size_t(call.batch * call.queries * call.heads * call.dim));
     const LevelOfSample<Real> of(call);
-    const int per_query = int(call.levels * call.points);
+    const int per_query = int(call.levels * call.points), step = padded<Real>(per_query);
     const int64_t head_size = (call.tokens + 1) * call.dim;
     const bool copied = call.queries * per_query * 4 >= call.tokens;
     std::unique_ptr<Buffer<Real>> maps;
@@ -430,38 +668,28 @@ void forward(const Call& call) {
         }
         // Head after head, so that all threads share one head's maps in the last-level cache.
         in_parallel(threads, call.heads * blocks, [&] {
-            auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
-            auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+            auto samples = std::make_shared<Samples<Real>>(kQueriesAtOnce, per_query);
             auto total = std::make_shared<std::vector<Real>>(call.dim);
-            return [&, now, next, total](int64_t task) mutable {
+            return [&, samples, total](int64_t task) {
                 const int64_t head = task / blocks, begin = task % blocks * kQueriesPerTask;
                 const int64_t end = std::min(begin + kQueriesPerTask, call.queries);
                 const Real* head_maps = copied ? maps->data() + head * head_size : nullptr;
                 const T* in_place =
                     static_cast<const T*>(call.value) + (b * call.tokens * call.heads + head) * call.dim;
-                const void* rows = copied ? static_cast<const void*>(head_maps) : in_place;
-                const int64_t row_bytes = call.dim * int64_t(copied ? sizeof(Real) : sizeof(T));
-                const int64_t stride = copied ? row_bytes : row_bytes * call.heads;
-                auto size_at = [&](int64_t q) { return int(std::min<int64_t>(kQueriesAtOnce, end - q)); };
-                find_samples<T>(call, of, b, begin, size_at(begin), head, *now);
                 for (int64_t q = begin; q < end; q += kQueriesAtOnce) {
-                    const int size = size_at(q);
-                    if (q + size < end) {
-                        find_samples<T>(call, of, b, q + size, size_at(q + size), head, *next);
-                        prefetch_rows(*next, size_at(q + size) * per_query, rows, stride, row_bytes);
-                    }
+                    const int size = int(std::min<int64_t>(kQueriesAtOnce, end - q));
+                    find_samples<T, false>(call, of, b, q, size, head, *samples);
                     for (int i = 0; i < size; ++i) {
-                        const int from = i * per_query, to = from + per_query;
+                        const int from = i * step, to = from + per_query;
                         if (copied) {
-                            sum_all_channels(*now, from, to, head_maps, call.dim, total->data());
+                            sum_all_channels(*samples, from, to, head_maps, call.dim, total->data());
                         } else {
-                            sum_in_place(call, *now, from, to, in_place, total->data());
+                            sum_in_place(call, *samples, from, to, in_place, total->data());
                         }
                         T* output = static_cast<T*>(call.output) +
                                     ((b * call.queries + q + i) * call.heads + head) * call.dim;
                         for (int64_t c = 0; c < call.dim; ++c) narrow((*total)[c], output[c]);
                     }
-                    std::swap(now, next);
                 }
             };
         });
@@ -469,19 +697,6 @@ void forward(const Call& call) {
 }
 
 // ---- Backward ---------------------------------------------------------------------------------------
-
-template <int Lanes, typename Real>
-SEGMETER_INLINE Real lane_sum(typename Vector<Real, Lanes>::type v) {
-    if constexpr (Lanes == 1) {
-        return v[0];
-    } else {
-        typedef typename Vector<Real, Lanes / 2>::type HalfPart;
-        HalfPart low, high;
-        std::memcpy(&low, &v, sizeof low);
-        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-        return lane_sum<Lanes / 2, Real>(low + high);
-    }
-}
 
 // For Count channels: add to each corner's dot product with the output gradient, and to its map gradient.
 template <int Count, typename Real>
@@ -498,9 +713,9 @@ SEGMETER_INLINE void scatter_samples(const Samples<Real>& s, int begin, int end,
             for (int i = 0; i < C::parts; ++i) {
                 products += grad[i] * C::load(maps + at, i);
                 const auto old = C::load(grad_maps + at, i);
-                C::store(grad_maps + at, i, fused_step<typename C::Part, Real, C::lanes>(scale, grad[i], old));
+                C::store(grad_maps + at, i, add_scaled(scale, grad[i], old));
             }
-            s.dot[corner][k] += lane_sum<C::lanes, Real>(products);
+            s.dot[corner][k] += fold_lanes<C::lanes, Real>(products, [](auto a, auto b) { return a + b; });
         }
     }
 }
@@ -551,7 +766,7 @@ void store_sample_gradients(const Call& call, const LevelOfSample<Real>& of, con
 template <typename T, typename Real = Wide<T>>
 void backward(const Call& call) {
     const LevelOfSample<Real> of(call);
-    const int per_query = int(call.levels * call.points);
+    const int per_query = int(call.levels * call.points), step = padded<Real>(per_query);
     const int64_t dim = call.dim, head_size = (call.tokens + 1) * dim;
     const size_t samples = size_t(call.batch * call.queries * call.heads * per_query);
     ask_for_large_pages(call.grad_value, sizeof(T) * size_t(call.batch * call.tokens * call.heads * dim));
@@ -562,8 +777,8 @@ void backward(const Call& call) {
     in_parallel(call.threads, call.batch * call.heads, [&] {
         auto maps = std::make_shared<Buffer<Real>>(head_size);
         auto grad_maps = std::make_shared<Buffer<Real>>(head_size);
-        auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
-        auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce * per_query);
+        auto now = std::make_shared<Samples<Real>>(kQueriesAtOnce, per_query);
+        auto next = std::make_shared<Samples<Real>>(kQueriesAtOnce, per_query);
         auto grad = std::make_shared<std::vector<Real>>(dim);
         return [&, maps, grad_maps, now, next, grad](int64_t task) mutable {
             const int64_t b = task / call.heads, head = task % call.heads;
@@ -571,12 +786,12 @@ void backward(const Call& call) {
             std::fill_n(grad_maps->data(), head_size, Real(0));
             auto prepare = [&](int64_t q, Samples<Real>& samples) {
                 const int size = int(std::min<int64_t>(kQueriesAtOnce, call.queries - q));
-                find_samples<T>(call, of, b, q, size, head, samples);
+                find_samples<T, true>(call, of, b, q, size, head, samples);
                 const int64_t bytes = dim * int64_t(sizeof(Real));
-                prefetch_rows(samples, size * per_query, maps->data(), bytes, bytes);
-                prefetch_rows(samples, size * per_query, grad_maps->data(), bytes, bytes);
+                prefetch_rows(samples, size, per_query, maps->data(), bytes, bytes);
+                prefetch_rows(samples, size, per_query, grad_maps->data(), bytes, bytes);
                 for (int corner = 0; corner < 4; ++corner) {
-                    std::fill_n(samples.dot[corner], size * per_query, Real(0));
+                    std::fill_n(samples.dot[corner], size * step, Real(0));
                 }
             };
             if (call.queries) prepare(0, *now);
@@ -587,7 +802,7 @@ void backward(const Call& call) {
                     const int64_t row = (b * call.queries + q + i) * call.heads + head;
                     const T* grad_output = static_cast<const T*>(call.grad_output) + row * dim;
                     for (int64_t c = 0; c < dim; ++c) (*grad)[c] = widen(grad_output[c]);
-                    const int begin = i * per_query;
+                    const int begin = i * step;
                     scatter_all_channels(*now, begin, begin + per_query, maps->data(), grad_maps->data(), dim,
                                          grad->data());
                     store_sample_gradients<T>(call, of, *now, begin, row * per_query);

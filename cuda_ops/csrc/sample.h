@@ -2,7 +2,8 @@
 //
 // A sample addresses the point (x, y) of one level, in pixels whose centres are whole numbers. It reads up
 // to four corners, always in this order: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
-// No header is included, so that NVRTC compiles this with nothing installed beside it.
+// `Real` is float or double or, on the CPU, a vector of either that holds as many samples. Conditions are joined
+// by & and told apart by `choose`, which vectors have too. No header is included, so that NVRTC compiles this with nothing installed beside it.
 #pragma once
 
 #ifdef __CUDACC__
@@ -34,13 +35,26 @@ SEGMETER_INLINE double multiply_add(double a, double b, double c) { return __bui
 SEGMETER_INLINE float round_down(float a) { return __builtin_floorf(a); }
 SEGMETER_INLINE double round_down(double a) { return __builtin_floor(a); }
 #endif
+SEGMETER_INLINE int to_whole(float a) { return int(a); }
+SEGMETER_INLINE int to_whole(double a) { return int(a); }
+template <typename T>
+SEGMETER_INLINE T choose(bool condition, T yes, T no) {
+    return condition ? yes : no;
+}
+
+// What goes with a type of numbers: that of whole numbers, and that of conditions.
+template <typename Real>
+struct With {
+    using Whole = int;
+    using Truth = bool;
+};
 
 // Where a sample lies along one axis: between pixel `low` and `low + 1`, `fraction` of the way.
 template <typename Real>
 struct Along {
-    int low;
+    typename With<Real>::Whole low;
     Real fraction;
-    bool inside;  // touches at least one pixel; false for NaN and infinities
+    typename With<Real>::Truth inside;  // touches at least one pixel; false for NaN and infinities
 };
 
 // Pixel coordinate place * size + shift - 1/2. The fraction keeps the rounding errors of the product and
@@ -55,10 +69,11 @@ SEGMETER_INLINE Along<Real> along_axis(Real place, Real size, Real shift) {
     const Real sum_rest = sum(sum(scaled, -sum(moved, -shift_part)), sum(shift, -shift_part));
     const Real pixel = sum(moved, Real(-0.5));
     Along<Real> along;
-    along.inside = pixel > Real(-1) && pixel < size;
-    const Real floor_of_pixel = round_down(along.inside ? pixel : Real(0));
-    along.low = int(floor_of_pixel);
-    along.fraction = along.inside ? sum(sum(pixel, -floor_of_pixel), sum(product_rest, sum_rest)) : Real(0);
+    along.inside = (pixel > Real(-1)) & (pixel < size);
+    const Real floor_of_pixel = round_down(choose(along.inside, pixel, Real(0)));
+    along.low = to_whole(floor_of_pixel);
+    const Real fraction = sum(sum(pixel, -floor_of_pixel), sum(product_rest, sum_rest));
+    along.fraction = choose(along.inside, fraction, Real(0));
     return along;
 }
 
@@ -66,31 +81,35 @@ SEGMETER_INLINE Along<Real> along_axis(Real place, Real size, Real shift) {
 // map, and their bilinear weights, 0 for those off the map.
 template <typename Real>
 struct Corners {
-    int token0, token1, token2, token3;
+    typename With<Real>::Whole token0, token1, token2, token3;
     Real weight0, weight1, weight2, weight3;
     Real fraction_x, fraction_y;
-    bool inside;
+    typename With<Real>::Truth inside;
 };
 
-template <typename Real>
-SEGMETER_INLINE Corners<Real> find_corners(Along<Real> x, Along<Real> y, int height, int width, int start,
-                                           int outside) {
+template <typename Real, typename Whole = typename With<Real>::Whole>
+SEGMETER_INLINE Corners<Real> find_corners(Along<Real> x, Along<Real> y, Whole height, Whole width, Whole start,
+                                           Whole outside) {
+    using Truth = typename With<Real>::Truth;
+    const Whole one = Whole(1);
     Corners<Real> c;
-    c.inside = x.inside && y.inside;
-    const bool left = c.inside && x.low >= 0, right = c.inside && x.low + 1 < width;
-    const bool top = y.low >= 0, bottom = y.low + 1 < height;
-    const int token = start + y.low * width + x.low;
+    c.inside = x.inside & y.inside;
+    const Truth left = c.inside & (x.low >= Whole(0)), right = c.inside & (x.low + one < width);
+    const Truth top = y.low >= Whole(0), bottom = y.low + one < height;
+    const Truth top_left = top & left, top_right = top & right;
+    const Truth bottom_left = bottom & left, bottom_right = bottom & right;
+    const Whole token = start + y.low * width + x.low;
     const Real from_left = Real(1) - x.fraction, from_top = Real(1) - y.fraction;
     c.fraction_x = x.fraction;
     c.fraction_y = y.fraction;
-    c.token0 = top && left ? token : outside;
-    c.token1 = top && right ? token + 1 : outside;
-    c.token2 = bottom && left ? token + width : outside;
-    c.token3 = bottom && right ? token + width + 1 : outside;
-    c.weight0 = top && left ? from_top * from_left : Real(0);
-    c.weight1 = top && right ? from_top * x.fraction : Real(0);
-    c.weight2 = bottom && left ? y.fraction * from_left : Real(0);
-    c.weight3 = bottom && right ? y.fraction * x.fraction : Real(0);
+    c.token0 = choose(top_left, token, outside);
+    c.token1 = choose(top_right, token + one, outside);
+    c.token2 = choose(bottom_left, token + width, outside);
+    c.token3 = choose(bottom_right, token + width + one, outside);
+    c.weight0 = choose(top_left, from_top * from_left, Real(0));
+    c.weight1 = choose(top_right, from_top * x.fraction, Real(0));
+    c.weight2 = choose(bottom_left, y.fraction * from_left, Real(0));
+    c.weight3 = choose(bottom_right, y.fraction * x.fraction, Real(0));
     return c;
 }
 
