@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmeter.commands.console import show, show_json, user_input, warn
+from segmeter.commands.console import show, show_json, user_input, warn, whole_record
 
 
 def compare_records(folder: Path, models: Sequence[str], published: bool, markdown: bool, json: bool) -> None:
@@ -15,9 +15,10 @@ def compare_records(folder: Path, models: Sequence[str], published: bool, markdo
         runs, damaged = collect(folder)
         for file in damaged:
             warn(f"skipped {file.path}: {file.reason}")
-        compared = compare_runs(runs, models)
-        if published:
-            compared["published"] = beside_published(compared)
+        with whole_record("one of the records"):
+            compared = compare_runs(runs, models)
+            if published:
+                compared["published"] = beside_published(compared)
     if json:
         return show_json(compared)
     from segmeter.reports.text.compare import (
@@ -27,10 +28,11 @@ def compare_records(folder: Path, models: Sequence[str], published: bool, markdo
         published_table,
     )
 
-    if markdown:
-        sys.stdout.write(comparison_markdown(compared) + "\n")
-        return
-    show(*comparison_tables(compared))
-    if published:
-        show(published_table(compared["published"]))
-    show(*environment_lines(compared))
+    with user_input(), whole_record("one of the records"):
+        if markdown:
+            sys.stdout.write(comparison_markdown(compared) + "\n")
+            return
+        parts = list(comparison_tables(compared))
+        parts += [published_table(compared["published"])] if published else []
+        lines = environment_lines(compared)
+    show(*parts, *lines)

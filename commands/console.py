@@ -38,6 +38,16 @@ def user_input() -> Iterator[None]:
 
 
 @contextmanager
+def whole_record(what: str) -> Iterator[None]:
+    """A record from elsewhere may lack what a table shows: told by name, as bad input is."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} is not whole ({reason}); --json prints it as it is") from error
+
+
+@contextmanager
 def progress_bar(what: str, steps: int) -> Iterator[Any]:
     """A progress bar on stderr, gone when done; yields a function that advances it by one."""
     from rich.console import Console

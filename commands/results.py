@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn
+from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn, whole_record
 from segmeter.commands.options import JsonOpt
 
 if TYPE_CHECKING:
@@ -63,7 +63,14 @@ def show_record(record: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = Fals
         return show_json(content)
     from segmeter.reports.text.profile import component_tables, latency_table, notes, ratio_lines
 
-    show(*ratio_lines([content]), latency_table([content]), *component_tables(content), *notes(content))
+    with user_input(), whole_record(run.id):
+        parts = [
+            *ratio_lines([content]),
+            latency_table([content]),
+            *component_tables(content),
+            *notes(content),
+        ]
+    show(*parts)
 
 
 def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt = False) -> None:

@@ -6,13 +6,13 @@ of another real size. One sample must give the totals of several models at once;
 by almost any exchange and proves nothing.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, permutations
 from pathlib import Path
 
+from segmeter.files import read_json
 from segmeter.harness.counting import CostModel
 from segmeter.harness.inputs import (
     COCO_RULE,
@@ -87,9 +87,9 @@ def images_by_id(path: Path, rule: ResizeRule = COCO_RULE) -> list[ImageSize]:
         ValueError: as :func:`harness.inputs.sizes.annotation_sizes`, or an image without an id.
     """
     annotation_sizes(path, rule)
-    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    images = read_json(path)["images"]
     for index, image in enumerate(images):
-        if not isinstance(image.get("id"), int):
+        if not isinstance(image.get("id"), int) or isinstance(image["id"], bool):
             raise ValueError(f"annotations {path}: images[{index}] has no whole number 'id'")
     images.sort(key=lambda image: image["id"])
     return [from_image((image["height"], image["width"]), rule) for image in images]

@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from segmeter.files import read_bytes
+
 Size = tuple[int, int]
 
 STRIDE = 32
@@ -163,9 +165,9 @@ def annotation_sizes(path: Path, rule: ResizeRule = COCO_RULE) -> SizeSet:
         ValueError: the file is missing, not JSON, not COCO, or has no images; one line says which.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read annotations {path}: {error.strerror or error}") from None
+        if not path.exists():
+            raise ValueError(f"cannot read annotations {path}: No such file or directory")
+        content: Any = json.loads(read_bytes(path).decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"annotations {path} are not text; expected a COCO JSON file") from None
     except (json.JSONDecodeError, RecursionError) as error:

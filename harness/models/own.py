@@ -22,7 +22,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import tomllib
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -39,10 +38,12 @@ from segmeter.encoders.interface import EncoderKind, EncoderOutput
 from segmeter.encoders.options import Option, write_value
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.harness.models.blame import OwnModelError, blaming, error_line
+from segmeter.files import read_toml
+from segmeter.harness.models.blame import OwnModelError, blaming
 from segmeter.harness.models.constants import small_values
 from segmeter.harness.models.structure import meta_copy
 from segmeter.model_text import COMPONENTS, INPUT, relative_source, source_parts
+from segmeter.plain import shown
 from segmeter.words import nearest
 
 ENTRY_POINTS = "segmeter.encoders"
@@ -310,12 +311,9 @@ def _import(where: str) -> types.ModuleType:
 
 
 def _from_toml(path: Path) -> OwnModel:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error_line(error)}") from None
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    content = read_toml(path)
     for key in content:
         if key not in TOML_KEYS:
             raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")
@@ -325,9 +323,9 @@ def _from_toml(path: Path) -> OwnModel:
     options, components = content.get("options", {}), content.get("components", {})
     for name, table in (("options", options), ("components", components)):
         if not isinstance(table, dict):
-            raise ValueError(f"{path}: {name} must be a table, got {table!r}")
+            raise ValueError(f"{path}: {name} must be a table, got {shown(table)}")
     if not all(isinstance(component, str) for component in components.values()):
-        raise ValueError(f"{path}: components must be names, got {components!r}")
+        raise ValueError(f"{path}: components must be names, got {shown(components)}")
     own = load_own(relative_source(source, path.parent))
     check_own_options(own, options)
     build, fixed = own.build, dict(options)

@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segmeter.files import SITE
+from segmeter.files import SITE, read_toml
 from segmeter.harness.records import Run, now, read_run, save
+from segmeter.plain import shown
 from segmeter.words import nearest
 
 # What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
@@ -75,10 +75,7 @@ def read_plan(path: Path) -> SweepPlan:
         ValueError: no TOML, a wrong key or type; the key named, with the nearest valid one.
         OSError: the file cannot be read.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    content = read_toml(path)
     _check_keys(content, ("grid", "settings"), str(path))
     grid, settings = content.get("grid"), content.get("settings", {})
     if not isinstance(grid, dict):
@@ -91,12 +88,13 @@ def read_plan(path: Path) -> SweepPlan:
         kind = int if key == "batches" else str
         if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
             word = "whole numbers" if kind is int else "texts"
-            raise ValueError(f"{key} in [grid] of {path} must be a list of {word}, got {values!r}")
+            raise ValueError(f"{key} in [grid] of {path} must be a list of {word}, got {shown(values)}")
     for key, value in settings.items():
         whole = key in ("min_rounds", "threads", "num_classes")
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
+        right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not right or not 0 < value < float("inf"):
             word = "whole number" if whole else "number"
-            raise ValueError(f"{key} in [settings] of {path} must be a {word} above 0, got {value!r}")
+            raise ValueError(f"{key} in [settings] of {path} must be a {word} above 0, got {shown(value)}")
     if "encoders" not in grid and "models" not in grid:
         raise ValueError(f"[grid] of {path} has no encoders and no models")
     return SweepPlan(tuple(dict.fromkeys(_cells(grid, settings))), float(settings.get("timeout_s", 3600)))

@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from segmeter.harness.records.runs import SCHEMA_NAME, SCHEMA_VERSION, Damaged, Run, run_from
-from segmeter.plain import one_line
+from segmeter.files import read_bytes
+from segmeter.harness.records.runs import MAX_BYTES, SCHEMA_NAME, SCHEMA_VERSION, Damaged, Run, run_from
+from segmeter.plain import one_line, shown
 
 QUALITY_SCHEMA = "segmeter.quality/1"
 
@@ -51,7 +52,7 @@ def read_folder(folder: Path, *, below: bool = True) -> Records:
 
 def _read(path: Path, found: Records) -> None:
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(read_bytes(path, MAX_BYTES))
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
@@ -93,4 +94,4 @@ def collect(folder: Path) -> tuple[list[Run], list[Damaged]]:
 
 
 def _other(schema: object) -> str:
-    return f"schema is {schema!r}, expected {SCHEMA_NAME}/{SCHEMA_VERSION}"
+    return f"schema is {shown(schema)}, expected {SCHEMA_NAME}/{SCHEMA_VERSION}"

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from segmeter.files import MAX_SHOWN, plain_id
+from segmeter.files import MAX_SHOWN, plain_id, read_bytes
 from segmeter.harness.records.files import write_text
-from segmeter.plain import csv_cell
+from segmeter.harness.records.shape import check_inside
+from segmeter.plain import csv_cell, shown
 from segmeter.words import nearest
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SCHEMA_NAME = "segmeter.run"
 SCHEMA_VERSION = 2
+# A record with every sample of an hour has a thousandth.
+MAX_BYTES = 1 << 28
 SCHEMA_PATH = Path(__file__).parents[2] / "results" / "run.schema.json"
 DEFAULT_FOLDER = Path("results") / "runs"
 STATUSES = ("ok", "out of memory", "crashed", "timed out")
@@ -138,7 +141,7 @@ def read_run(path: Path) -> Run:
         OSError: the file cannot be read.
     """
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(read_bytes(path, MAX_BYTES))
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     return run_from(content)
@@ -154,7 +157,7 @@ def run_from(content: Any) -> Run:
         raise ValueError(f"a record is a JSON object, this is a {type(content).__name__}")
     name, _, version = str(content.get("schema", "")).partition("/")
     if name != SCHEMA_NAME or not version.isdigit():
-        raise ValueError(f"schema is {content.get('schema')!r}, expected {SCHEMA_NAME}/{SCHEMA_VERSION}")
+        raise ValueError(f"schema is {shown(content.get('schema'))}, expected {SCHEMA_NAME}/{SCHEMA_VERSION}")
     if not 1 <= int(version) <= SCHEMA_VERSION:
         raise ValueError(
             f"schema version {version} is newer than this segmeter, which reads {SCHEMA_VERSION}"
@@ -168,11 +171,14 @@ def run_from(content: Any) -> Run:
         elif not isinstance(content[key], kind):
             raise ValueError(f"{key} must be a {kind.__name__}, got {type(content[key]).__name__}")
     if content["status"] not in STATUSES:
-        raise ValueError(f"status {content['status']!r} is unknown{nearest(content['status'], STATUSES)}")
+        raise ValueError(
+            f"status {shown(content['status'])} is unknown{nearest(content['status'], STATUSES)}"
+        )
     try:
         plain_id(content["id"])
     except ValueError:
         raise ValueError(f"id {content['id'][:MAX_SHOWN]!r} is no plain name") from None
+    check_inside(content)
     known = {key: value for key, value in content.items() if key in _KNOWN}
     more = {key: value for key, value in content.items() if key not in _KNOWN and key != "schema"}
     return Run(**known, more=more)

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segmeter.files import read_bytes
 from segmeter.harness.published import DATASETS
 from segmeter.harness.tradeoff.point import FIGURES, OWN, QUALITIES, Interval, Point
 from segmeter.words import nearest
 
+# A million points: no figure shows them.
+MAX_BYTES = 1 << 27
 TEXTS = ("label", "encoder", "backbone", "dataset", "size", "convention", "note", "spread")
 BOUNDS = tuple(f"{figure}_{end}" for figure in FIGURES for end in ("low", "high"))
 COLUMNS = (*TEXTS, *FIGURES, *BOUNDS)
@@ -30,9 +33,7 @@ def own_points(path: Path) -> list[Point]:
             column named.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not UTF-8 text") from None
