@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segmeter.encoders.naming import Naming
 from segmeter.encoders.options import Option, Options
 
 Size = tuple[int, int]
@@ -110,6 +111,7 @@ class System:
         default_size: a backbone -> the size (H, W) that it is counted at where none is given; None for the
             default of all.
         default_classes: classes of its published models; None for the data set's.
+        naming: how the authors' checkpoints name its weights; None where they do as Mask2Former's.
         code_option: the option whose value may name code of the user's own; "" for none.
         with_code: the system and that code -> the same, in which the code's name is one of that option's.
     """
@@ -135,6 +137,7 @@ class System:
     pixels: Pixels = field(default=Pixels(), compare=False)
     default_size: Callable[[str], Size] | None = field(default=None, compare=False)
     default_classes: int | None = field(default=None, compare=False)
+    naming: Naming | None = field(default=None, compare=False)
     code_option: str = field(default="", compare=False)
     with_code: Callable[["System", Any], "System"] | None = field(default=None, compare=False)
 

@@ -7,7 +7,7 @@ state-dict names and outputs this system carries. Deformable layers over four le
 Legend: B batch, K tokens, Q queries, N classes, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host, MultiScaleOutput
 from segmeter.encoders.m2f import DIM, EXTRA_LEVEL, DeformableEncoder, LayerStack
+from segmeter.encoders.naming import Naming, Shapes
 from segmeter.encoders.options import Option, whole_number
 from segmeter.encoders.parts.boxes import (
     BoxOutput,
@@ -280,6 +281,33 @@ def stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
+_SHARED = r"(?:transformer\.decoder\.)?"
+RULES = (
+    (r"backbone\.0\.body\.(.*)", r"backbone.trunk.\1"),
+    (r"(input_proj\..*)", r"encoder.\1"),
+    (r"(transformer\.(?:level_embed|encoder\..*))", r"encoder.\1"),
+    (r"transformer\.((?:enc_out|tgt_embed).*)", r"selection.\1"),
+    (r"(label_enc\..*)", r"selection.\1"),
+    # The layers' heads are one head; a checkpoint repeats it for each layer, inside the decoder and outside.
+    (_SHARED + r"(bbox_embed|class_embed)\.\d+\.(.*)", r"decoder.\1.\2"),
+    (r"transformer\.(decoder\..*)", r"decoder.\1"),
+)
+LEVEL_EMBED = "encoder.transformer.level_embed"
+
+
+def naming(sign: str, options: Callable[[Shapes], dict[str, Any]]) -> Naming:
+    """The names of DINO's code."""
+    return Naming(
+        sign=sign,
+        rules=RULES,
+        ignored=(r".*num_batches_tracked",),
+        shared=(r"decoder\.(bbox|class)_embed\..*",),
+        options=options,
+        classes="selection.enc_out_class_embed.weight",
+        queries="selection.tgt_embed.weight",
+    )
+
+
 SYSTEM = System(
     name="dino",
     title="DINO",
@@ -294,4 +322,8 @@ SYSTEM = System(
     default_queries=lambda backbone: QUERIES,
     default_classes=CLASSES,
     size_divisor=1,
+    naming=naming(
+        r"transformer\.enc_out_bbox_embed\..*",
+        lambda shapes: {"levels": shapes[LEVEL_EMBED][0]} if LEVEL_EMBED in shapes else {},
+    ),
 )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder
+from segmeter.encoders.naming import Shapes
 from segmeter.encoders.options import Option, whole_number, yes_or_no
 from segmeter.encoders.parts.key_aware import lite_attention
 from segmeter.encoders.parts.layers import NORM_EPS, Levels
@@ -159,6 +160,18 @@ def title(options: Mapping[str, Any]) -> str:
     return f"Lite-DINO H{high}L{len(LEVELS) - high}-{layers}{plain}"
 
 
+def options_of(shapes: Shapes) -> dict[str, Any]:
+    """The options that leave a trace in a checkpoint; which levels are coarse leaves none."""
+    layer = "encoder.transformer.encoder.layers."
+    numbers = {int(name.removeprefix(layer).partition(".")[0]) for name in shapes if name.startswith(layer)}
+    blocks = sum(f"{layer}{number}.linear12.weight" in shapes for number in numbers)
+    return {
+        "expansions": max(1, blocks),
+        "high_level_layers": len(numbers) // max(1, blocks) - 1,
+        "key_aware": f"{layer}0.self_attn.attention_weights.weight" not in shapes,
+    }
+
+
 SYSTEM = System(
     name="lite-dino",
     title="Lite-DINO",
@@ -193,4 +206,5 @@ SYSTEM = System(
     default_queries=lambda backbone: dino.QUERIES,
     default_classes=dino.CLASSES,
     size_divisor=1,
+    naming=dino.naming(r"transformer\.encoder\.layers\.\d+\.self_attn\.query_proj\..*", options_of),
 )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host
 from segmeter.encoders.m2f import DIM, EXTRA_LEVEL, DeformablePixelDecoder, LayerStack
+from segmeter.encoders.naming import Naming
 from segmeter.encoders.options import Option, one_of, whole_number
 from segmeter.encoders.parts.boxes import Proposals, best_tokens, inverse_sigmoid, picked
 from segmeter.encoders.parts.layers import NORM_EPS, Levels, to_tokens
@@ -25,7 +26,7 @@ from segmeter.encoders.parts.query_layers import Mlp, deformable_query_layer, qu
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskEmbedding, MaskProduct
 from segmeter.encoders.segmenter.model import backbone_stage, postprocess_stage
 from segmeter.encoders.segmenter.postprocess import Scoring
-from segmeter.encoders.systems.dino import BoxLayers, moved
+from segmeter.encoders.systems.dino import LEVEL_EMBED, BoxLayers, moved
 from segmeter.encoders.systems.hosting import CHOOSER, Hosting
 
 FFN_DIM = 2048
@@ -192,6 +193,8 @@ def stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
+_PREDICTOR = r"sem_seg_head\.predictor\."
+
 SYSTEM = System(
     name="maskdino",
     title="MaskDINO",
@@ -204,4 +207,17 @@ SYSTEM = System(
     further=HOSTING.further,
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,
+    # The task leaves no trace, nor does the number of queries.
+    naming=Naming(
+        sign=r"sem_seg_head\.predictor\.enc_output\..*",
+        base="detectron2",
+        rules=(
+            (_PREDICTOR + r"_bbox_embed\.(.*)", r"decoder.bbox_embed.\1"),
+            (_PREDICTOR + r"(?:decoder\.)?bbox_embed\.\d+\.(.*)", r"decoder.bbox_embed.\1"),
+            (_PREDICTOR + r"decoder_norm\.(.*)", r"decoder.decoder.norm.\1"),
+        ),
+        shared=(r"decoder\.bbox_embed\..*", r"decoder\.decoder\.norm\..*"),
+        options=lambda shapes: {"levels": shapes[LEVEL_EMBED][0]} if LEVEL_EMBED in shapes else {},
+        classes="decoder.class_embed.weight",
+    ),
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host
+from segmeter.encoders.naming import Naming
 from segmeter.encoders.options import Option, one_of
 from segmeter.encoders.parts.boxes import (
     BoxOutput,
@@ -175,6 +176,36 @@ def stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
+_STEM, _BLOCK = r"backbone\.conv1\.conv1_", r"backbone\.res_layers\.(\d)\.blocks\.(\d+)\."
+_OUR_BLOCK = r"backbone.trunk.layer{1+1}.\2."
+NAMING = Naming(
+    sign=r"backbone\.res_layers\..*",
+    rules=(
+        # timm's ResNet-50-d: the stem is a row of convolutions, norms and ReLUs, and a last norm beside it.
+        (_STEM + r"1\.conv\.(.*)", r"backbone.trunk.conv1.0.\1"),
+        (_STEM + r"1\.norm\.(.*)", r"backbone.trunk.conv1.1.\1"),
+        (_STEM + r"2\.conv\.(.*)", r"backbone.trunk.conv1.3.\1"),
+        (_STEM + r"2\.norm\.(.*)", r"backbone.trunk.conv1.4.\1"),
+        (_STEM + r"3\.conv\.(.*)", r"backbone.trunk.conv1.6.\1"),
+        (_STEM + r"3\.norm\.(.*)", r"backbone.trunk.bn1.\1"),
+        *(
+            (_BLOCK + rf"branch2{letter}\.{ours[0]}\.(.*)", _OUR_BLOCK + rf"{ours[1]}{number}.\3")
+            for number, letter in enumerate("abc", start=1)
+            for ours in (("conv", "conv"), ("norm", "bn"))
+        ),
+        # The first stage's shortcut has no pooling before it.
+        (_BLOCK + r"short\.(?:conv\.)?conv\.(weight)", _OUR_BLOCK + r"downsample.1.\3"),
+        (_BLOCK + r"short\.(?:conv\.)?norm\.(.*)", _OUR_BLOCK + r"downsample.2.\3"),
+        (r"((?:encoder|decoder)\..*)", r"\1"),
+    ),
+    ignored=(r".*num_batches_tracked", r"decoder\.(anchors|valid_mask)", r"encoder\.pos_embed\d"),
+    backbone="r50vd",
+    options=lambda shapes: {
+        "form": "deploy" if "encoder.fpn_blocks.0.bottlenecks.0.conv.weight" in shapes else "train"
+    },
+    classes="decoder.enc_score_head.weight",
+)
+
 SYSTEM = System(
     name="rt-detr",
     title="RT-DETR",
@@ -188,4 +219,5 @@ SYSTEM = System(
     default_backbone="r50vd",
     default_queries=lambda backbone: QUERIES,
     default_classes=CLASSES,
+    naming=NAMING,
 )

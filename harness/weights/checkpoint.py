@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from segmeter.harness.weights.files import read_entries
-from segmeter.harness.weights.names import recognise_format, rename
+from segmeter.harness.weights.names import MODEL_KEY, recognise_format, rename
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        kind: one of :data:`harness.weights.names.FORMATS`.
+        kind: one of :data:`harness.weights.names.FORMATS`, or the system whose own names they are.
         weights: our names -> tensors.
         origin: our names -> the file's names.
         unexpected: the file's entries that no model of this format has.
@@ -42,12 +42,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     found = read_entries(path)
     entries = found.tensors
-    kind = recognise_format(entries)
+    kind = "segmeter" if MODEL_KEY in found.metadata else recognise_format(entries)
     if kind is None:
         some = ", ".join(list(entries)[:3]) or "none"
         raise ValueError(
-            f"{path} holds no Mask2Former-style model: expected names of detectron2, transformers or "
-            f"segmeter, found {len(entries)} entries ({some})"
+            f"{path} holds no model that segmeter knows: expected names of detectron2, transformers, "
+            f"segmeter or a system's own code, found {len(entries)} entries ({some})"
         )
     weights, origin, unexpected, ignored = rename(kind, entries)
     return Checkpoint(path, kind, weights, origin, unexpected, [*ignored, *found.others], found.metadata)

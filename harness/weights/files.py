@@ -77,6 +77,9 @@ def check_numbers(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Any]:
+    if isinstance(content, dict) and isinstance(content.get("ema"), dict):
+        # RT-DETR's files keep the averaged weights, which are the ones to run, one level deeper.
+        content = content["ema"].get("module", content)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

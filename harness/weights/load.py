@@ -14,7 +14,8 @@ from torch import nn
 from segmeter.harness.models import ModelSpec, meta_model, real_model
 from segmeter.harness.weights.checkpoint import Checkpoint, read_checkpoint
 from segmeter.harness.weights.files import check_numbers
-from segmeter.harness.weights.recognise import MODEL_KEY, classes_and_queries, recognise_model
+from segmeter.harness.weights.names import MODEL_KEY
+from segmeter.harness.weights.recognise import classes_and_queries, recognise_model
 
 # Counts of training steps in batch norms: buffers that inference does not read.
 COUNTER = "num_batches_tracked"
@@ -83,7 +84,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
     if spec is None:
         spec = recognise_model(checkpoint)
     else:
-        classes, queries = classes_and_queries(checkpoint)
+        classes, queries = classes_and_queries(checkpoint, spec.system)
         spec = spec.with_heads(classes, queries)
     entries = meta_model(spec).state_dict().items()
     shapes = {name: tuple(entry.shape) for name, entry in entries if not name.endswith(COUNTER)}

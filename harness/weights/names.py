@@ -12,6 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segmeter.encoders.naming import Naming
+from segmeter.encoders.systems.table import SYSTEMS
+
+# Where a file that segmeter wrote says what it is.
+MODEL_KEY = "segmeter.model"
 FORMATS = ("segmeter", "detectron2", "transformers")
 Rules = tuple[tuple[str, str], ...]
 
@@ -141,13 +146,23 @@ _TRANSFORMERS: Rules = (
     ),
     (r"class_predictor\.(.*)", r"decoder.class_embed.\1"),
 )
-_SEGMETER: Rules = ((r"((?:backbone|encoder|decoder)\..*)", r"\1"),)
+# Whatever the stages are called: a name that the model does not have is told when it is compared.
+_SEGMETER: Rules = ((r"([a-z_]+\..*)", r"\1"),)
 _RULES = {"segmeter": _SEGMETER, "detectron2": _DETECTRON2, "transformers": _TRANSFORMERS}
 
 
+def naming_of(kind: str) -> Naming | None:
+    """A system's own naming, where the format is called after a system."""
+    return SYSTEMS[kind].naming if kind in SYSTEMS else None
+
+
 def recognise_format(names: Iterable[str]) -> str | None:
-    """Which of :data:`FORMATS` these names are in; None if none of them."""
+    """Which of :data:`FORMATS` these names are in, or which system's own; None if none of them."""
     names = list(names)
+    # Lite-DINO's names are DINO's and some more: the system with the rarer sign is the later one.
+    for system in reversed(SYSTEMS.values()):
+        if system.naming and any(re.fullmatch(system.naming.sign, name) for name in names):
+            return system.name
     if any(name.startswith(("model.pixel_level_module.", "model.transformer_module.")) for name in names):
         return "transformers"
     if any(name.startswith("sem_seg_head.") for name in names):
@@ -159,7 +174,8 @@ def recognise_format(names: Iterable[str]) -> str | None:
 
 def variant_rules(kind: str, names: Iterable[str]) -> Rules:
     """Rules that come first for a file with these names."""
-    if kind != "detectron2":
+    naming = naming_of(kind)
+    if (naming.base if naming else kind) != "detectron2":
         return ()
     names = list(names)
     return tuple(
@@ -174,14 +190,16 @@ def our_name(kind: str, name: str, first: Rules = ()) -> str | None:
     """Our name of an entry of a format; None if the format has no such entry.
 
     Args:
-        kind: one of :data:`FORMATS`.
+        kind: one of :data:`FORMATS`, or a system's name.
         name: the entry's name in the file.
         first: of :func:`variant_rules`.
 
     >>> our_name("detectron2", "backbone.res3.0.shortcut.norm.bias")
     'backbone.trunk.layer2.0.downsample.1.bias'
     """
-    for pattern, replacement in (*first, *_RULES[kind]):
+    naming = naming_of(kind)
+    rules = (*naming.rules, *first, *_RULES.get(naming.base, ())) if naming else (*first, *_RULES[kind])
+    for pattern, replacement in rules:
         match = re.fullmatch(pattern, name)
         if match:
             return _shift(match.expand(_protect(replacement)))
@@ -190,7 +208,9 @@ def our_name(kind: str, name: str, first: Rules = ()) -> str | None:
 
 def is_ignored(kind: str, name: str) -> bool:
     """Whether an entry is none of the model's weights."""
-    return any(re.fullmatch(pattern, name) for pattern in IGNORED[kind])
+    naming = naming_of(kind)
+    patterns = (*naming.ignored, *IGNORED.get(naming.base, ())) if naming else IGNORED[kind]
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def rename(
@@ -220,6 +240,9 @@ def rename(
             continue
         whole, fused, part = ours.partition("#")
         if ours in origin:
+            if _repeats(kind, ours, tensor, weights.get(ours)):
+                ignored.append(name)
+                continue
             raise ValueError(f"two entries of the checkpoint mean {whole}: {origin[ours]} and {name}")
         origin[ours] = name
         if fused:
@@ -238,6 +261,13 @@ def rename(
         origin[whole] = origin.pop(f"{whole}#0")
         del origin[f"{whole}#1"], origin[f"{whole}#2"]
     return weights, origin, unexpected, ignored
+
+
+def _repeats(kind: str, ours: str, tensor: Tensor, known: Tensor | None) -> bool:
+    """Whether an entry says again, in the same numbers, what another of its meaning said."""
+    naming = naming_of(kind)
+    shared = naming is not None and any(re.fullmatch(pattern, ours) for pattern in naming.shared)
+    return shared and known is not None and torch.equal(tensor, known)
 
 
 def to_tensor(value: object) -> Tensor | None:

@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from segmeter.encoders.chain import System
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.models import ModelSpec, model_spec, parse_model
 from segmeter.harness.weights.checkpoint import Checkpoint
+from segmeter.harness.weights.names import MODEL_KEY
+from segmeter.model_text import ModelText
 
-# Where a file that segmeter wrote says what it is.
-MODEL_KEY = "segmeter.model"
 _LAYER = (
     r"encoder\.transformer\.encoder\.layers\.(\d{1,6})\.self_attn\.(sampling_offsets|attention_weights)\..*"
 )
@@ -37,8 +39,9 @@ def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
     Raises:
         ValueError: the backbone or encoder is none of ours.
     """
-    classes, queries = classes_and_queries(checkpoint)
     written = checkpoint.metadata.get(MODEL_KEY)
+    named = SYSTEMS.get(ModelText.parse(written, SYSTEMS).name if written else checkpoint.kind)
+    classes, queries = classes_and_queries(checkpoint, named)
     if written is not None:
         try:
             spec = parse_model(written, num_classes=classes, num_queries=queries)
@@ -48,13 +51,23 @@ def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
             ) from None
         _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for _, value in spec.options))
         return spec
+    if named is not None and named.naming is not None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+        options = named.naming.options(shapes)
+        _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for value in options.values()))
+        backbone = named.naming.backbone or recognise_backbone(checkpoint.weights)
+        return model_spec(named.name, backbone, num_classes=classes, num_queries=queries, **options)
     encoder, options = _recognise_encoder(checkpoint)
     backbone = recognise_backbone(checkpoint.weights)
     return model_spec(encoder, backbone, num_classes=classes, num_queries=queries, **options)
 
 
-def classes_and_queries(checkpoint: Checkpoint) -> tuple[int, int]:
+def classes_and_queries(checkpoint: Checkpoint, system: System | None = None) -> tuple[int, int]:
     """Numbers of classes (without "no object") and of queries.
+
+    Args:
+        checkpoint: the weights.
+        system: whose they are, if that is known; one that keeps no weights for its queries has its default.
 
     Raises:
         ValueError: the entries that say so are missing.
@@ -67,6 +80,10 @@ def classes_and_queries(checkpoint: Checkpoint) -> tuple[int, int]:
                 return weights[name].shape[0]
         raise ValueError(f"{checkpoint.path} has no {names[0]} (a truncated model, or a backbone alone)")
 
+    naming = system.naming if system else None
+    if system is not None and naming is not None:
+        queries = rows(naming.queries) if naming.queries else system.default_queries("")
+        return rows(naming.classes), queries
     classes = rows("decoder.class_embed.weight", "decoder.class_embed.bias") - 1
     queries = rows("decoder.query_feat.weight", "decoder.query_embed.weight")
     if classes < 1 or queries < 1:

@@ -427,7 +427,7 @@ def test_a_truncated_file_is_refused(zoo_file, tmp_path):
 @pytest.mark.parametrize(
     "entries, reason",
     [
-        ({"fc.weight": np.zeros(3)}, "holds no Mask2Former-style model.*fc.weight"),
+        ({"fc.weight": np.zeros(3)}, "holds no model that segmeter knows.*fc.weight"),
         (
             {"sem_seg_head.predictor.query_feat.weight": np.zeros((5, 256))},
             "has no decoder.class_embed.weight",

@@ -1,0 +1,34 @@
+"""How the authors' checkpoints of a system name its weights, where that is not how Mask2Former's do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """Names of one system's weights.
+
+    Attributes:
+        sign: a pattern that a name of such a file matches in full, and no other file's does.
+        rules: (pattern of a name in the file, our name), tried in order; ``{1+1}`` is a group plus 1.
+        base: the format whose rules come after these; "" for none.
+        ignored: patterns of entries that are no weights of the model.
+        shared: patterns of our names that several entries of the file repeat, with the same numbers.
+        backbone: the backbone that such files are of; "" where names and shapes tell it.
+        options: shapes by our names -> the options that leave a trace in them.
+        classes: our name of an entry with a row for each class.
+        queries: our name of one with a row for each query; "" where there is none.
+    """
+
+    sign: str
+    rules: tuple[tuple[str, str], ...]
+    base: str = ""
+    ignored: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    backbone: str = ""
+    options: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
+    classes: str
+    queries: str = ""
