@@ -202,10 +202,10 @@ class MixTransformer(nn.Module):
             stage = f"stage{i + 1}"
             found |= {
                 f"layers.{i}.0": f"{stage}.patch_embedding",
-                f"layers.{i}.1.*.attn.*.matching": f"{stage}.merging.matching",
-                f"layers.{i}.1.*.attn.*.gathering": f"{stage}.merging.gathering",
-                f"layers.{i}.1.*.attn.queries": f"{stage}.merging",
-                f"layers.{i}.1.*.attn.keys": f"{stage}.merging",
+                f"layers.{i}.1.*.attn.*.matching": "matching",
+                f"layers.{i}.1.*.attn.*.gathering": "gathering",
+                f"layers.{i}.1.*.attn.queries": "merging",
+                f"layers.{i}.1.*.attn.keys": "merging",
                 f"layers.{i}.1.*.attn": f"{stage}.attention",
                 f"layers.{i}.1.*.ffn": f"{stage}.ffn",
                 f"layers.{i}.1.*.norm?": f"{stage}.norms",

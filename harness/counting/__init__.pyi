@@ -5,7 +5,9 @@ from .by_size import real_padded_sizes as real_padded_sizes
 from .by_size import real_sizes_costing as real_sizes_costing
 from .conventions import CONVENTIONS as CONVENTIONS
 from .conventions import UNITS as UNITS
+from .conventions import Figures as Figures
 from .conventions import apply_convention as apply_convention
+from .conventions import mean_figures as mean_figures
 from .conventions import published_place as published_place
 from .conventions import units_of as units_of
 from .count import DatasetCount as DatasetCount

@@ -14,7 +14,7 @@ from segmeter.harness.records import GIGA, FlopsRecord
 
 BINS = 10
 # Parts of components that reducing tokens costs: matching, averaging, networks that choose, early heads.
-REDUCING = ("reduction", "merging")
+REDUCING = ("reduction", "merging", "matching", "gathering", "policy", "exit_heads")
 
 
 def images_record(counted: ImagesCount) -> FlopsRecord:

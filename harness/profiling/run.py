@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from segmeter.harness.inputs import format_size
 from segmeter.harness.machine import (
@@ -31,6 +32,7 @@ from segmeter.harness.profiling.components import (
     component_parameter_bytes,
     component_times,
 )
+from segmeter.harness.profiling.on_inputs import work_on_inputs
 from segmeter.harness.profiling.roofline import Peaks, Work, component_work, measure_peaks
 from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
 from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, make_inputs, make_subject
@@ -62,12 +64,15 @@ def profile(
     # Events and captures belong to the current GPU, which need not be the one asked for.
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with _memory_named(specs, settings), _threads(settings.threads), torch.inference_mode(), on_device:
-        inputs = lasting(lambda: make_inputs(settings))
+        batches = {
+            pixels: lasting(lambda pixels=pixels: make_inputs(settings, pixels))
+            for pixels in dict.fromkeys(spec.system.pixels for spec in specs)
+        }
         peaks = measure_peaks(device, dtype)
         subjects = []
         for spec in specs:
             say(f"warming up {spec.title}")
-            subjects.append(make_subject(spec, settings, inputs))
+            subjects.append(make_subject(spec, settings, batches[spec.system.pixels]))
         say("timing in turn")
         watch = Watch(device)
         # Through the subject, whose call changes with its copy.
@@ -82,6 +87,7 @@ def profile(
         for subject, times in zip(subjects, samples, strict=True):
             say(f"components of {subject.spec.title}")
             run = _run(subject, times, settings, peaks, kind, settings.plan.seconds / len(subjects))
+            _count_on_inputs(run, subject, settings, batches[subject.spec.system.pixels])
             run.environment["during"] = during
             runs.append(run)
         for index, run in enumerate(runs[1:], start=1):
@@ -191,6 +197,20 @@ def _work(spec: ModelSpec, settings: Settings, notes: dict[str, str]) -> dict[st
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         notes["work"] = f"FLOPs and bytes are not counted, the model does not run without values: {first}"
         return {}
+
+
+def _count_on_inputs(run: Run, subject: Subject, settings: Settings, inputs: Sequence[Tensor]) -> None:
+    """Put the MACs of an image into a record, where they depend on what the images show."""
+    if not any(stage.depends_on_image for stage in subject.spec.stages):
+        return
+    work = work_on_inputs(subject.model, inputs, settings.depth)
+    run.figures["published_gmacs"] = work.pop("total") / 1e9
+    for name, figures in run.components.items():
+        figures["published_gmacs"] = work.get(name, 0.0) / 1e9
+    run.notes["work"] = (
+        f"published_gmacs are MACs of one image, the mean of the {len(inputs)} batches that were timed; "
+        "bytes are not counted, as the work depends on what the images show"
+    )
 
 
 def _component_figures(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segmeter.encoders.chain import Pixels
 from segmeter.encoders.images import normalise
 from segmeter.harness.inputs import Size, find_photos, format_size, read_photo
 from segmeter.harness.machine import is_out_of_memory, keeps_freed_memory, lasting
@@ -159,8 +160,8 @@ class Subject:
             return copy.deepcopy(self.model)
 
 
-def make_inputs(settings: Settings) -> list[Tensor]:
-    """Four batches (B, 3, H, W), normalised, of photos or seeded noise, on the device.
+def make_inputs(settings: Settings, pixels: Pixels) -> list[Tensor]:
+    """Four batches (B, 3, H, W), of photos normalised as ``pixels`` says or of seeded noise, on the device.
 
     Raises:
         ValueError: a photo that cannot be read.
@@ -169,7 +170,12 @@ def make_inputs(settings: Settings) -> list[Tensor]:
     if settings.images:
         photos = itertools.cycle(find_photos(settings.images))
         batches = [
-            torch.stack([normalise(read_photo(next(photos), (height, width))) for _ in range(settings.batch)])
+            torch.stack(
+                [
+                    normalise(read_photo(next(photos), (height, width)), pixels.mean, pixels.std)
+                    for _ in range(settings.batch)
+                ]
+            )
             for _ in range(INPUTS)
         ]
     else:
