@@ -6,6 +6,7 @@ All models stay in memory and are timed in turn, so that a drifting machine is i
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def profile(
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with _memory_named(specs, settings), _threads(settings.threads), torch.inference_mode(), on_device:
         batches = {
-            pixels: lasting(lambda pixels=pixels: make_inputs(settings, pixels))
+            pixels: lasting(partial(make_inputs, settings, pixels))
             for pixels in dict.fromkeys(spec.system.pixels for spec in specs)
         }
         peaks = measure_peaks(device, dtype)
