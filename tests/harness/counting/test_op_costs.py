@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from segmeter.cuda_ops import ms_deform_attn_fused
 from segmeter.harness.api import count
 from segmeter.harness.counting.conventions import apply_convention
 from segmeter.harness.counting.counter import run_and_count
@@ -307,3 +308,25 @@ def test_the_weights_of_a_fourier_transform_are_those_of_radix_2() -> None:
     for size in (16, 64, 100):
         macs, flops = costs(lambda x: torch.fft.fft(torch.complex(x, x)), (size,))
         assert macs == round(2 * size * log2(size)) and flops == round(5 * size * log2(size))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_fused_deformable_op_costs_its_samples_a_softmax_and_two_operations_a_coordinate(
+    device: str,
+) -> None:
+    batch, queries, heads, levels, points, channels = 2, 5, 2, 1, 3, 4
+    value = torch.zeros(batch, 6, heads, channels, device=device)
+    sizes, starts = torch.tensor([[2, 3]]), torch.tensor([0])
+    points_at = torch.zeros(batch, queries, levels, 2, device=device)
+    offsets = torch.zeros(batch, queries, heads, levels, points, 2, device=device)
+    logits = torch.zeros(batch, queries, heads, levels, points, device=device)
+    _, found = run_and_count(Calls(ms_deform_attn_fused), value, sizes, starts, points_at, offsets, logits)
+    samples = batch * queries * heads * levels * points
+    assert found.unknown == ()
+    assert {w.operator: (w.macs, w.flops) for w in found.work} == {
+        "deform_sampling": (4 * samples * channels, 8 * samples * channels),
+        "deform_weighting": (samples * channels, 2 * samples * channels),
+        "softmax": (0, 5 * samples),
+        # A division by the level's size and an addition to the reference point, for x and for y.
+        "elementwise": (0, 2 * 2 * samples),
+    }

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from segmeter.harness.inputs.sizes import (
     COCO_RULE,
+    MAX_SIDE,
     ImageSize,
+    SizeSet,
     annotation_sizes,
     choose_sizes,
     dataset_sizes,
@@ -132,3 +134,73 @@ def test_the_original_size_is_the_image_before_resizing() -> None:
 def test_classes_follow_the_data_set() -> None:
     assert default_classes(dataset_sizes("cityscapes")) == 19
     assert default_classes(dataset_sizes("coco-val2017")) == 133
+
+
+@pytest.mark.parametrize(
+    ("sizes", "classes"),
+    [([(1024, 2048)], 19), ([(1024, 2048), (800, 1088)], 133), ([(800, 1088)], 133), ([(2048, 1024)], 133)],
+)
+def test_classes_are_cityscapes_only_where_every_image_is(sizes: list[tuple[int, int]], classes: int) -> None:
+    images = {ImageSize(size, size): 1 for size in sizes}
+    assert default_classes(SizeSet("", images, "")) == classes
+
+
+def test_the_largest_and_the_smallest_side_are_sizes_and_no_side_beyond_is() -> None:
+    assert parse_size("32768x1") == (MAX_SIDE, 1) == (32768, 1)
+    assert parse_size("1x32768") == (1, 32768)
+    assert parse_padded_size("32768x32") == (32768, 32)
+    for text in ("32769x1", "1x32769", "0x1", "1x0"):
+        with pytest.raises(ValueError, match=r"at most 32768|positive"):
+            parse_size(text)
+    for text in ("33x32", "32x33"):
+        with pytest.raises(ValueError, match="multiples of 32"):
+            parse_padded_size(text)
+
+
+@pytest.mark.parametrize(
+    ("side", "taken"), [(1, True), (32768, True), (32769, False), (0, False), (True, False)]
+)
+def test_annotations_have_the_same_bounds_on_either_side(tmp_path: Path, side: int, taken: bool) -> None:
+    for image in ({"height": side, "width": 64}, {"height": 64, "width": side}):
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps({"images": [{"height": 64, "width": 64}, image]}))
+        if taken:
+            assert annotation_sizes(path).total == 2
+        else:
+            with pytest.raises(ValueError, match=r"images\[1\]"):
+                annotation_sizes(path)
+
+
+@pytest.mark.parametrize(
+    ("original", "resized"),
+    [
+        # 800 x 1333 exactly: the long side is at its bound and stays; then the first that passes it.
+        ((600, 999), (800, 1332)),
+        ((800, 1333), (800, 1333)),
+        ((800, 1334), (799, 1333)),
+        # Half a pixel is rounded up, as by int(x + 0.5): 800 / 64 * 65 = 812.5.
+        ((64, 65), (800, 813)),
+        # A strip of one pixel keeps one.
+        ((1, 4000), (1, 1333)),
+        ((4000, 1), (1333, 1)),
+    ],
+)
+def test_the_resize_rule_at_its_bounds(original: tuple[int, int], resized: tuple[int, int]) -> None:
+    assert COCO_RULE.apply(original) == resized
+
+
+def test_padding_adds_less_than_a_stride_and_nothing_to_a_multiple() -> None:
+    assert [pad((side, 32))[0] for side in (1, 31, 32, 33, 64)] == [32, 32, 32, 64, 64]
+    assert pad((32, 33)) == (32, 64)
+
+
+def test_no_original_size_beside_a_data_set() -> None:
+    for given in ({"dataset": "cityscapes"}, {"annotations": Path("x.json")}):
+        with pytest.raises(ValueError, match="--original-size goes with one size"):
+            choose_sizes(original_size="480x640", **given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown resize rule"):
+        choose_sizes(image_size="480x640", resize_rule="voc")
+    (default,) = choose_sizes().images
+    assert default == ImageSize((1024, 2048), (1024, 2048))
+    (ruled,) = choose_sizes(image_size="1000x2000", resize_rule="cityscapes").images
+    assert ruled == ImageSize((1024, 2048), (1000, 2000))
