@@ -183,9 +183,14 @@ fused_forward_op.register_autograd(_differentiate_fused, setup_context=_save_inp
 register_torch_formulas()
 
 
-def _autocast_runs(value: Tensor) -> bool:
-    # Torch refuses the question for devices without autocast, such as meta.
-    return value.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(value.device.type)
+def _autocast_dtype(value: Tensor) -> torch.dtype | None:
+    """The lower precision where autocast runs; on meta, whichever device's it is: types are all it has."""
+    kind = value.device.type
+    for device in ("cuda", "cpu") if kind == "meta" else (kind,):
+        # Torch refuses the question for devices without autocast.
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+    return None
 
 
 def ms_deform_attn(
@@ -215,7 +220,7 @@ def ms_deform_attn(
         ValueError: an argument's rank, size or content does not fit the others.
         TypeError: an argument's dtype or device does not fit.
     """
-    if _autocast_runs(value):
+    if _autocast_dtype(value) is not None:
         value, sampling_locations, attention_weights = (
             t.float() if t.dtype in arguments.AUTOCAST else t
             for t in (value, sampling_locations, attention_weights)
@@ -264,8 +269,8 @@ def ms_deform_attn_fused(
         ValueError: an argument's rank, size or content does not fit the others.
         TypeError: an argument's dtype or device does not fit.
     """
-    if _autocast_runs(value):
-        dtype = torch.get_autocast_dtype(value.device.type)
+    dtype = _autocast_dtype(value)
+    if dtype is not None:
         value, offsets, logits = (
             t.to(dtype) if t.dtype in arguments.AUTOCAST else t for t in (value, offsets, logits)
         )

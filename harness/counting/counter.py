@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from segmeter.harness.counting.autocast import autocast_inputs, autocast_products, autocast_state, runs_lower
 from segmeter.harness.counting.higher_order import UnknownValuesError, run_higher_order
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
@@ -86,6 +87,8 @@ class _Dispatches(TorchDispatchMode):
                     return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
         if self.keeper is not None:
             self.keeper.before(func, args, kwargs or {})
+        if self.on_meta and self.ledger.autocast is not None:
+            args = autocast_inputs(self.ledger.autocast, func, args)
         try:
             out, costs = run_op(func, args, kwargs or {})
         except (RuntimeError, NotImplementedError) as error:
@@ -132,6 +135,8 @@ def _is_composite(func: Any) -> bool:
 
 def _attend(ledger: Ledger, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """Run attention and book it under its own name, whatever runs below it."""
+    if ledger.autocast is not None:
+        args, kwargs = autocast_products(ledger.autocast, (args, kwargs))
     tensors = list(args[:3]) + [
         kwargs[name] for name in ("query", "key", "value")[len(args) :] if name in kwargs
     ]
@@ -148,6 +153,7 @@ class _Attention(TorchFunctionMode):
         self.ledger = ledger
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ledger.autocast = autocast_state()
         if func is MULTI_HEAD:
             # It runs outside this mode, but looks the attention up by its name.
             torch.nn.functional.scaled_dot_product_attention = self._attend_by_name
@@ -155,6 +161,8 @@ class _Attention(TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
             finally:
                 torch.nn.functional.scaled_dot_product_attention = ATTENTION
+        if self.ledger.autocast is not None and runs_lower(func):
+            args, kwargs = autocast_products(self.ledger.autocast, (args, kwargs or {}))
         if self.ledger.muted or not (func is ATTENTION or func in ATTENTION_OPERATORS):
             return func(*args, **kwargs) if kwargs else func(*args)
         return _attend(self.ledger, func, args, kwargs or {})

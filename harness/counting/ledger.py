@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segmeter.harness.counting.autocast import State
 from segmeter.harness.counting.op_costs import Cost
 
 Shape = tuple[int, ...]
@@ -166,6 +167,8 @@ class Ledger:
         self.thread = threading.get_ident()
         self.path = [""]
         self.muted = False
+        # Set when a function of torch's is called, for what is dispatched inside it.
+        self.autocast: State | None = None
         self._page = _Page()
 
     def record(self, costs: list[Cost], out: Any) -> None:
@@ -174,6 +177,8 @@ class Ledger:
         for cost in costs:
             output_bytes = written if cost.macs else 0
             written -= output_bytes
+            if cost.written is not None:
+                output_bytes = cost.written * _element_size(out)
             self._add(Work(self.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
 
     def record_move(self, kind: str, amount: int) -> None:
@@ -243,6 +248,11 @@ class Ledger:
 def _bytes(out: Any) -> int:
     first = out[0] if isinstance(out, tuple | list) and out else out
     return first.numel() * first.element_size() if isinstance(first, Tensor) else 0
+
+
+def _element_size(out: Any) -> int:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    return first.element_size() if isinstance(first, Tensor) else 0
 
 
 def _shapes(inputs: Any) -> Iterator[tuple[int, ...]]:

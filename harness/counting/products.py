@@ -18,11 +18,15 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one call under one operator name; see :mod:`harness.counting.op_costs` for the units."""
+    """Cost of one call under one operator name; see :mod:`harness.counting.op_costs` for the units.
+
+    ``written`` are the elements that it writes, where these are others than its output's.
+    """
 
     operator: str
     macs: int
     flops: int
+    written: int | None = None
 
 
 def conv_macs(weight: Shape, output: Shape) -> int:
@@ -347,8 +351,11 @@ def _recurrent(
     steps = prod(inputs.shape[:-1])
     matrices = sum(w.numel() for w in weights if w.dim() == 2)
     biases = sum(w.numel() for w in weights if w.dim() == 1)
+    macs = steps * matrices
+    # Where torch runs the products one by one, each is written.
+    written = steps * sum(w.shape[0] for w in weights if w.dim() == 2)
     return [
-        *multiplied("linear", steps * matrices, steps * biases),
+        Cost("linear", macs, 2 * macs + steps * biases, written),
         Cost("elementwise", 0, steps * cells * hidden * _CELL[mode]),
     ]
 

@@ -195,9 +195,9 @@ def test_padding_adds_less_than_a_stride_and_nothing_to_a_multiple() -> None:
 
 
 def test_no_original_size_beside_a_data_set() -> None:
-    for given in ({"dataset": "cityscapes"}, {"annotations": Path("x.json")}):
+    for source in ({"dataset": "cityscapes"}, {"annotations": Path("x.json")}):
         with pytest.raises(ValueError, match="--original-size goes with one size"):
-            choose_sizes(original_size="480x640", **given)  # type: ignore[arg-type]
+            choose_sizes(original_size="480x640", **source)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown resize rule"):
         choose_sizes(image_size="480x640", resize_rule="voc")
     (default,) = choose_sizes().images
