@@ -1,7 +1,7 @@
 """How the authors' checkpoints of a system name its weights, where that is not how Mask2Former's do."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -13,13 +13,18 @@ class Naming:
 
     Attributes:
         sign: a pattern that a name of such a file matches in full, and no other file's does.
-        rules: (pattern of a name in the file, our name), tried in order; ``{1+1}`` is a group plus 1.
+        rules: (pattern of a name in the file, our name), tried in order; ``{1+1}`` is a group plus 1. A name
+            that ends in "#n" is the n-th third of a fused entry, in "#12" its last two; in "#1x1" it is a
+            linear layer's weight that is a 1x1 convolution here.
         base: the format whose rules come after these; "" for none.
         ignored: patterns of entries that are no weights of the model.
         shared: patterns of our names that several entries of the file repeat, with the same numbers.
         backbone: the backbone that such files are of; "" where names and shapes tell it.
+        backbone_of: shapes by our names -> the backbone; None where the trunk's names tell it.
+        ignored_beside: a pattern of names -> patterns of entries that are no weights in a file that has such.
         options: shapes by our names -> the options that leave a trace in them.
-        classes: our name of an entry with a row for each class.
+        classes: our name of an entry with a row for each class; several, one of which there is, apart by
+            blanks.
         queries: our name of one with a row for each query; "" where there is none.
     """
 
@@ -29,6 +34,8 @@ class Naming:
     ignored: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     backbone: str = ""
+    backbone_of: Callable[[Shapes], str] | None = None
+    ignored_beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     options: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
     classes: str
     queries: str = ""

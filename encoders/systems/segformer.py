@@ -11,6 +11,7 @@ from torch import nn
 
 from segmeter.encoders.backbones.mit import MITS, MixTransformer
 from segmeter.encoders.chain import Choice, Stage, System
+from segmeter.encoders.naming import Naming, Shapes
 from segmeter.encoders.options import Option, one_of, whole_number
 from segmeter.encoders.parts.all_mlp_head import AllMlpHead, OfficialHead
 from segmeter.encoders.reduction.grid import CUSTOM, MODES, PRESET_HELP, build_merging, merging_of
@@ -83,6 +84,84 @@ def _merging(choice: Choice, own: ReducerKind | None) -> tuple[Any, Any]:
     )
 
 
+def _mit_of(shapes: Shapes) -> str:
+    """Which of the backbones these shapes are of.
+
+    Raises:
+        ValueError: none of them.
+    """
+    dims = tuple(shapes.get(f"backbone.layers.{i}.2.weight", (0,))[0] for i in range(4))
+    depths = tuple(
+        sum(name.startswith(f"backbone.layers.{i}.1.") and name.endswith(".norm1.weight") for name in shapes)
+        for i in range(4)
+    )
+    for name, size in MITS.items():
+        if size.dims == dims and size.depths == depths:
+            return name
+    raise ValueError(f"no Mix Transformer has widths {dims} and blocks {depths}; known are {', '.join(MITS)}")
+
+
+def _options_of(shapes: Shapes) -> dict[str, Any]:
+    """Which head, and its width where it is not the head's own."""
+    if "decode_head.linear_pred.weight" in shapes:
+        channels, own = shapes["decode_head.linear_pred.weight"][1], MITS[_mit_of(shapes)].head
+        found: dict[str, Any] = {"head": "paper"}
+    else:
+        channels, own = shapes.get("decode_head.conv_seg.weight", (0, MMSEG_CHANNELS))[1], MMSEG_CHANNELS
+        found = {"head": "mmseg"}
+    return found if channels == own else {**found, "head_channels": channels}
+
+
+_BLOCK, _OUR_BLOCK = r"backbone\.block(\d)\.(\d+)\.", r"backbone.layers.{1-1}.1.\2."
+_HF, _OUR_HF = r"segformer\.encoder\.block\.(\d)\.(\d+)\.", r"backbone.layers.\1.1.\2."
+# NVlabs' names, then transformers'; mmseg's are ours.
+NAMING = Naming(
+    sign=r"segformer\.encoder\.patch_embeddings\..*|backbone\.layers\.0\.0\.projection\.weight"
+    r"|backbone\.block1\.0\.attn\.kv\.weight",
+    rules=(
+        (r"backbone\.patch_embed(\d)\.proj\.(.*)", r"backbone.layers.{1-1}.0.projection.\2"),
+        (r"backbone\.patch_embed(\d)\.norm\.(.*)", r"backbone.layers.{1-1}.0.norm.\2"),
+        (_BLOCK + r"attn\.q\.(weight|bias)", _OUR_BLOCK + r"attn.attn.in_proj_\3#0"),
+        (_BLOCK + r"attn\.kv\.(weight|bias)", _OUR_BLOCK + r"attn.attn.in_proj_\3#12"),
+        (_BLOCK + r"attn\.proj\.(.*)", _OUR_BLOCK + r"attn.attn.out_proj.\3"),
+        (_BLOCK + r"(attn\.(?:sr|norm)\..*|norm\d\..*)", _OUR_BLOCK + r"\3"),
+        (_BLOCK + r"mlp\.fc1\.weight", _OUR_BLOCK + "ffn.layers.0.weight#1x1"),
+        (_BLOCK + r"mlp\.fc1\.bias", _OUR_BLOCK + "ffn.layers.0.bias"),
+        (_BLOCK + r"mlp\.dwconv\.dwconv\.(.*)", _OUR_BLOCK + r"ffn.layers.1.\3"),
+        (_BLOCK + r"mlp\.fc2\.weight", _OUR_BLOCK + "ffn.layers.4.weight#1x1"),
+        (_BLOCK + r"mlp\.fc2\.bias", _OUR_BLOCK + "ffn.layers.4.bias"),
+        (r"backbone\.norm(\d)\.(.*)", r"backbone.layers.{1-1}.2.\2"),
+        (r"segformer\.encoder\.patch_embeddings\.(\d)\.proj\.(.*)", r"backbone.layers.\1.0.projection.\2"),
+        (r"segformer\.encoder\.patch_embeddings\.(\d)\.layer_norm\.(.*)", r"backbone.layers.\1.0.norm.\2"),
+        *(
+            (_HF + rf"attention\.self\.{name}\.(weight|bias)", _OUR_HF + rf"attn.attn.in_proj_\3#{part}")
+            for part, name in enumerate(("query", "key", "value"))
+        ),
+        (_HF + r"attention\.self\.sr\.(.*)", _OUR_HF + r"attn.sr.\3"),
+        (_HF + r"attention\.self\.layer_norm\.(.*)", _OUR_HF + r"attn.norm.\3"),
+        (_HF + r"attention\.output\.dense\.(.*)", _OUR_HF + r"attn.attn.out_proj.\3"),
+        (_HF + r"layer_norm_(\d)\.(.*)", _OUR_HF + r"norm\3.\4"),
+        (_HF + r"mlp\.dense1\.weight", _OUR_HF + "ffn.layers.0.weight#1x1"),
+        (_HF + r"mlp\.dense1\.bias", _OUR_HF + "ffn.layers.0.bias"),
+        (_HF + r"mlp\.dwconv\.dwconv\.(.*)", _OUR_HF + r"ffn.layers.1.\3"),
+        (_HF + r"mlp\.dense2\.weight", _OUR_HF + "ffn.layers.4.weight#1x1"),
+        (_HF + r"mlp\.dense2\.bias", _OUR_HF + "ffn.layers.4.bias"),
+        (r"segformer\.encoder\.layer_norm\.(\d)\.(.*)", r"backbone.layers.\1.2.\2"),
+        (r"decode_head\.linear_c\.(\d)\.(.*)", r"decode_head.linear_c{1+1}.\2"),
+        (r"decode_head\.linear_fuse\.weight", r"decode_head.linear_fuse.conv.weight"),
+        (r"decode_head\.batch_norm\.(.*)", r"decode_head.linear_fuse.bn.\1"),
+        (r"decode_head\.classifier\.(.*)", r"decode_head.linear_pred.\1"),
+        (r"((?:backbone|decode_head)\..*)", r"\1"),
+    ),
+    ignored=(r".*num_batches_tracked",),
+    # NVlabs' head inherits a classifier that it does not use.
+    ignored_beside={r"decode_head\.linear_pred\.weight": (r"decode_head\.conv_seg\..*",)},
+    backbone_of=_mit_of,
+    options=_options_of,
+    classes="decode_head.linear_pred.bias decode_head.conv_seg.bias",
+)
+
+
 def segformer(own: ReducerKind | None = None) -> System:
     """The system, with a reducer of the user's own beside Segformer++'s merging."""
     names = (*PRESET_HELP, *((own.name,) if own else ()))
@@ -125,6 +204,7 @@ def segformer(own: ReducerKind | None = None) -> System:
         takes_any=own is not None,
         default_size=lambda backbone: (640, 640) if backbone == "mit-b5" else (512, 512),
         default_classes=150,
+        naming=NAMING,
         code_option="merging",
         with_code=lambda system, kind: segformer(kind),
         identity=own.identity if own else None,

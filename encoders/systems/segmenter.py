@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segmeter.encoders.backbones.patches import PATCH
 from segmeter.encoders.backbones.vit import VITS, VisionTransformer, ViTSize
 from segmeter.encoders.chain import Choice, Pixels, Sizes, Stage, System
+from segmeter.encoders.naming import Naming, Shapes
 from segmeter.encoders.options import Option, anything, one_of, whole_number
 from segmeter.encoders.parts.mask_transformer import MaskTransformer
 from segmeter.encoders.reduction.interface import PatchTokens, ReducerKind
@@ -128,6 +129,40 @@ def _fits(choice: Choice, reducers: Mapping[str, ReducerKind]) -> None:
             build_reducer(kind, values, VITS[choice.backbone], choice.num_classes)
 
 
+def _vit_of(shapes: Shapes) -> str:
+    """Which of the transformers these shapes are of.
+
+    Raises:
+        ValueError: none of them.
+    """
+    width = shapes.get("encoder.cls_token", (0,))[-1]
+    blocks = sum(name.startswith("encoder.blocks.") and name.endswith(".norm1.weight") for name in shapes)
+    for name, size in VITS.items():
+        if size.dim == width and size.depth == blocks:
+            return name
+    raise ValueError(
+        f"no transformer of {blocks} blocks of width {width} is known; known are {', '.join(VITS)}"
+    )
+
+
+def _options_of(shapes: Shapes) -> dict[str, Any]:
+    """The side of the images that the positions are for, where it is not the published one."""
+    positions = shapes.get("encoder.pos_embed", (0, 1))[1] - 1
+    side = PATCH * round(positions**0.5)
+    published = VITS[_vit_of(shapes)].train_size
+    return {} if side == published or (side // PATCH) ** 2 != positions else {"train_size": side}
+
+
+NAMING = Naming(
+    sign=r"encoder\.patch_embed\.proj\.weight",
+    rules=((r"((?:encoder|decoder)\..*)", r"\1"),),
+    ignored=(r"encoder\.head\..*",),
+    backbone_of=_vit_of,
+    options=_options_of,
+    classes="decoder.mask_norm.weight",
+)
+
+
 def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = None) -> System:
     """The system with these reducers to choose from, and one of the user's own."""
     known = {**reducers, **({own.name: own} if own else {})}
@@ -176,6 +211,7 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
         pixels=Pixels((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
         default_size=lambda backbone: (VITS[backbone].train_size,) * 2,
         default_classes=150,
+        naming=NAMING,
         code_option="reduction",
         with_code=lambda system, kind: segmenter(reducers, kind),
         identity=own.identity if own else None,

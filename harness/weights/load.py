@@ -5,7 +5,7 @@ missing or of another shape is listed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -85,7 +85,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
         spec = recognise_model(checkpoint)
     else:
         classes, queries = classes_and_queries(checkpoint, spec.system)
-        spec = spec.with_heads(classes, queries)
+        spec = _with_traces(spec.with_heads(classes, queries), checkpoint)
     entries = meta_model(spec).state_dict().items()
     shapes = {name: tuple(entry.shape) for name, entry in entries if not name.endswith(COUNTER)}
     report = compare(checkpoint, shapes)
@@ -98,6 +98,18 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
             if name in checkpoint.weights:
                 entry.copy_(checkpoint.weights[name])
     return model.eval(), spec, report
+
+
+def _with_traces(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+    """The same with the options that leave a trace in the file, where the spec has their defaults."""
+    naming = spec.system.naming
+    if naming is None:
+        return spec
+    defaults = spec.system.settings.defaults
+    seen = naming.options({name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()})
+    options = dict(spec.options)
+    options |= {name: value for name, value in seen.items() if options[name] == defaults[name]}
+    return replace(spec, options=tuple(sorted(options.items())))
 
 
 def compare(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> LoadReport:

@@ -213,6 +213,18 @@ def is_ignored(kind: str, name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
+def _ignored_beside(kind: str, names: Iterable[str]) -> list[str]:
+    """Patterns of what is no weight in a file with these names."""
+    naming = naming_of(kind)
+    found = naming.ignored_beside if naming else {}
+    return [
+        pattern
+        for sign, patterns in found.items()
+        if any(re.fullmatch(sign, name) for name in names)
+        for pattern in patterns
+    ]
+
+
 def rename(
     kind: str, entries: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str], list[str]]:
@@ -229,9 +241,10 @@ def rename(
     origin: dict[str, str] = {}
     unexpected, ignored = [], []
     first = variant_rules(kind, entries)
+    beside = _ignored_beside(kind, entries)
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in entries.items():
-        if is_ignored(kind, name):
+        if is_ignored(kind, name) or any(re.fullmatch(pattern, name) for pattern in beside):
             ignored.append(name)
             continue
         ours = our_name(kind, name, first)
@@ -244,6 +257,15 @@ def rename(
                 ignored.append(name)
                 continue
             raise ValueError(f"two entries of the checkpoint mean {whole}: {origin[ours]} and {name}")
+        if part == "1x1":
+            origin[whole] = name
+            weights[whole] = tensor[..., None, None]
+            continue
+        if part == "12":
+            for number, half in enumerate(tensor.chunk(2), start=1):
+                origin[f"{whole}#{number}"] = name
+                parts.setdefault(whole, {})[number] = half
+            continue
         origin[ours] = name
         if fused:
             parts.setdefault(whole, {})[int(part)] = tensor

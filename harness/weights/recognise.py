@@ -49,13 +49,18 @@ def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
             raise ValueError(
                 f"{checkpoint.path} names its model: {error}; if it is yours, name it with --encoder"
             ) from None
-        _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for _, value in spec.options))
+        if not _is_fixed(spec.system):
+            _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for _, value in spec.options))
         return spec
     if named is not None and named.naming is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
         options = named.naming.options(shapes)
-        _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for value in options.values()))
-        backbone = named.naming.backbone or recognise_backbone(checkpoint.weights)
+        if not _is_fixed(named):
+            _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for value in options.values()))
+        if named.naming.backbone_of is not None:
+            backbone = named.naming.backbone_of(shapes)
+        else:
+            backbone = named.naming.backbone or recognise_backbone(checkpoint.weights)
         return model_spec(named.name, backbone, num_classes=classes, num_queries=queries, **options)
     encoder, options = _recognise_encoder(checkpoint)
     backbone = recognise_backbone(checkpoint.weights)
@@ -83,7 +88,7 @@ def classes_and_queries(checkpoint: Checkpoint, system: System | None = None) ->
     naming = system.naming if system else None
     if system is not None and naming is not None:
         queries = rows(naming.queries) if naming.queries else system.default_queries("")
-        return rows(naming.classes), queries
+        return rows(*naming.classes.split()), queries
     classes = rows("decoder.class_embed.weight", "decoder.class_embed.bias") - 1
     queries = rows("decoder.query_feat.weight", "decoder.query_embed.weight")
     if classes < 1 or queries < 1:
@@ -148,6 +153,11 @@ def _recognise_encoder(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         "pixel_embedding": embedding,
         "recalibration": recalibration,
     }
+
+
+def _is_fixed(system: System) -> bool:
+    """Whether a system's backbones fix how many layers there are, so that its numbers count none."""
+    return system.naming is not None and system.naming.backbone_of is not None
 
 
 def _refuse_phantoms(checkpoint: Checkpoint, layers: int) -> None:
