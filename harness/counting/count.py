@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from segmeter.harness.counting.conventions import Figures, apply_convention, mean_figures
+from segmeter.harness.counting.traps import own_resize, traps_of
 from segmeter.harness.counting.work import see, why_photos, work_of
 from segmeter.harness.inputs import ImageSize, Photo, SizeSet
-from segmeter.harness.models import ModelSpec, find_components, parameters
+from segmeter.harness.models import ModelSpec, find_components, model_of, parameters
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class ModelCount:
     # For a model whose work depends on its input: why, and the spread over the photos.
     reason: str = ""
     spread: "Spread | None" = None
+    # What changes the count of a library's model, in one line each.
+    traps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,15 @@ def count_model(
     """
     reason = why_photos(spec, size)
     if not reason:
-        figures = apply_convention(work_of(spec, size), find_components(spec), convention)
-        return ModelCount(spec, size, figures, *parameters(spec))
+        work = work_of(spec, size)
+        figures = apply_convention(work, find_components(spec), convention)
+        traps = tuple(traps_of(spec, size, work)) if model_of(spec) else ()
+        return ModelCount(spec, size, figures, *parameters(spec), traps=traps)
     seen = see(spec, size, photos)
     each = seen.figures(convention)
     spread = _spread([(figures.total, 1) for figures in each])
-    return ModelCount(spec, size, seen.mean(convention), *parameters(spec), reason, spread)
+    traps = tuple(own_resize(seen.model)) if model_of(spec) else ()
+    return ModelCount(spec, size, seen.mean(convention), *parameters(spec), reason, spread, traps)
 
 
 def count_dataset(

@@ -29,6 +29,7 @@ def flops_record(counted: ModelCount | DatasetCount) -> FlopsRecord:
         inputs = inputs_of(counted.spec)
         if inputs is not None:
             record["inputs"] = inputs.described(size.padded)
+            record["traps"] = list(counted.traps)
             record["inputs_from"] = inputs.source if inputs.size == size.padded else "given"
         if counted.spread is not None:
             record["input_dependent"] = counted.reason

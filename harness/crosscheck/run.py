@@ -150,15 +150,19 @@ class TensorsOnly(nn.Module):
         return self.call(self.part, tensors)
 
 
-def cross_check(subject: Subject, progress: Callable[[int], None] = lambda done: None) -> list[CrossCheck]:
+def cross_check(
+    subject: Subject,
+    progress: Callable[[int], None] = lambda done: None,
+    counters: Sequence[str] = COUNTERS,
+) -> list[CrossCheck]:
     """Run the three counters over each part of a model; see :func:`crosscheck_subject`.
 
-    ``progress`` is called with the number of (part, counter) pairs done.
+    ``progress`` is called with the number of (part, counter) pairs done; ``counters`` are those to run.
     """
     results = []
     for part, (module, inputs) in subject.parts.items():
         _, reference = run_and_count(module, *inputs)
-        for counter in COUNTERS:
+        for counter in counters:
             with small_values() if inputs[0].is_meta else nullcontext() as values:
                 results.append(_check(part, counter, module, inputs, reference, values))
             progress(len(results))

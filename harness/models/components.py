@@ -1,9 +1,10 @@
 """From module paths to the components that the tables name.
 
 A module may describe its parts with a method ``components() -> dict[str, str]``: a pattern over submodule
-paths (``*`` and ``?`` match within one name) -> a dotted component name. The innermost module decides: its
-own path is tried against the patterns first, then its parent's, and so on. Where no module describes
-itself, the component is the module path, which makes any model readable at any depth.
+paths (``*`` and ``?`` match within one name) -> a dotted component name, in which a last ``.*`` stands for
+the path below what was matched. The innermost module decides: its own path is tried against the patterns
+first, then its parent's, and so on. Where no module describes itself, the component is the module path,
+which makes any model readable at any depth.
 """
 
 import re
@@ -43,6 +44,20 @@ def component_finder(
     return find
 
 
+def outside(patterns: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Those of the other patterns that lie under none of the first.
+
+    >>> outside({"layers": "mine"}, {"layers.*.mlp": "ffn", "head": "head"})
+    {'head': 'head'}
+    """
+    known = [_to_regex(pattern) for pattern in patterns]
+    return {
+        path: component
+        for path, component in others.items()
+        if not any(pattern.fullmatch(each) for pattern in known for each in _with_parents(path))
+    }
+
+
 Described = dict[str, list[tuple[re.Pattern[str], str]]]
 
 
@@ -73,7 +88,8 @@ def _match(path: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None
     for candidate in _with_parents(path):
         for pattern, component in patterns:
             if pattern.fullmatch(candidate):
-                return component
+                below = path[len(candidate) :].removeprefix(".")
+                return _join(component[:-2], below) if component.endswith(".*") else component
     return None
 
 

@@ -40,7 +40,9 @@ from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.files import read_toml
 from segmeter.harness.models.blame import OwnModelError, blaming
+from segmeter.harness.models.components import outside
 from segmeter.harness.models.constants import small_values
+from segmeter.harness.models.libraries.families import folded
 from segmeter.harness.models.structure import meta_copy
 from segmeter.model_text import COMPONENTS, INPUT, relative_source, source_parts
 from segmeter.plain import shown
@@ -141,7 +143,7 @@ def _encoder_kind(own: OwnModel) -> EncoderKind:
         with blaming(f"{own.source} cannot be built"):
             encoder = own.build(in_channels=dict(in_channels), **options)
         check_module(own.source, encoder)
-        name_components(encoder, {**own.components, **components})
+        name_components(encoder, components, own.components)
         encoder.register_forward_hook(lambda module, inputs, output: check_output(own.source, output))
         return encoder
 
@@ -215,12 +217,18 @@ def split_components(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     return plain, named
 
 
-def name_components(module: nn.Module, patterns: Mapping[str, str]) -> None:
-    """Let a module describe its components by these patterns, before those that it has itself."""
-    if patterns:
+def name_components(
+    module: nn.Module, patterns: Mapping[str, str], others: Mapping[str, str] | None = None
+) -> None:
+    """Let a module describe its components by these patterns, before those that it has itself.
+
+    ``others`` come after the patterns, and hold for nothing that lies under one of them.
+    """
+    described = {**patterns, **outside(patterns, others or {})}
+    if described:
         describe: Any = getattr(module, "components", None)
         own = describe() if callable(describe) else {}
-        described = {**patterns, **{k: v for k, v in own.items() if k not in patterns}}
+        described |= {k: v for k, v in own.items() if k not in described}
         module.components = lambda: described  # type: ignore[assignment]
 
 
@@ -274,7 +282,9 @@ def build_whole(own: OwnModel, given: Mapping[str, Any]) -> nn.Module:
             with torch.device("cpu"):
                 model = own.build(**options)
     check_module(own.source, model)
-    name_components(model, {**own.components, **components})
+    if own.check is not None and not own.components:
+        own = replace(own, components=folded(model))
+    name_components(model, components, own.components)
     return meta_copy(model) if on_meta else model
 
 

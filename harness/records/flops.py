@@ -79,6 +79,8 @@ class FlopsRecord(TypedDict):
     reducing_gmacs: NotRequired[float]
     skipped: NotRequired[list[str]]
     batches: NotRequired[dict[str, Any]]
+    # What changes its count without a word, in one line each.
+    traps: NotRequired[list[str]]
     versions: dict[str, str]
 
 

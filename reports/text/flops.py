@@ -59,6 +59,7 @@ def flops_notes(record: FlopsRecord) -> list[str]:
     if "inputs" in record:
         inputs = ", ".join(f"{name} {shape}" for name, shape in record["inputs"].items())
         lines.append(f"inputs      {inputs} (size: {record['inputs_from']})")
+    lines += [f"beware      {trap}" for trap in record.get("traps", [])]
     if "input_dependent" in record:
         weights = record.get("weights", "random")
         lines.append(f"real inputs mean over photos, weights {weights}: {record['input_dependent']}")

@@ -159,6 +159,7 @@ def _preferred_classes(family: str) -> Iterator[str]:
     """Names of a family's classes, those that segment before others."""
     from transformers.models.auto import modeling_auto
 
+    yield from (name for name, listed in UNLISTED.items() if listed == family)
     for task in TASKS:
         named = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}).get(family, ())
         yield from (named,) if isinstance(named, str) else named

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from segmeter.harness.models.libraries.inputs import Inputs, given_inputs
+from segmeter.harness.models.libraries.settling import settle
 from segmeter.model_text import INPUT
 
 Settings = Mapping[str, Any]
@@ -47,7 +48,7 @@ class LibraryModel:
     def built(self, options: Settings) -> nn.Module:
         """The module with random weights; called with images alone, it makes its other inputs itself."""
         settings, _ = split_inputs(options)
-        module = self.build(settings)
+        module = settle(self.build(settings))
         inputs = self.inputs_of(options)
         if not inputs.is_plain:
             module.register_forward_pre_hook(inputs.feed, with_kwargs=True)

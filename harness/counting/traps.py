@@ -1,0 +1,110 @@
+"""What changes a model's count without a word: found in the model, said in one line each."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from segmeter.harness.counting.counter import Count, count_call
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import (
+    ModelSpec,
+    as_training_starts,
+    mask_probabilities,
+    meta_model,
+    small_values,
+)
+
+GIGA = 1e9
+# Methods by which a block turns its branches into one convolution.
+MERGES = ("reparameterize", "switch_to_deploy", "fuse_convs_and_norms")
+
+
+def traps_of(spec: ModelSpec, size: ImageSize, counted: Count) -> list[str]:
+    """One line for each condition that changes the count of a model; figures are GMACs of ``macs``.
+
+    Args:
+        spec: the model.
+        size: where it was counted.
+        counted: its work there, on meta.
+    """
+    model = meta_model(spec)
+    return [
+        *_masked_attention(model, size, counted),
+        *_branches(model, size, counted),
+        *_batch_norms(counted),
+        *_auxiliary(model, counted),
+        *own_resize(model),
+    ]
+
+
+def _count(model: nn.Module, size: ImageSize) -> Count:
+    images = torch.empty((1, 3, *size.padded), device="meta")
+    return count_call(model, lambda: model(images))[1]
+
+
+def _masked_attention(model: nn.Module, size: ImageSize, counted: Count) -> Iterator[str]:
+    if mask_probabilities(model):
+        with as_training_starts(model):
+            training = _count(model, size)
+        yield (
+            "attn_mask_probs is 0, as inference after training has it; as built it is 1, and predicts masks "
+            f"before each of the last blocks: {training.macs / GIGA:.2f} instead of {counted.macs / GIGA:.2f}"
+        )
+
+
+def _branches(model: nn.Module, size: ImageSize, counted: Count) -> Iterator[str]:
+    """Blocks that training gave several branches, which deployment turns into one convolution."""
+    mergeable = [m for m in model.modules() if any(callable(getattr(m, name, None)) for name in MERGES)]
+    kinds = sorted({type(module).__name__ for module in mergeable})
+    if mergeable:
+        merged = copy.deepcopy(model)
+        with small_values(), torch.device("meta"):
+            for module in list(merged.modules()):
+                method = next((m for m in (getattr(module, name, None) for name in MERGES) if m), None)
+                if callable(method):
+                    method()
+        yield (
+            f"{', '.join(kinds)}: counted with the branches of training; merged into one convolution each: "
+            f"{_count(merged, size).macs / GIGA:.2f} instead of {counted.macs / GIGA:.2f}"
+        )
+        return
+    # transformers' blocks of RT-DETR and its kin have no such method: conv1 is 3x3, conv2 is 1x1.
+    blocks = {path: type(m).__name__ for path, m in model.named_modules() if "RepVgg" in type(m).__name__}
+    if blocks:
+        main, beside = (tuple(f"{path}.{name}." for path in blocks) for name in ("conv1", "conv2"))
+        side = sum(work.macs for work in counted.work if work.module.startswith(beside))
+        norms = sum(
+            work.macs
+            for work in counted.work
+            if work.operator == "batch_norm" and work.module.startswith(main)
+        )
+        yield (
+            f"{', '.join(sorted(set(blocks.values())))}: counted with the branches of training; merged into "
+            f"one convolution each: {(counted.macs - side - norms) / GIGA:.2f} instead of "
+            f"{counted.macs / GIGA:.2f}"
+        )
+
+
+def _batch_norms(counted: Count) -> Iterator[str]:
+    norms = sum(work.macs for work in counted.work if work.operator == "batch_norm")
+    if norms:
+        yield f"batch norms are counted: {norms / GIGA:.2f}; deployment folds those that follow a convolution"
+
+
+def _auxiliary(model: nn.Module, counted: Count) -> Iterator[str]:
+    heads = [path for path, _ in model.named_modules() if path.rpartition(".")[2].startswith("aux")]
+    work = sum(w.macs for w in counted.work if any(f"{w.module}.".startswith(f"{head}.") for head in heads))
+    if work:
+        yield f"{heads[0]} runs too, though predictions do not need it: {work / GIGA:.2f}"
+
+
+def own_resize(model: nn.Module) -> Iterator[str]:
+    """A line if the model resizes its images before it convolves them."""
+    for module in model.modules():
+        if type(module).__name__ == "GeneralizedRCNNTransform":
+            least = getattr(module, "min_size", ("?",))[-1]
+            fixed = getattr(module, "fixed_size", None)
+            to = f"{fixed[1]}x{fixed[0]}" if fixed else f"a short side of {least}, {module.max_size} at most"
+            yield f"the model resizes its images itself, to {to}: the size given is not what is convolved"

@@ -1,0 +1,147 @@
+"""Models of other libraries: split into components, and counted as torch's own counter counts them."""
+
+from functools import cache
+
+import pytest
+
+from segmeter.harness.counting import apply_convention, count_model, work_of
+from segmeter.harness.crosscheck import cross_check, crosscheck_subject
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import ModelSpec, find_components, inputs_of, meta_model, parse_model
+from tests.helpers.hugging_face import folder
+from tests.helpers.library_models import MODELS
+
+pytest.importorskip("transformers")
+
+
+def spec_and_size(text: str) -> tuple[ModelSpec, ImageSize]:
+    spec = parse_model(text, own=True)
+    inputs = inputs_of(spec)
+    assert inputs is not None
+    return spec, ImageSize(inputs.size, inputs.size)
+
+
+@cache
+def components(text: str, *side: int) -> dict[str, float]:
+    spec, size = spec_and_size(text)
+    size = ImageSize((side[0], side[0]), (side[0], side[0])) if side else size
+    return apply_convention(work_of(spec, size), find_components(spec), "macs").by_component
+
+
+# torch's counter has no handle for a product with a vector: six layers sum up 33 bins of distance for each
+# of 300 queries' four sides.
+VECTOR_PRODUCTS = dict.fromkeys(
+    ("hf:DFineForObjectDetection", "hf:Deimv2ForObjectDetection"), 6 * 300 * 4 * 33
+)
+
+
+@pytest.mark.parametrize("text", MODELS)
+def test_a_model_is_split_and_agrees_with_torchs_counter(text: str) -> None:
+    spec, size = spec_and_size(text)
+    if size.padded[0] != size.padded[1]:
+        size = ImageSize((512, 512), (512, 512))  # it takes any, and a larger one says no more
+    work = work_of(spec, size)  # on meta: would raise where values are needed
+    figures = apply_convention(work, find_components(spec), "macs")
+    rows = {name.partition(".")[0]: figures.of(name.partition(".")[0]) for name in figures.by_component}
+    assert {row for row, units in rows.items() if units} == set(MODELS[text])
+    # Never one row of 100 %, and the rows are the total.
+    assert sum(rows.values()) == figures.total == work.macs
+    assert not work.unknown
+    # torch counts the products, below the attention that segmeter takes whole; all else has a name.
+    (check,) = cross_check(crosscheck_subject(spec, size), counters=("torch",))
+    assert (check.failed, check.unexplained) == ("", VECTOR_PRODUCTS.get(text, 0))
+    assert check.counted > 0
+
+
+def test_there_are_enough_of_them() -> None:
+    families = {text.partition(":")[2].partition("For")[0].partition("Model")[0] for text in MODELS}
+    assert len(MODELS) >= 30 and len(families) >= 15
+
+
+M2F = "hf:Mask2FormerForUniversalSegmentation:backbone_config.depths=2,2,6,2"
+
+
+def test_two_mask2formers_agree_component_by_component() -> None:
+    theirs = components(M2F, 512)
+    spec = parse_model("m2f@swin-t", num_classes=80)
+    size = ImageSize((512, 512), (512, 512))
+    ours = apply_convention(work_of(spec, size), find_components(spec), "macs")
+    product, scale = 100 * 256, 16 * 16
+    expected = {
+        # grid_sample weighs by an elementwise product, which costs no multiply-accumulates here.
+        "encoder.deformable_attention.sampling": ours.by_component["encoder.deformable_attention.sampling"]
+        * 4
+        // 5,
+        # It predicts two classes and "no object" after each of the ten mask predictions, not 81 once.
+        "decoder.class_prediction": 10 * product * 3,
+        # It makes the attention mask after the last layer too, which nothing looks at; 4 for an element.
+        "decoder.mask_prediction.product": ours.by_component["decoder.mask_prediction.product"]
+        + ours.by_component["decoder.attention_mask"]
+        + 4 * 100 * scale,
+    }
+    for name, units in ours.by_component.items():
+        if name.startswith(("encoder.", "decoder.")) and name != "decoder.attention_mask":
+            assert theirs[name] == expected.get(name, units), name
+    # Its Swin has one more norm, at stride 32, whose output is not used: 5 for each of 16x16x768 elements.
+    backbone = sum(units for name, units in theirs.items() if name.startswith("backbone."))
+    assert backbone == ours.of("backbone") + 5 * scale * 768
+    # Masks are resized to the image by its processor, outside the model.
+    assert not any(name.startswith("postprocess") for name in theirs)
+
+
+def eomt_large(side: int, classes: int, queries: int = 200, blocks: int = 4) -> int:
+    """EoMT-L's inference: 24 layers of width 1024, the last four with the queries; two upscaling steps."""
+    width, layers, grid = 1024, 24, side // 16
+    patches = grid * grid
+
+    def layer(tokens: int) -> int:
+        # Four projections, both products of attention, the MLP of ratio 4, two norms at 5 an element.
+        return tokens * width * (12 * width + 2 * tokens + 10)
+
+    tokens = patches + 5  # a class token and four registers
+    body = (layers - blocks) * layer(tokens) + blocks * layer(tokens + queries)
+    embed = patches * width * 3 * 16 * 16
+    upscaling = 0
+    for step in (1, 2):
+        sites = patches * 4 ** (step - 1)
+        # 2x2 transposed convolution, 3x3 depthwise convolution, norm over channels.
+        upscaling += sites * width * width * 4 + 4 * sites * width * 9 + 5 * 4 * sites * width
+    heads = 3 * queries * width * width + queries * width * (classes + 1) + queries * width * patches * 16
+    return embed + body + 5 * (tokens + queries) * width + upscaling + heads
+
+
+def test_eomt_large_costs_what_its_inference_costs() -> None:
+    text = "hf:EomtForUniversalSegmentation:image_size=640"
+    spec, size = spec_and_size(text)
+    counted = count_model(spec, size, "macs")
+    # The default configuration has two classes.
+    assert counted.figures.total == pytest.approx(eomt_large(640, 2), rel=1e-3)
+    assert counted.figures.total / 1e9 == pytest.approx(669, abs=1)
+    (line,) = [trap for trap in counted.traps if "attn_mask_probs" in trap]
+    assert "828.1" in line  # as training starts
+
+
+def test_traps_are_told_with_their_figures(tmp_path) -> None:
+    def traps(text: str) -> str:
+        return " | ".join(count_model(*spec_and_size(text), "macs").traps)
+
+    merged = traps("timm:repvgg_a0")
+    assert "merged into one convolution each" in merged and "RepVggBlock" in merged
+    assert "RTDetrV2RepVggBlock: counted with the branches" in traps(folder(tmp_path / "rt", "rt_detr_v2"))
+    assert "batch norms are counted" in traps("timm:resnet18")
+    assert "auxiliary_head runs too" in traps(folder(tmp_path / "uper", "upernet"))
+    assert traps("timm:vit_tiny_patch16_224") == ""
+
+
+def test_a_users_component_comes_first(tmp_path) -> None:
+    text = folder(tmp_path, "mask2former")
+    named = components(f"{text}:components.model.pixel_level_module.decoder=mine")
+    assert "mine" in named and not any(name.startswith("encoder") for name in named)
+    assert sum(named.values()) == sum(components(text).values())
+
+
+def test_counting_as_training_starts_leaves_the_model_as_it_was(tmp_path) -> None:
+    spec, size = spec_and_size(folder(tmp_path, "eomt"))
+    first, second = count_model(spec, size, "macs"), count_model(spec, size, "macs")
+    assert first == second and first.traps
+    assert not any(b.any() for n, b in meta_model(spec).named_buffers() if n.endswith("attn_mask_probs"))
