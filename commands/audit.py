@@ -17,6 +17,9 @@ from segmeter.commands.options import (
     encoder_options,
 )
 
+# Papers that cut tokens, whose claims have an audit of their own.
+REDUCTION_PAPERS = ("algm", "segformer", "segformer++", "step")
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -25,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    paper: Annotated[str, typer.Option(help="Whose tables; pro-scale.")] = "pro-scale",
+    paper: Annotated[
+        str, typer.Option(help="Whose figures: pro-scale, algm, segformer, segformer++ or step.")
+    ] = "pro-scale",
     table: Annotated[str | None, typer.Option(help="One table: 1 to 11, 15 or 16; default all.")] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="COCO-format JSON: COCO totals are means over its images' sizes.")
@@ -47,6 +52,10 @@ def audit(
             raise ValueError("give --format or --json, not both")
         if records is not None and not records.is_dir():
             raise ValueError(f"no records: {records} is not a folder")
+        if paper.lower() in REDUCTION_PAPERS:
+            if table or annotations or format:
+                raise ValueError(f"--table, --annotations and --format go with pro-scale, not with {paper}")
+            return _audit_reduction(paper.lower(), json)
         # Before torch is loaded: which tables there are is data.
         from segmeter.harness.audit import GFLOPS_TABLES, check_tables, find_table
 
@@ -65,6 +74,19 @@ def audit(
         typer.echo(audit_text(record, format), nl=False)
         return
     show(*audit_tables(record), *audit_notes(record))
+
+
+def _audit_reduction(paper: str, json: bool) -> None:
+    """Claims of a paper that cuts tokens."""
+    from segmeter.harness.audit import audit_reduction, reduction_steps
+
+    with progress_bar("auditing", reduction_steps(paper)) as advance:
+        record = audit_reduction(paper, advance)
+    from segmeter.reports.text.reduction_audit import reduction_audit_notes, reduction_audit_table
+
+    if json:
+        return show_json(record)
+    show(reduction_audit_table(record), *reduction_audit_notes(record))
 
 
 def reconcile(

@@ -4,6 +4,8 @@ from .reconcile import WHATS as WHATS
 from .reconcile import read_figure as read_figure
 from .reconcile import reconcile_figure as reconcile_figure
 from .reconcile import reconcile_steps as reconcile_steps
+from .reduction import audit_reduction as audit_reduction
+from .reduction import reduction_steps as reduction_steps
 from .reproduce import CONVENTION as CONVENTION
 from .reproduce import VERDICTS as VERDICTS
 from .reproduce import reproduce_cells as reproduce_cells

@@ -1,7 +1,8 @@
 """The papers' tables as data: one typed row for each printed figure, checked when it is read.
 
 ``results/published/proscale.csv`` holds tables 1 to 16 of the PRO-SCALE paper, ``others.csv`` the published
-rows of other systems, ``claims.csv`` what the PRO-SCALE paper's text and captions say about its tables.
+rows of other systems, ``segformer.csv`` SegFormer's GFLOPs, ``claims.csv`` what the PRO-SCALE paper's text
+and captions say about its tables.
 ``docs/published.md`` tells where each table was read.
 """
 
@@ -24,6 +25,7 @@ PAPERS = {
     "002_7d6cc50ea1f40e73.txt": "algm",
     "KieDani+SegformerPlusPlus": "segformer++",
     "004_21c886843ca04dce.txt": "segformer++",
+    "SegFormer (arXiv 2105.15203)": "segformer",
     "hujiecpp+YOSO": "yoso",
     "IDEA-Research+MaskDINO": "maskdino",
     "facebookresearch+Mask2Former": "m2f",
@@ -74,7 +76,7 @@ METRICS = {
     "speedup_pct": "gain of speed, %",
 }
 DATASETS = ("coco", "cityscapes", "ade20k", "pascal_context", "mapillary", "jbd", "coco_pose", "")
-FILES = ("proscale.csv", "others.csv")
+FILES = ("proscale.csv", "others.csv", "segformer.csv")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ CLAIM_COLUMNS = ("place", "quote", "kind", "claimed", "cells")
 
 
 def published_rows(folder: Path | None = None) -> list[PublishedRow]:
-    """Every printed figure of both files, in the files' order.
+    """Every printed figure of the files, in their order.
 
     Args:
         folder: where the files are; the ones that ship with segmeter by default.
