@@ -34,7 +34,7 @@ def check_model(text: str | None) -> None:
         ValueError: an unknown preset, system or option, with the nearest.
     """
     systems = known()["systems"]
-    if not text:
+    if not text or text.strip() in known()["presets"]:
         return
     if re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
         if text.strip() not in known()["presets"]:

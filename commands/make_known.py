@@ -11,7 +11,7 @@ from segmeter.encoders.backbones.table import BACKBONES
 from segmeter.encoders.options import Option
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting import CONVENTIONS
-from segmeter.harness.models import all_presets
+from segmeter.harness.models import REDUCTION_PRESETS, all_presets
 from segmeter.harness.profiling import DTYPES
 from segmeter.harness.records import to_json, write_text
 
@@ -22,7 +22,7 @@ def known() -> str:
         "flags": _flags(),
         "systems": {name: system.settings.names for name, system in SYSTEMS.items()},
         "backbones": list(BACKBONES),
-        "presets": list(all_presets()),
+        "presets": [*all_presets(), *REDUCTION_PRESETS],
         "conventions": list(CONVENTIONS),
         "dtypes": list(DTYPES),
     }

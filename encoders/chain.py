@@ -108,8 +108,8 @@ class System:
         own_part: for the user's own code, the submodule that is theirs ("" for the whole); None for ours.
         fits: checks that need the backbone or the number of classes; raises ValueError in one line.
         pixels: how its images are normalised.
-        default_size: a backbone -> the size (H, W) that it is counted at where none is given; None for the
-            default of all.
+        default_size: a backbone and the options as written -> the size (H, W) it is counted at where none
+            is given; None for the default of all.
         default_classes: classes of its published models; None for the data set's.
         naming: how the authors' checkpoints name its weights; None where they do as Mask2Former's.
         code_option: the option whose value may name code of the user's own; "" for none.
@@ -135,7 +135,7 @@ class System:
     own_part: str | None = field(default=None, compare=False)
     fits: Callable[[Choice], None] = field(default=lambda choice: None, compare=False)
     pixels: Pixels = field(default=Pixels(), compare=False)
-    default_size: Callable[[str], Size] | None = field(default=None, compare=False)
+    default_size: Callable[[str, Mapping[str, str]], Size] | None = field(default=None, compare=False)
     default_classes: int | None = field(default=None, compare=False)
     naming: Naming | None = field(default=None, compare=False)
     code_option: str = field(default="", compare=False)

@@ -202,7 +202,7 @@ def segformer(own: ReducerKind | None = None) -> System:
         backbones=tuple(MITS),
         default_backbone="mit-b0",
         takes_any=own is not None,
-        default_size=lambda backbone: (640, 640) if backbone == "mit-b5" else (512, 512),
+        default_size=lambda backbone, written: (640, 640) if backbone == "mit-b5" else (512, 512),
         default_classes=150,
         naming=NAMING,
         code_option="merging",

@@ -209,13 +209,20 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
         size_divisor=PATCH,
         takes_any=own is not None,
         pixels=Pixels((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-        default_size=lambda backbone: (VITS[backbone].train_size,) * 2,
+        default_size=_usual_size,
         default_classes=150,
         naming=NAMING,
         code_option="reduction",
         with_code=lambda system, kind: segmenter(reducers, kind),
         identity=own.identity if own else None,
     )
+
+
+def _usual_size(backbone: str, written: Mapping[str, str]) -> tuple[int, int]:
+    """The side that the positions are for."""
+    given = written.get("train_size", "")
+    side = int(given) if given.isdecimal() else VITS[backbone].train_size
+    return side, side
 
 
 def _multiple_of_16(name: str, value: Any) -> int | None:

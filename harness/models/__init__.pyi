@@ -14,6 +14,7 @@ from .presets import all_presets as all_presets
 from .presets import resolve_preset as resolve_preset
 from .presets import spec_of as spec_of
 from .presets import usual_input as usual_input
+from .reduction_presets import REDUCTION_PRESETS as REDUCTION_PRESETS
 from .spec import ModelSpec as ModelSpec
 from .spec import model_from_parts as model_from_parts
 from .spec import model_spec as model_spec

@@ -6,6 +6,7 @@ from typing import Any
 
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.inputs import format_size
+from segmeter.harness.models.reduction_presets import REDUCTION_PRESETS
 from segmeter.harness.models.spec import ModelSpec, model_spec
 from segmeter.harness.published import (
     CLASSES,
@@ -100,6 +101,8 @@ def resolve_preset(text: str | None) -> str | None:
     Raises:
         ValueError: a name like a preset's that is none.
     """
+    if text is not None and text.strip() in REDUCTION_PRESETS:
+        return REDUCTION_PRESETS[text.strip()]
     if text is None or not re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
         return text
     found = all_presets()
@@ -125,4 +128,4 @@ def usual_input(text: str, backbone: str | None = None) -> tuple[str | None, int
     chosen = written.backbone or backbone or system.default_backbone
     if system.default_size is None or not system.backbones or chosen not in system.backbones:
         return None, system.default_classes
-    return format_size(system.default_size(chosen)), system.default_classes
+    return format_size(system.default_size(chosen, dict(written.options))), system.default_classes

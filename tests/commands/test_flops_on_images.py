@@ -11,26 +11,9 @@ from typer.testing import CliRunner
 from segmeter.commands.main import app
 from tests.helpers.reduction_recipe import photo
 
-MINE = '''
-import torch
-from torch import nn
-
-class Halves(nn.Module):
-    """Every second token joins the one before it."""
-    layers = (2,)
-
-    def forward(self, tokens):
-        first = tokens.protected
-        pairs = (tokens.x.shape[1] - first) // 2
-        places = torch.arange(tokens.x.shape[1])
-        index = (places + first).div(2, rounding_mode="floor") if first else places // 2
-        if int(tokens.x.isnan().sum()):
-            raise ValueError("the photo is read")
-        index = index.expand(len(tokens.x), -1)
-        x = torch.zeros(len(index), int(index.max()) + 1, tokens.x.shape[2])
-        sums = x.scatter_add(1, index[..., None].expand_as(tokens.x), tokens.x)
-        return sums, index
-'''
+# The reducer that the documentation shows.
+PAGE = (Path(__file__).parents[2] / "docs" / "token_reduction.md").read_text()
+MINE = PAGE.partition("```python\n")[2].partition("```")[0]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +62,7 @@ def test_alone_and_as_a_whole_model_the_count_is_one(folder: Path) -> None:
 
 
 def test_a_reducer_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    assert len(MINE.splitlines()) <= 20
     (tmp_path / "mine.py").write_text(MINE)
     own = f"{tmp_path}/mine.py:Halves"
     record = run(f"segmenter@vit-ti:reduction={own}", "--images", str(folder))

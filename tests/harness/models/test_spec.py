@@ -76,3 +76,12 @@ def test_counts_must_be_sane() -> None:
 def test_specs_are_keys() -> None:
     assert len({parse_model("m2f"), parse_model("m2f@swin-t"), parse_model("m2f:layers=6")}) == 1
     assert isinstance(parse_model("m2f"), ModelSpec)
+
+
+def test_published_rows_that_cut_tokens_have_names() -> None:
+    from segmeter.harness.models import REDUCTION_PRESETS, resolve_preset, usual_input
+
+    for name in REDUCTION_PRESETS:
+        assert parse_model(resolve_preset(name) or "").system.name in ("segmenter", "segformer")
+    assert usual_input("algm.cityscapes")[0] == "768x768"
+    assert usual_input("segformer++.hq")[0] == "640x640"
