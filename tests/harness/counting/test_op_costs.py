@@ -126,6 +126,9 @@ ELEMENTS: dict[str, tuple[Callable[[Tensor], Any], int, int]] = {
     "max pooling, 1x3": (lambda x: F.max_pool2d(x, (1, 3), 1, (0, 1)), 0, 3 * N),
     "average pooling": (lambda x: F.avg_pool2d(x, 3, 1, 1), 0, 9 * N),
     "average pooling, 1x3": (lambda x: F.avg_pool2d(x, (1, 3), 1, (0, 1)), 0, 3 * N),
+    # One side stands for all.
+    "a window by one side": (lambda x: torch.ops.aten.avg_pool2d(x, [3], [1], [1]), 0, 9 * N),
+    "a window by one side in 3-d": (lambda x: torch.ops.aten.avg_pool3d(x, [3], [1], [1]), 0, 27 * N),
     "max pooling in 3-d": (lambda x: F.max_pool3d(x, 2), 0, N // 8 * 8),
     "average pooling in 3-d": (lambda x: F.avg_pool3d(x, 3, 1, 1), 0, 27 * N),
     "pooling to 3x3": (lambda x: F.adaptive_avg_pool2d(x, 3), N, N),
