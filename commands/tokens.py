@@ -10,6 +10,8 @@ from segmeter.commands.console import progress_bar, show, show_json, user_input,
 from segmeter.commands.options import JsonOpt, chosen_spec
 
 EXIT_INTERRUPTED = 130
+# Systems that are looked into block by block.
+BY_BLOCK = ("segmenter", "segformer")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +51,9 @@ def tokens(
     sample: Annotated[
         int, typer.Option(help="Tokens of a map whose best match is sought; 0 for all.")
     ] = 1024,
+    labels: Annotated[
+        Path | None, typer.Option(help="Segmenter and SegFormer: PNGs of class ids, named as the photos.")
+    ] = None,
     short_side: Annotated[int, typer.Option(help="Resize images to this short side.")] = 800,
     out: Annotated[Path, typer.Option(help="Folder for record, CSV, text and figures.")] = Path(
         "results/tokens"
@@ -62,6 +67,20 @@ def tokens(
         from segmeter.harness.tokens import Settings, chosen_places, run_tokens
         from segmeter.harness.weights import load_network
 
+        if encoder is not None and encoder.partition(":")[0].partition("@")[0] in BY_BLOCK:
+            return _by_block(
+                encoder,
+                backbone,
+                weights,
+                random_weights,
+                (images or [], num_images, seed),
+                threshold,
+                labels,
+                out,
+                json,
+            )
+        if labels is not None:
+            raise ValueError(f"--labels goes with --encoder {' or '.join(BY_BLOCK)}")
         settings = Settings(distance, radius, threshold, sample or None, seed)
         if not 32 <= short_side <= MAX_SIDE:
             raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short_side}")
@@ -95,6 +114,63 @@ def tokens(
     if record["interrupted"]:
         warn(f"interrupted: the figures are of {len(record['images'])} of {len(photos)} images")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _by_block(
+    encoder: str,
+    backbone: str | None,
+    weights: str | None,
+    random_weights: bool,
+    drawn: tuple[list[Path], int, int],
+    threshold: float,
+    labels: Path | None,
+    out: Path,
+    json: bool,
+) -> None:
+    """Tokens of a system without an encoder of its own, block by block, at the system's own size."""
+    from segmeter.files import prepare_folder
+    from segmeter.harness.inputs import choose_photos, parse_size
+    from segmeter.harness.models import real_model, usual_input
+    from segmeter.harness.records import to_json, write_text
+    from segmeter.harness.tokens import run_blocks
+    from segmeter.harness.weights import load_model
+
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"--threshold must be from -1 to 1, got {threshold}")
+    size, classes = usual_input(encoder, backbone)
+    spec = chosen_spec(encoder, None, backbone, classes or 150, None)
+    if weights is None and not random_weights:
+        raise ValueError(
+            f"no weights for {encoder}: give --weights FILE, or ask for random ones with --random-weights "
+            "(their similarities mean nothing)"
+        )
+    photos, faults = choose_photos(*drawn)
+    if weights is None:
+        model, source = real_model(spec), "random, from one seed"
+    else:
+        model, spec, _ = load_model(Path(weights), spec)
+        source = Path(weights).name
+    prepare_folder(out)
+    with progress_bar("images", len(photos)) as advance:
+        record = run_blocks(
+            spec,
+            model,
+            photos,
+            parse_size(size or "512x512"),
+            threshold,
+            weights=source,
+            labels=labels,
+            skipped=faults,
+            step=advance,
+        )
+    write_text(out / "tokens.json", to_json(record))
+    for fault in faults:
+        warn(f"skipped: {fault}")
+    if json:
+        return show_json(record)
+    from segmeter.reports.text.blocks import blocks_notes, blocks_tables
+
+    show(*blocks_tables(record), *blocks_notes(record), f"written: {out / 'tokens.json'}")
 
 
 def _encoder(text: str, backbone: str | None) -> Any:

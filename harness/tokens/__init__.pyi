@@ -1,3 +1,4 @@
+from .blocks import run_blocks as run_blocks
 from .maps import Settings as Settings
 from .run import chosen_places as chosen_places
 from .run import demo_record as demo_record
