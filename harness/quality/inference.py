@@ -101,8 +101,9 @@ def segment(
         if stage.full_precision:
             value = in_full_precision(value)
         value = stage.call(model.get_submodule(stage.name), value, sizes)
-    output: SegmentationOutput = value
-    return output
+    if not isinstance(value, SegmentationOutput):
+        raise ValueError("this model finds boxes and no masks; masks are what is drawn and scored here")
+    return value
 
 
 def predict_dataset(

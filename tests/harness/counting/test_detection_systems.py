@@ -5,15 +5,17 @@ GMACs.
 """
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting.count import count_model
-from segmeter.harness.inputs.sizes import ImageSize
+from segmeter.harness.inputs.sizes import ImageSize, parse_size
 from segmeter.harness.models.spec import ModelSpec, parse_model
 from tests.helpers.official_counts import by_family, counted, einsum_rounding
-from tests.helpers.places import DATA
+from tests.helpers.places import DATA, ROOT
 
 ROWS: list[dict[str, Any]] = json.loads((DATA / "detection_systems.json").read_text())
 GIGA = 1e9
@@ -107,3 +109,16 @@ def test_closed_forms_of_hosted_encoders(text: str, size: tuple[int, int], encod
     figures = count_model(parse_model(text), ImageSize(size, size), "published").figures
     # The resizing into the stride-4 path is booked with post-processing, as in the papers.
     assert figures.of("encoder") / GIGA == pytest.approx(encoder, abs=1e-4)
+
+
+def test_the_documented_costs_are_the_counted_ones() -> None:
+    lines = (ROOT / "docs" / "detectors.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if re.match(r"\| `\S+@", line)]
+    assert len(rows) == 14
+    for text, size, encoder, total, params in rows:
+        text, padded = text.strip("`"), parse_size(size)
+        classes = SYSTEMS[text.partition("@")[0]].default_classes or 133
+        count = count_model(parse_model(text, num_classes=classes), ImageSize(padded, padded), "published")
+        assert f"{count.figures.of('encoder') / GIGA:.2f}" == encoder, text
+        assert f"{count.figures.total / GIGA:.2f}" == total, text
+        assert f"{count.params / 1e6:.2f} M" == params, text

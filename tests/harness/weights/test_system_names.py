@@ -7,11 +7,14 @@ with torchvision's and RT-DETR's own ResNet.
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from segmeter.harness.inputs import ResizeRule
 from segmeter.harness.models import meta_model, parse_model, real_model
+from segmeter.harness.quality.inference import Settings, segment
 from segmeter.harness.weights import convert, load_model
 from segmeter.harness.weights.checkpoint import Checkpoint
 from segmeter.harness.weights.names import our_name, recognise_format, rename
@@ -83,3 +86,10 @@ def test_a_converted_detector_loads_again(tmp_path: Path) -> None:
     assert again == spec
     for name, entry in loaded.state_dict().items():
         torch.testing.assert_close(entry, official[name], rtol=0, atol=0)
+
+
+def test_a_detector_is_refused_where_masks_are_drawn() -> None:
+    model = real_model(parse_model("rt-detr@r50vd:num_queries=20", num_classes=5))
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="finds boxes and no masks"):
+        segment(model, [image], ResizeRule(64, 64), Settings("cpu", "float32"))
