@@ -18,11 +18,13 @@ from segmeter.harness.counting import CostModel, cost_model, real_padded_sizes, 
 from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
 from segmeter.harness.published import CITYSCAPES_SIZE, PublishedCell, gflops_cells
 
-REPRODUCED = ("stated size", "solved size", "solved mean")
+# Met as the paper states it; a figure that something was solved for is only consistent with what was found.
+REPRODUCED = ("stated size",)
+CONSISTENT = ("solved size", "solved mean")
 VERDICTS = {
-    "stated size": "met at the stated size; COCO totals: by the mean over the tool's first 100 images",
-    "solved size": "met at a real image's padded size that the encoder's cost was solved for",
-    "solved mean": "met by a mean over real images that several models' totals were solved for at once",
+    "stated size": "reproduced at the stated size; COCO totals: by the mean over the tool's first 100 images",
+    "solved size": "consistent with a real image's padded size that the encoder's cost was solved for",
+    "solved mean": "consistent with a mean over real images that several totals were solved for at once",
     "not reproduced": "measured, and met by none of these",
     "not modelled": "segmeter has no model of it; the reason is given",
 }
@@ -48,6 +50,7 @@ class AuditedCell:
         verdict: a key of :data:`VERDICTS`.
         print: how the printed figure follows, a key of :data:`PRINTS`; "" where it does not.
         note: what a reader must know.
+        stated: GMACs at what the paper states, whatever it was met at; None where that is not known.
     """
 
     subject: Subject
@@ -57,6 +60,7 @@ class AuditedCell:
     verdict: str
     print: str
     note: str
+    stated: float | None = None
 
     @property
     def cell(self) -> PublishedCell:
@@ -121,11 +125,11 @@ def audit_cells(
         elif cell.what == "total" and cell.dataset == "coco":
             audited.append(means[cell])
         else:
-            audited.append(_one_size(subject))
+            audited.append(audit_one_size(subject))
     return audited
 
 
-def _one_size(subject: Subject) -> AuditedCell:
+def audit_one_size(subject: Subject) -> AuditedCell:
     """A figure of one input: at the stated size, or at the real size that gives it."""
     cell = subject.cell
     stated = CITYSCAPES_SIZE if cell.dataset == "cityscapes" else COCO_STATED
@@ -226,7 +230,7 @@ def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, Audit
             if how == "rounded":
                 text = f"mean of {name}"
                 found[subject.cell] = AuditedCell(
-                    subject, measured, text, None, "stated size", how, subject.reason
+                    subject, measured, text, None, "stated size", how, subject.reason, measured
                 )
                 break
         else:
@@ -257,12 +261,12 @@ def _solved_mean(subject: Subject, samples: Sequence[Sample], name: str, first: 
             f"for {sample.models} models ({sample.tried:,} tried)"
         )
         size = f"mean of {sample.sizes.total} real images"
-        return AuditedCell(subject, measured, size, None, "solved mean", how, _join(subject.reason, note))
+        note = _join(subject.reason, note)
+        return AuditedCell(subject, measured, size, None, "solved mean", how, note, at_first)
     off = 100 * (at_first / cell.value - 1)
     note = f"the {name} give it to {off:+.2f} %; no sample of real images was found to give it"
-    return AuditedCell(
-        subject, at_first, f"mean of {name}", None, "not reproduced", "", _join(subject.reason, note)
-    )
+    note = _join(subject.reason, note)
+    return AuditedCell(subject, at_first, f"mean of {name}", None, "not reproduced", "", note, at_first)
 
 
 def _model(subject: Subject) -> CostModel:

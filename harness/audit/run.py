@@ -1,11 +1,19 @@
 """The audit: the PRO-SCALE paper's tables, every figure measured or recomputed, as one plain record."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.audit.cells import PRINTS, REPRODUCED, VERDICTS, AuditedCell, audit_cells
+from segmeter.harness.audit.cells import (
+    CONSISTENT,
+    PRINTS,
+    REPRODUCED,
+    VERDICTS,
+    AuditedCell,
+    audit_cells,
+)
+from segmeter.harness.audit.chance import accepted_share, wrong_figures_met
 from segmeter.harness.audit.findings.cost import cost_findings
 from segmeter.harness.audit.findings.hosts import host_findings
 from segmeter.harness.audit.findings.printed import print_findings
@@ -51,6 +59,8 @@ def run_audit(
     percentages = audit_percentages(GFLOPS_TABLES, audited)
     step("speeds")
     speeds = audit_fps(None, profile_runs(records))
+    step("chance")
+    chance = wrong_figures_met(audited)
     step("findings")
     found = [
         *cost_findings(audited, percentages),
@@ -69,7 +79,10 @@ def run_audit(
         "verdicts": VERDICTS,
         "prints": PRINTS,
         "scopes": SCOPES,
-        "cells": [_cell_record(a) for a in cells],
+        "reproduced": REPRODUCED,
+        "consistent": CONSISTENT,
+        "chance": chance,
+        "cells": [_cell_record(a, chance) for a in cells],
         "percentages": percentage_records([p for p in percentages if p.row.table in chosen]),
         "fps": fps_records([s for s in speeds if s.row.table in chosen]),
         "findings": [
@@ -91,10 +104,10 @@ def run_audit(
 def audit_steps() -> int:
     """How often :func:`run_audit` calls ``step``."""
     with_gflops = {row.table for row in published_rows() if row.paper == PRO_SCALE and "gflops" in row.metric}
-    return len(with_gflops) + 4
+    return len(with_gflops) + 5
 
 
-def _cell_record(audited: AuditedCell) -> dict[str, Any]:
+def _cell_record(audited: AuditedCell, chance: Mapping[str, Any]) -> dict[str, Any]:
     cell, subject = audited.cell, audited.subject
     return {
         "table": cell.table,
@@ -112,24 +125,35 @@ def _cell_record(audited: AuditedCell) -> dict[str, Any]:
         "measured_as": subject.spec.text if subject.spec else None,
         "scope": subject.scope,
         "verdict": audited.verdict,
+        "by_chance": accepted_share(chance, cell) if audited.verdict in CONSISTENT else None,
         "print": audited.print,
         "note": audited.note,
     }
 
 
 def _counts(cells: Sequence[AuditedCell]) -> dict[str, Any]:
-    """How many cells ended how; the family's share of reproduced cells."""
+    """How many cells ended how; how many of the papers' own models are reproduced, each figure once."""
     family = [a for a in cells if a.subject.scope == "family"]
-    met = [a for a in family if a.verdict in REPRODUCED]
-    nearest_digit = [a for a in met if a.print != "cut off"]
+    # Tables repeat each other: the same figure of the same model is one.
+    distinct = list({_what_is_printed(a): a for a in family}.values())
     verdicts = Counter(a.verdict for a in cells)
     prints = Counter(a.print for a in cells if a.print)
+    reproduced = [a for a in family if a.verdict in REPRODUCED]
     return {
         "cells": len(cells),
         "verdicts": {name: verdicts[name] for name in VERDICTS},
         "prints": {name: prints[name] for name in PRINTS},
         "family_cells": len(family),
-        "family_reproduced": len(met),
-        "family_share": len(met) / len(family) if family else None,
-        "family_share_without_cut_off": len(nearest_digit) / len(family) if family else None,
+        "family_reproduced": len(reproduced),
+        "family_consistent": sum(a.verdict in CONSISTENT for a in family),
+        "family_share": len(reproduced) / len(family) if family else None,
+        "family_distinct": len(distinct),
+        "family_distinct_reproduced": sum(a.verdict in REPRODUCED for a in distinct),
+        "family_distinct_consistent": sum(a.verdict in CONSISTENT for a in distinct),
+        "family_reproduced_cut_off": sum(a.print == "cut off" for a in reproduced),
     }
+
+
+def _what_is_printed(audited: AuditedCell) -> tuple[Any, ...]:
+    cell, spec = audited.cell, audited.subject.spec
+    return spec.text if spec else cell.label, cell.backbone, cell.dataset, cell.what, cell.value

@@ -96,13 +96,33 @@ def count_lines(record: Mapping[str, Any]) -> list[str]:
         if number:
             lines.append(f"  {number:3d} {verdict}: {record['verdicts'][verdict]}")
     if counts["family_cells"]:
-        strict = counts["family_share_without_cut_off"]
-        lines.append(
-            f"{record['scopes']['family']}: {counts['family_reproduced']} of {counts['family_cells']} cells "
-            f"reproduced ({percent(100 * counts['family_share'])}), {percent(100 * strict)} without those "
-            "whose last digits were cut off, not rounded"
-        )
+        lines += [f"{record['scopes']['family']}: {verdict_line(counts)}", chance_line(record["chance"])]
     return lines
+
+
+def verdict_line(counts: Mapping[str, Any]) -> str:
+    """How many figures of the papers' own models are met, and how."""
+    return (
+        f"of {counts['family_cells']} cells {counts['family_reproduced']} are reproduced at the stated size "
+        f"and {counts['family_consistent']} consistent with a size or mean that was solved for; each figure "
+        f"once: {counts['family_distinct_reproduced']} and {counts['family_distinct_consistent']} of "
+        f"{counts['family_distinct']}"
+    )
+
+
+def chance_line(chance: Mapping[str, Any]) -> str:
+    """How many wrong figures the same rules would have let pass."""
+    low, high = chance["moved_by_percent"]
+    shares = [
+        f"{percent(100 * rule['consistent'] / rule['draws'])} under the rule '{name}'"
+        for name, rule in chance["rules"].items()
+        if rule["consistent"]
+    ]
+    return (
+        f"of {chance['draws']} figures moved by {low:g} to {high:g} % at random, {chance['reproduced']} "
+        f"would still be called reproduced and {chance['consistent']} consistent"
+        + (f" ({', '.join(shares)})" if shares else "")
+    )
 
 
 def audit_text(record: Mapping[str, Any], kind: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.plain import csv_text, markdown
+from segmeter.reports.text.audit import chance_line, verdict_line
 from segmeter.reports.text.tokens import markdown_section
 from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, printed, title
 
@@ -187,8 +188,8 @@ def _audit_summary(audit: Mapping[str, Any]) -> str:
         f"- {number} {name}: {audit['verdicts'][name]}" for name, number in counts["verdicts"].items()
     )
     return (
-        f"{counts['cells']} GFLOPs cells of the PRO-SCALE paper; of the {counts['family_cells']} of modelled "
-        f"systems, {counts['family_reproduced']} are reproduced.\n\n{verdicts}"
+        f"{counts['cells']} GFLOPs cells of the PRO-SCALE paper; of its own models, {verdict_line(counts)}; "
+        f"{chance_line(audit['chance'])}.\n\n{verdicts}"
     )
 
 

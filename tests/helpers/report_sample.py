@@ -137,7 +137,25 @@ def report() -> dict[str, Any]:
             "cityscapes": [flops_record("m2f", "M2F", 281.13), flops_record("pro-scale", HOSTILE, 55.14)]
         },
         "audit": {
-            "counts": {"cells": 3, "verdicts": numbers, "family_cells": 2, "family_reproduced": 1},
+            "counts": {
+                "cells": 3,
+                "verdicts": numbers,
+                "family_cells": 2,
+                "family_reproduced": 1,
+                "family_consistent": 0,
+                "family_distinct": 2,
+                "family_distinct_reproduced": 1,
+                "family_distinct_consistent": 0,
+            },
+            "reproduced": ["stated size"],
+            "consistent": ["solved size", "solved mean"],
+            "chance": {
+                "draws": 10,
+                "moved_by_percent": [0.5, 20.0],
+                "reproduced": 0,
+                "consistent": 1,
+                "rules": {"solved size, whole": {"text": "", "draws": 4, "reproduced": 0, "consistent": 1}},
+            },
             "verdicts": dict.fromkeys(verdicts, "what it means"),
             "cells": [
                 cell(1, "281.00", 281.13, "stated size"),

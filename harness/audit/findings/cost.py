@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from segmeter.harness.audit.cells import PRINTS, REPRODUCED, AuditedCell
+from segmeter.harness.audit.cells import CONSISTENT, PRINTS, REPRODUCED, AuditedCell
 from segmeter.harness.audit.findings.sentences import (
     Finding,
     dataset,
@@ -24,6 +24,8 @@ ROUNDING = 0.01
 # A row's figures: "encoder" and "total" -> cell.
 Row = dict[str, PublishedCell]
 FEWEST_LIKE = 3
+# What is measured as printed, whatever had to be solved for.
+MET = (*REPRODUCED, *CONSISTENT)
 
 
 def cost_findings(audited: Sequence[AuditedCell], percentages: Sequence[Percentage]) -> list[Finding]:
@@ -107,7 +109,7 @@ def _one_encoder_two_figures(audited: Sequence[AuditedCell]) -> list[Finding]:
             by_cost[a.cell.dataset, cost].append(a)
     sentences, tables = [], []
     for (_, cost), group in by_cost.items():
-        reproduced = [a for a in group if a.verdict in REPRODUCED]
+        reproduced = [a for a in group if a.verdict in MET]
         low, high = (
             (pick(reproduced, key=lambda a: a.cell.value) if reproduced else None) for pick in (min, max)
         )
@@ -276,7 +278,7 @@ def _order_flips(audited: Sequence[AuditedCell]) -> list[Finding]:
         if a.cell.what == "encoder" and a.subject.scope == "family" and a.cell.table < 8:
             c = a.cell
             figures[c.model, c.variant, c.modifier, c.backbone].setdefault(c.dataset, a)
-    both = [f for f in figures.values() if len(f) == 2 and all(a.verdict in REPRODUCED for a in f.values())]
+    both = [f for f in figures.values() if len(f) == 2 and all(a.verdict in MET for a in f.values())]
     sentences, tables = [], []
     for one in both:
         for other in both:
