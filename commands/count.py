@@ -238,14 +238,24 @@ def reproduce(
 ) -> None:
     """Measure every published GFLOPs cell of the M2F family beside the printed figure."""
     with user_input():
+        # Before torch is loaded: which tables there are is data.
         from segmeter.harness.published import family_cells
 
-        cells = family_cells(table)
-    from segmeter.harness.audit import CONVENTION, VERDICTS, reproduce_cells, reproduction_row
+        tables = sorted({cell.table for cell in family_cells(table)})
+    from segmeter.harness.audit import (
+        CONSISTENT,
+        REPRODUCED,
+        VERDICTS,
+        reproduce_steps,
+        reproduced_cells,
+        reproduction_row,
+    )
+    from segmeter.harness.counting import CONVENTION
     from segmeter.reports.text.reproduce import reproduction_notes, reproduction_tables
 
-    with progress_bar("measuring published cells", len(cells)) as advance:
-        rows = [reproduction_row(r) for r in reproduce_cells(cells, lambda done: advance())]
+    with progress_bar("measuring published cells", reproduce_steps(tables)) as advance:
+        rows = [reproduction_row(found) for found in reproduced_cells(tables, advance)]
     if json:
-        return show_json({"convention": CONVENTION, "verdicts": VERDICTS, "cells": rows})
+        verdicts = {"verdicts": VERDICTS, "reproduced": REPRODUCED, "consistent": CONSISTENT}
+        return show_json({"convention": CONVENTION, **verdicts, "cells": rows})
     show(*reproduction_tables(rows), *reproduction_notes(rows, VERDICTS))

@@ -1,4 +1,6 @@
-from .paper_tables import cells_of as cells_of
+from .cells import CONSISTENT as CONSISTENT
+from .cells import REPRODUCED as REPRODUCED
+from .cells import VERDICTS as VERDICTS
 from .paper_tables import table_data as table_data
 from .reconcile import WHATS as WHATS
 from .reconcile import read_figure as read_figure
@@ -6,9 +8,8 @@ from .reconcile import reconcile_figure as reconcile_figure
 from .reconcile import reconcile_steps as reconcile_steps
 from .reduction import audit_reduction as audit_reduction
 from .reduction import reduction_steps as reduction_steps
-from .reproduce import CONVENTION as CONVENTION
-from .reproduce import VERDICTS as VERDICTS
-from .reproduce import reproduce_cells as reproduce_cells
+from .reproduce import reproduce_steps as reproduce_steps
+from .reproduce import reproduced_cells as reproduced_cells
 from .reproduce import reproduction_row as reproduction_row
 from .run import audit_steps as audit_steps
 from .run import run_audit as run_audit

@@ -3,43 +3,39 @@
 from collections.abc import Callable
 from typing import Any
 
-from segmeter.harness.audit.reproduce import reproduce_cells
+from segmeter.harness.audit.cells import audit_cells
 from segmeter.harness.audit.tables import TABLES
 from segmeter.harness.published import (
     MODIFIERS,
     PRO_SCALE,
     TITLES,
-    PublishedCell,
     PublishedRow,
-    family_cells,
     published_rows,
 )
 
 QUALITIES = ("pq", "miou", "ap")
 COSTS = {"gflops_total": "total", "gflops_encoder": "encoder"}
 METHOD = (
-    "Measured: GMACs in convention 'published', batch 1. An encoder's figure is for the padded size in the "
-    "last column, the nearer of the two that the paper's COCO rows turn out to be for; a COCO total is the "
-    "mean over the first 100 images of val2017, a Cityscapes total is for 1024x2048. Change: as printed, "
-    "against M2F."
+    "Measured: GMACs in convention 'published', batch 1; = reproduced at the stated size (on COCO, the mean "
+    "over the first 100 images of val2017), ~ consistent with the size in the last column or a mean over "
+    "real images, which was solved for, ! not met. Change: as printed, against M2F."
 )
 
 
-def table_data(table: int, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+def table_data(table: int, step: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """One table: blocks of rows as printed, with measured GFLOPs where segmeter has the model.
 
     Args:
         table: a key of :data:`TABLES`.
-        progress: called with the number of cells measured.
+        step: called with what is measured next.
 
     Returns:
         {"table", "title", "method", "blocks": [{"title", "rows"}]}; a row has "row", "model", "backbone", the
         qualities (None where not printed), and for "total" and "encoder" {"printed", "change", "measured",
         "size", "verdict", "note"}, None where nothing is printed.
     """
-    measured = {
-        (r.cell.row, r.cell.dataset, r.cell.what): r for r in reproduce_cells(family_cells(table), progress)
-    }
+    audited = audit_cells([table], step=step)
+    measured = {(a.cell.row, a.cell.dataset, a.cell.what): a for a in audited if a.measured is not None}
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for cell in published_rows():
         if cell.paper != PRO_SCALE or cell.table != table:
@@ -68,11 +64,6 @@ def table_data(table: int, progress: Callable[[int], None] = lambda done: None) 
         "method": METHOD,
         "blocks": [{"title": title, "rows": found} for title, found in blocks.items()],
     }
-
-
-def cells_of(table: int) -> list[PublishedCell]:
-    """The cells that :func:`table_data` measures, for a progress bar."""
-    return family_cells(table)
 
 
 def _empty(cell: PublishedRow) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from segmeter.plain import csv_text, latex, markdown
 from segmeter.reports.text.markdown import markdown_table
+from segmeter.reports.text.verdicts import chance_line, verdict_line
 from segmeter.reports.units import giga, percent, printed
 
 FORMATS = ("md", "csv", "latex")
@@ -98,31 +99,6 @@ def count_lines(record: Mapping[str, Any]) -> list[str]:
     if counts["family_cells"]:
         lines += [f"{record['scopes']['family']}: {verdict_line(counts)}", chance_line(record["chance"])]
     return lines
-
-
-def verdict_line(counts: Mapping[str, Any]) -> str:
-    """How many figures of the papers' own models are met, and how."""
-    return (
-        f"of {counts['family_cells']} cells {counts['family_reproduced']} are reproduced at the stated size "
-        f"and {counts['family_consistent']} consistent with a size or mean that was solved for; each figure "
-        f"once: {counts['family_distinct_reproduced']} and {counts['family_distinct_consistent']} of "
-        f"{counts['family_distinct']}"
-    )
-
-
-def chance_line(chance: Mapping[str, Any]) -> str:
-    """How many wrong figures the same rules would have let pass."""
-    low, high = chance["moved_by_percent"]
-    shares = [
-        f"{percent(100 * rule['consistent'] / rule['draws'])} under the rule '{name}'"
-        for name, rule in chance["rules"].items()
-        if rule["consistent"]
-    ]
-    return (
-        f"of {chance['draws']} figures moved by {low:g} to {high:g} % at random, {chance['reproduced']} "
-        f"would still be called reproduced and {chance['consistent']} consistent"
-        + (f" ({', '.join(shares)})" if shares else "")
-    )
 
 
 def audit_text(record: Mapping[str, Any], kind: str) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.plain import csv_text, markdown
-from segmeter.reports.text.audit import chance_line, verdict_line
 from segmeter.reports.text.tokens import markdown_section
+from segmeter.reports.text.verdicts import chance_line, verdict_line
 from segmeter.reports.units import PART_TITLES, change, covered, giga, millions, percent, printed, title
 
 

@@ -65,14 +65,24 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["model"],
         backbone_title(row["backbone"]),
         *(_number(row[key]) for key in ("pq", "miou", "ap")),
-        *(_number(total.get("printed")), _change(total.get("change")), _number(total.get("measured"))),
-        *(_number(encoder.get("printed")), _change(encoder.get("change")), _number(encoder.get("measured"))),
+        *(_number(total.get("printed")), _change(total.get("change")), _measured(total)),
+        *(_number(encoder.get("printed")), _change(encoder.get("change")), _measured(encoder)),
         encoder.get("size") or MISSING,
     ]
 
 
 def _number(value: float | None) -> str:
     return MISSING if value is None else giga(value)
+
+
+# Beside a measured figure, what the audit says of it; all others are not met.
+MARKS = {"stated size": "=", "solved size": "~", "solved mean": "~"}
+
+
+def _measured(figure: Mapping[str, Any]) -> str:
+    if figure.get("measured") is None:
+        return MISSING
+    return f"{giga(figure['measured'])} {MARKS.get(figure.get('verdict', ''), '!')}"
 
 
 def _change(percent: float | None) -> str:

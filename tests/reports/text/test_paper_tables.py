@@ -58,7 +58,7 @@ def test_csv_reads_back(six: dict[str, Any]) -> None:
     read = list(csv.DictReader(io.StringIO(render(six, "csv"))))
     assert len(read) == 10
     assert float(read[0]["encoder_measured"]) == rows_of(six)[0]["encoder"]["measured"]
-    assert read[0]["encoder_change"] == "" and read[0]["encoder_verdict"] == "exact"
+    assert read[0]["encoder_change"] == "" and read[0]["encoder_verdict"] == "stated size"
 
 
 def test_every_format_has_every_row_and_figure(six: dict[str, Any]) -> None:
