@@ -1,7 +1,7 @@
 """Counting: models, flops, compare, crosscheck, reproduce."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +44,10 @@ from segmeter.commands.options import (
     sizes_of,
 )
 
+if TYPE_CHECKING:
+    from segmeter.harness.inputs import SizeSet
+    from segmeter.harness.models import ModelSpec
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -85,6 +89,13 @@ def flops(
         bool, typer.Option(help="Exit 1 if anything is uncounted beyond what the convention names.")
     ] = False,
     input: InputOpt = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="One step of training beside it: backward, optimiser, memory.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="With --training: a component without gradients; repeatable.")
+    ] = None,
+    optimiser: Annotated[str, typer.Option(help="With --training: adamw or sgd.")] = "adamw",
     photo: PhotoOpt = None,
     images: ImagesOpt = None,
     batch: Annotated[
@@ -122,14 +133,33 @@ def flops(
             warn(f"skipped: {fault}")
     else:
         record = count_at(spec, sizes, convention, photo or [])
+    trained: list[Any] = []
+    if training or freeze:
+        trained = _add_training(record, spec, sizes, optimiser, freeze or [])
     if json:
         show_json(record)
     else:
         show(flops_tree(record, depth), *images_tables(record), *flops_notes(record), *images_notes(record))
+        show(*trained)
     unknown = [name for name, figure in record["not_counted"].items() if figure is None]
     if strict and unknown:
         warn(f"not counted, no formula: {', '.join(unknown)}")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _add_training(
+    record: Any, spec: "ModelSpec", sizes: "SizeSet", optimiser: str, freeze: list[str]
+) -> list[Any]:
+    """Put a step of training into the record; returns its table and notes."""
+    from segmeter.harness.counting import train_model, training_record
+    from segmeter.reports.text.training import training_notes, training_table
+
+    with user_input():
+        if len(sizes.images) > 1:
+            raise ValueError("--training goes with one size; a data set has many")
+        counted = train_model(spec, next(iter(sizes.images)), freeze)
+        record["training"] = training_record(spec, counted, optimiser, freeze)
+    return [training_table(record), *training_notes(record)]
 
 
 def compare(

@@ -16,13 +16,21 @@ True
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from segmeter.harness.counting import count_module, forget_costs, in_eval, register_formula, runnable
+from segmeter.harness.counting import (
+    Training,
+    count_module,
+    count_step,
+    forget_costs,
+    in_eval,
+    register_formula,
+    runnable,
+)
 from segmeter.harness.gate import (
     WITHIN,
     Change,
@@ -76,6 +84,7 @@ class Count:
         components: component (module path, unless the module describes itself) -> MACs of its own.
         not_counted: operators without a formula -> how often they ran, where, and on what shapes.
         snapshot: all of it by module, as a baseline file holds it.
+        training: one step of training, where it was asked for.
     """
 
     macs: int
@@ -86,6 +95,7 @@ class Count:
     components: dict[str, int]
     not_counted: dict[str, str]
     snapshot: Snapshot
+    training: Training | None = None
 
     def diff(self, other: "Count") -> Difference:
         """What this count has more than an ``other``, older one, attributed to modules."""
@@ -103,6 +113,7 @@ def count(
     components: Mapping[str, str] | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
+    backward: bool = False,
 ) -> Count:
     """Count one forward pass, in eval mode and without gradients.
 
@@ -117,12 +128,14 @@ def count(
             inputs serve if nothing is given.
         components: module-path pattern -> component name, e.g. ``{"layers.*.ffn": "ffn"}``.
         kwargs: keyword arguments beside ``inputs``.
+        backward: also count one step of training, in training mode, with the sum of the outputs as the loss.
 
     Raises:
         DataDependentError: counted on meta, but the work depends on the input's values.
         ValueError: a shape with a side below 1, a batch of nothing, or no inputs at all.
     """
-    return _counted(model, inputs, kwargs, components)[0]
+    counted = _counted(model, inputs, kwargs, components)[0]
+    return replace(counted, training=count_step(model, inputs, kwargs)) if backward else counted
 
 
 def _counted(

@@ -23,6 +23,7 @@ from .image_rows import images_record as images_record
 from .layers import layer_costs as layer_costs
 from .meta_ops import forget_costs as forget_costs
 from .modules import count_module as count_module
+from .modules import count_step as count_step
 from .modules import in_eval as in_eval
 from .modules import runnable as runnable
 from .on_images import ImagesCount as ImagesCount
@@ -33,6 +34,11 @@ from .op_costs import costs_of as costs_of
 from .op_costs import register_formula as register_formula
 from .record import flops_record as flops_record
 from .record import versions as versions
+from .train_model import train_model as train_model
+from .train_model import training_record as training_record
+from .training import OPTIMISERS as OPTIMISERS
+from .training import Training as Training
+from .training import count_training as count_training
 from .work import check_size as check_size
 from .work import see as see
 from .work import why_photos as why_photos

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from segmeter.harness.counting.counter import DataDependentError, one_at_a_time, run_and_count
 from segmeter.harness.counting.ledger import Count
+from segmeter.harness.counting.training import Training, count_training
 from segmeter.harness.counting.untouched import untouched
 from segmeter.harness.inputs import Call, Shape, input_dtype, read_calls, run_first
 from segmeter.harness.models import full_copy, meta_copy
@@ -133,3 +135,18 @@ def in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for each in training:
             each.training = True
+
+
+def count_step(model: Any, inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Training:
+    """Count one step of training of a copy on meta; arguments as :func:`count_module`.
+
+    Raises:
+        ValueError: inputs that cannot be read, or an output that depends on no weight.
+    """
+    module, args, named = runnable(model, inputs, kwargs)
+
+    def shapes(x: Any) -> Any:
+        return x.detach().to("meta") if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    args, named = tree_map(shapes, args), tree_map(shapes, named)
+    return count_training(meta_copy(module), lambda copied: copied(*args, **named))

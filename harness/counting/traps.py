@@ -71,7 +71,11 @@ def _branches(model: nn.Module, size: ImageSize, counted: Count) -> Iterator[str
         )
         return
     # transformers' blocks of RT-DETR and its kin have no such method: conv1 is 3x3, conv2 is 1x1.
-    blocks = {path: type(m).__name__ for path, m in model.named_modules() if "RepVgg" in type(m).__name__}
+    blocks = {
+        path: type(m).__name__
+        for path, m in model.named_modules()
+        if "RepVgg" in type(m).__name__ and [_kernel(m, name) for name in ("conv1", "conv2")] == [3, 1]
+    }
     if blocks:
         main, beside = (tuple(f"{path}.{name}." for path in blocks) for name in ("conv1", "conv2"))
         side = sum(work.macs for work in counted.work if work.module.startswith(beside))
@@ -85,6 +89,12 @@ def _branches(model: nn.Module, size: ImageSize, counted: Count) -> Iterator[str
             f"one convolution each: {(counted.macs - side - norms) / GIGA:.2f} instead of "
             f"{counted.macs / GIGA:.2f}"
         )
+
+
+def _kernel(block: nn.Module, name: str) -> int:
+    """Side of the kernel of a block's convolution; 0 where it has none of this name."""
+    convolutions = (m for m in getattr(block, name, nn.Identity()).modules() if isinstance(m, nn.Conv2d))
+    return next((int(each.kernel_size[0]) for each in convolutions), 0)
 
 
 def _batch_norms(counted: Count) -> Iterator[str]:

@@ -24,6 +24,7 @@ MOST = 2**22
 # Elements that are worked out of constants one by one: control flow asks for no more, and sines take time.
 MOST_WORKED_OUT = 2**18
 
+_FINITE = {torch.isfinite: True, torch.isinf: False, torch.isnan: False}
 _FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray)
 
 
@@ -56,6 +57,9 @@ class _FromData(TorchFunctionMode):
             return torch.tensor(*args[1:], **kwargs)
         if func in _FROM_DATA and not (args and isinstance(args[0], Tensor)) and "device" in kwargs:
             kwargs = {**kwargs, "device": "cpu"}
+        if func in _FINITE and args[0].is_meta:
+            # Training looks whether numbers overflowed. Here none has.
+            return torch.full((), _FINITE[func], device="cpu").expand(args[0].shape)
         if func is torch.where and len(args) == 1 and not kwargs:
             self.values.gives_places = True
             try:
@@ -79,13 +83,15 @@ class SmallValues(TorchDispatchMode):
         # Places in a tensor whose number nobody knows, as `where` of an unknown mask gives them.
         self.places: dict[int, Tensor] = {}
         self.gives_places = False
+        # Off for a backward pass, in which a gradient lies where its tensor does.
+        self.makes_constants = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.HigherOrderOperator):
             return func(*args, **kwargs)
         name = func._schema.name
-        if name in _CONSTANT:
+        if name in _CONSTANT and self.makes_constants:
             return self._constant(func, args, kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if name == "aten::nonzero" and self.gives_places and not self._is_real(tensors[0]):

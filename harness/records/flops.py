@@ -81,6 +81,8 @@ class FlopsRecord(TypedDict):
     batches: NotRequired[dict[str, Any]]
     # What changes its count without a word, in one line each.
     traps: NotRequired[list[str]]
+    # One step of training, under --training.
+    training: NotRequired[dict[str, Any]]
     versions: dict[str, str]
 
 
