@@ -58,8 +58,15 @@ def register(app: typer.Typer) -> None:
     app.command()(reproduce)
 
 
-def models(json: JsonOpt = False) -> None:
+def models(
+    find: Annotated[
+        str | None, typer.Option(help="Also what installed libraries have under a name, e.g. mask2former.")
+    ] = None,
+    json: JsonOpt = False,
+) -> None:
     """List encoders with their options, backbones, data sets and the papers' rows."""
+    if find is not None:
+        return _find(find, json)
     from segmeter.harness.catalogue import catalogue
     from segmeter.reports.text.catalogue import catalogue_tables
 
@@ -68,6 +75,17 @@ def models(json: JsonOpt = False) -> None:
     if json:
         return show_json(listed)
     show(*catalogue_tables(listed))
+
+
+def _find(word: str, json: bool) -> None:
+    from segmeter.harness.catalogue import found_models
+    from segmeter.reports.text.catalogue import found_table
+
+    with user_input():
+        found = found_models(word)
+    if json:
+        return show_json(found)
+    show(found_table(word, found))
 
 
 def flops(

@@ -34,11 +34,11 @@ from .op_costs import costs_of as costs_of
 from .op_costs import register_formula as register_formula
 from .record import flops_record as flops_record
 from .record import versions as versions
-from .train_model import train_model as train_model
-from .train_model import training_record as training_record
 from .training import OPTIMISERS as OPTIMISERS
 from .training import Training as Training
 from .training import count_training as count_training
+from .training_step import train_model as train_model
+from .training_step import training_record as training_record
 from .work import check_size as check_size
 from .work import see as see
 from .work import why_photos as why_photos

@@ -6,6 +6,7 @@ from .libraries.called import inputs_of as inputs_of
 from .libraries.called import model_of as model_of
 from .libraries.called import refusal as refusal
 from .libraries.inputs import written_input as written_input
+from .libraries.names import library_names as library_names
 from .libraries.settling import as_training_starts as as_training_starts
 from .libraries.settling import mask_probabilities as mask_probabilities
 from .own import own_encoders as own_encoders

@@ -39,3 +39,13 @@ def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
     for name, row in listed["presets"].items():
         presets.add_row(name, row["model"], row["dataset"], row["source"])
     return [*tables, presets]
+
+
+def found_table(word: str, found: Mapping[str, str]) -> Table:
+    """What a search found: names as every command takes them."""
+    table = Table(title=Text(plain(f"{len(found)} models for {word}")), title_justify="left")
+    table.add_column("name")
+    table.add_column("what it is")
+    for name, text in found.items():
+        table.add_row(Text(plain(name)), Text(plain(text)))
+    return table

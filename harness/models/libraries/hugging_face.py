@@ -186,6 +186,7 @@ def class_names() -> frozenset[str]:
 
 def image_classes() -> dict[str, str]:
     """Class -> model type, of all that transformers lists for segmenting, detecting and depth."""
+    _library()
     from transformers.models.auto import modeling_auto
 
     found: dict[str, str] = {}

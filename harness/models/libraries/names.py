@@ -44,3 +44,17 @@ def library_system(source: str) -> System:
         components=FAMILIES.get(model.family, {}),
     )
     return whole_system(own, title=model.title, source=model.library)
+
+
+def library_names() -> dict[str, str]:
+    """Every name that an installed library offers, each with what it is; nothing is built."""
+    from segmeter.harness.models.libraries import hugging_face, timm_models, torchvision_models
+
+    found = {f"timm:{name}": "timm" for name in timm_models.names()}
+    found |= {f"torchvision:{name}": "torchvision" for name in torchvision_models.names()}
+    try:
+        classes = hugging_face.image_classes()
+    except ValueError:
+        return found  # transformers is not installed
+    shown = {f"hf:{name}": f"transformers, model type {family}" for name, family in classes.items()}
+    return shown | found
