@@ -7,7 +7,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from segmeter.commands import audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens
+from segmeter.commands import (
+    audit,
+    count,
+    evaluate,
+    gate,
+    miou,
+    op,
+    plot,
+    profile,
+    report,
+    results,
+    sweep,
+    tokens,
+)
 from segmeter.commands.console import EXIT_MISUSE, InputError, warn
 from segmeter.plain import one_line
 
@@ -19,7 +32,7 @@ GROUPS = {
     "Speed on this machine": ("profile", "sweep", "results", "op", "doctor"),
     "Truth of printed figures": ("audit", "reproduce", "reconcile", "crosscheck", "table"),
     "What the cost buys": ("report", "plot"),
-    "Quality of predictions": ("evaluate", "predict", "convert", "datasets"),
+    "Quality of predictions": ("evaluate", "miou", "predict", "convert", "datasets"),
     "Gate for CI": ("check", "baseline"),
 }
 
@@ -60,7 +73,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (audit, count, evaluate, gate, op, plot, profile, report, results, sweep, tokens):
+for group in (audit, count, evaluate, gate, miou, op, plot, profile, report, results, sweep, tokens):
     group.register(app)
 
 

@@ -15,3 +15,5 @@ from .panoptic import WorkerKilledError as WorkerKilledError
 from .predict import PhotoResult as PhotoResult
 from .predict import photo_class_names as photo_class_names
 from .predict import predict_photo as predict_photo
+from .sliding import Windows as Windows
+from .sliding import score_photos as score_photos
