@@ -38,6 +38,7 @@ from segmeter.harness.profiling.roofline import Peaks, Work, component_work, mea
 from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
 from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, make_inputs, make_subject
 from segmeter.harness.records import Run, new_id, now
+from segmeter.model_text import is_source
 
 
 class OutOfMemory(Exception):
@@ -201,8 +202,10 @@ def _work(spec: ModelSpec, settings: Settings, notes: dict[str, str]) -> dict[st
 
 
 def _count_on_inputs(run: Run, subject: Subject, settings: Settings, inputs: Sequence[Tensor]) -> None:
-    """Put the MACs of an image into a record, where they depend on what the images show."""
-    if not any(stage.depends_on_image for stage in subject.spec.stages):
+    """Put the MACs of an image into a record, where they depend on images or on code of the user's own."""
+    spec = subject.spec
+    has_own_part = is_source(str(dict(spec.options).get(spec.system.code_option, "")))
+    if not (has_own_part or any(stage.depends_on_image for stage in spec.stages)):
         return
     work = work_on_inputs(subject.model, inputs, settings.depth)
     run.figures["published_gmacs"] = work.pop("total") / 1e9

@@ -9,7 +9,7 @@ from segmeter.harness.counting import count_model
 from segmeter.harness.inputs import ImageSize, parse_size
 from segmeter.harness.models import parse_model
 from segmeter.harness.records import Run, how_measured
-from segmeter.model_text import ModelText
+from segmeter.model_text import ModelText, is_source
 
 # A component below this share of the baseline's time is noise.
 LEAST_SHARE = 0.01
@@ -35,7 +35,7 @@ def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[
             baseline = by_id.get(ratio["baseline"])
             if run.status != "ok" or baseline is None or not baseline.components or not run.components:
                 continue
-            if not all(_may_be_counted(one.model, own) for one in (run, baseline)):
+            if not all(_may_be_counted(one, own) for one in (run, baseline)):
                 continue
             settings = run.settings
             key = (
@@ -49,8 +49,12 @@ def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[
     return list(found.values())
 
 
-def _may_be_counted(model: str, own: Sequence[str]) -> bool:
-    return model in own or ModelText.parse(model, SYSTEMS).name in SYSTEMS
+def _may_be_counted(run: Run, own: Sequence[str]) -> bool:
+    """Whether a record's model is counted in it, is named by the user, or is none of anybody's own code."""
+    if run.figures.get("published_gmacs") is not None or run.model in own:
+        return True
+    text = ModelText.parse(run.model, SYSTEMS)
+    return text.name in SYSTEMS and not any(is_source(value) for _, value in text.options)
 
 
 def _pair(run: Run, baseline: Run, ratio: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:

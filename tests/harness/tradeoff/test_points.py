@@ -292,3 +292,28 @@ def test_realised_savings_stand_beside_the_claim() -> None:
     # all, with s4 : s3 : s2 = 1 : 4 : 16, so K = 21: 3 * (1 + 5 + 21) / (6 * 21) = 81 / 126.
     assert rows["encoder.ffn"]["claimed"] == pytest.approx(1 - 81 / 126)
     assert realised_savings([pro]) == []
+
+
+def test_matching_is_a_loss_of_its_own_and_records_hold_their_own_macs() -> None:
+    """A model whose work depends on the images, or is somebody's own, is counted where it was timed."""
+    whole = 38_622_423_168  # MACs of ViT-S at 512x512, to the integer
+    parts = {"encoder.ffn": {"ms": 60.0}, "decoder.ffn": {"ms": 40.0}}
+    plain = timing("segmenter@vit-s", "Segmenter", 100.0, components=parts)
+    plain.settings |= {"padded_size": "512x512", "num_classes": 150, "num_queries": None}
+    merged = {
+        "encoder.ffn": {"ms": 30.0, "published_gmacs": 8.0},
+        "encoder.matching": {"ms": 5.0, "published_gmacs": whole / 1e11},
+        "decoder.ffn": {"ms": 25.0, "published_gmacs": 1.0},
+    }
+    ratio = {"baseline": plain.id, "times_faster": 1.6, "low": 1.5, "high": 1.7}
+    own = timing("segmenter@vit-s:reduction=mine.py:Mine", "Mine", 60.0, components=merged, ratios=[ratio])
+    own.settings |= plain.settings
+    assert realised_savings([plain, own]) == []
+    own.figures["published_gmacs"] = whole / 2e9
+    (pair,) = realised_savings([plain, own])
+    rows = {row["component"]: row for row in pair["rows"]}
+    assert rows["total"]["claimed"] == pytest.approx(0.5)
+    assert rows["encoder.ffn"]["realised"] == pytest.approx(0.5)
+    # A hundredth of all MACs, a twentieth of the time: what merging costs.
+    assert rows["encoder.matching (of the whole)"]["claimed"] == pytest.approx(-0.01)
+    assert rows["encoder.matching (of the whole)"]["realised"] == pytest.approx(-0.05)
