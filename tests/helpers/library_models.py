@@ -27,7 +27,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "hf:SamModel": ("backbone", "encoder", "prompt_encoder", "decoder", "heads"),
     "hf:SamHQModel": ("backbone", "encoder", "prompt_encoder", "decoder", "heads"),
     "hf:Sam2Model": ("backbone", "encoder", "prompt_encoder", "decoder", "heads"),
-    "hf:Sam3Model:vision_config.backbone_config.num_hidden_layers=8": (
+    "hf:Sam3Model": (
         "backbone",
         "encoder",
         "text_encoder",
