@@ -47,6 +47,19 @@ class EncoderOutput(MultiScaleOutput):
     mask_features: Tensor
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """An encoder of your own: an ``nn.Module`` that is built with the channels of its features.
+
+    The class takes ``in_channels``, the channels of ``res2`` to ``res5`` by name, and further arguments by
+    name as it likes. It may have ``components()`` too.
+    """
+
+    def forward(self, features: dict[str, Tensor]) -> EncoderOutput:
+        """Mask features and three maps from NCHW features at strides 4 to 32, ``res2`` to ``res5``."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Host:
     """What the system around an encoder asks of it.

@@ -16,7 +16,7 @@ True
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +47,7 @@ from segmeter.harness.gate import (
 from segmeter.harness.models import parse_model
 
 if TYPE_CHECKING:
+    import pandas
     from torch.export import ExportedProgram
 
 
@@ -70,9 +71,9 @@ class Difference:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Count:
-    """What one forward pass of a module costs.
+    """What one forward pass of a module costs; printed, it is the table of ``segmeter flops``.
 
     Attributes:
         macs: multiply-accumulates, norms and resizing at fvcore's weights.
@@ -105,6 +106,34 @@ class Count:
             self.activation_bytes - other.activation_bytes,
             tuple(changes_between(other.snapshot, self.snapshot)),
         )
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each module: its class, component, own MACs, parameters, calls, and shapes."""
+        import pandas
+
+        rows = {path: asdict(cost) for path, cost in self.snapshot.modules.items()}
+        frame = pandas.DataFrame.from_dict(rows, orient="index").rename(columns={"work": "macs"})
+        return frame.rename_axis("module")
+
+    def __repr__(self) -> str:
+        lost = f", {len(self.not_counted)} operators not counted" if self.not_counted else ""
+        return f"Count({self.snapshot.model}: {self.macs:,} MACs, {self.params:,} parameters{lost})"
+
+    def __str__(self) -> str:
+        from segmeter.reports.text.interface import count_text
+
+        return count_text(self.snapshot.model, self.components, self._notes())
+
+    def _repr_html_(self) -> str:
+        from segmeter.reports.text.interface import count_page
+
+        return count_page(self.snapshot.model, self.components, self._notes())
+
+    def _notes(self) -> list[str]:
+        from segmeter.reports.text.interface import count_notes
+
+        figures = (self.flops, self.macs_range, self.params, self.activation_bytes)
+        return count_notes(*figures, self.not_counted)
 
 
 def count(
@@ -160,9 +189,9 @@ def _counted(
     return counted, module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
-    """What one forward pass of a module took.
+    """What one forward pass of a module took; printed, it is a table of its components.
 
     Attributes:
         latency_ms: median over ``samples``.
@@ -183,6 +212,34 @@ class Profile:
     parameter_bytes: int
     peak_bytes: float | None
     stable: bool
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each component: milliseconds of a call, and share of it."""
+        import pandas
+
+        frame = pandas.DataFrame({"ms": self.components})
+        return frame.assign(share=frame["ms"] / frame["ms"].sum()).rename_axis("component")
+
+    def __repr__(self) -> str:
+        between = f"{self.low:.4g} to {self.high:.4g}"
+        return f"Profile({self.latency_ms:.4g} ms, {between}, {len(self.samples)} calls)"
+
+    def __str__(self) -> str:
+        from segmeter.reports.text.interface import printed_text, profile_table
+
+        return printed_text(profile_table("Latency", self.components), *self._notes())
+
+    def _repr_html_(self) -> str:
+        from segmeter.reports.text.interface import page_text, profile_rows
+
+        heads = ("component", "ms", "share")
+        return page_text("Latency", heads, profile_rows(self.components), self._notes())
+
+    def _notes(self) -> list[str]:
+        from segmeter.reports.text.interface import profile_notes
+
+        latency = (self.latency_ms, self.low, self.high)
+        return profile_notes(latency, len(self.samples), self.parameter_bytes, self.peak_bytes, self.stable)
 
 
 def profile(

@@ -16,6 +16,7 @@ if not (Path(__file__).parent / "harness").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
+    from segmeter.encoders import Encoder, EncoderOutput
     from segmeter.harness.api import (
         Count,
         Difference,
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from segmeter.harness.counting import DataDependentError
     from segmeter.ops import accelerate
 
+__version__: str
+
 _HOMES = {
+    "segmeter.encoders": ("Encoder", "EncoderOutput"),
     "segmeter.harness.api": (
         *("Count", "Difference", "OverBudgetError", "Profile"),
         *("assert_within_budget", "count", "profile", "register_op"),
@@ -43,8 +47,11 @@ __all__ = [
     "Count",
     "DataDependentError",
     "Difference",
+    "Encoder",
+    "EncoderOutput",
     "OverBudgetError",
     "Profile",
+    "__version__",
     "accelerate",
     "assert_within_budget",
     "count",
@@ -54,6 +61,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Read where it is asked for: what is installed is listed in files.
+        from importlib.metadata import version
+
+        return version("segmeter")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

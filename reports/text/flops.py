@@ -14,7 +14,8 @@ from segmeter.reports.units import PART_TITLES, change, covered, giga, millions,
 def flops_tree(record: FlopsRecord, depth: int) -> Table:
     """One model's cost per component, ``depth`` levels deep, with shares of the total."""
     unit = record["unit"]
-    table = Table(title=f"{record['title']} at {record['size']}", title_justify="left")
+    heading = " at ".join(part for part in (record["title"], record["size"]) if part)
+    table = Table(title=heading, title_justify="left")
     table.add_column("component")
     table.add_column(unit, justify="right")
     table.add_column("share", justify="right")

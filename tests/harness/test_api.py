@@ -28,7 +28,7 @@ def test_the_examples_in_the_documentation_run(module: object) -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    for name in segmeter.__all__:
+    for name in set(segmeter.__all__) - {"__version__"}:
         assert getattr(segmeter, name).__doc__, name
 
 
@@ -71,3 +71,60 @@ def test_bad_input_to_profile_is_one_line(
 def test_a_model_by_its_text_is_built_and_timed() -> None:
     timed = segmeter.profile("pro-scale@r50:stages=1,0,0", (1, 3, 64, 64), seconds=0.1, depth=1)
     assert {"backbone", "encoder", "decoder", "postprocess"} <= timed.components.keys()
+
+
+def test_a_printed_count_is_a_table_and_its_repr_one_line() -> None:
+    counted = segmeter.count(Net(), (1, 3, 8, 8))
+    assert repr(counted) == f"Count(Net: {64 * (27 * 64 + 64):,} MACs, {27 * 64 + 64 + 64 + 1:,} parameters)"
+    text = str(counted)
+    # 27 of 28 products are the wide convolution's.
+    for part in (
+        "component",
+        "wide",
+        "96.43 %",
+        "narrow",
+        "3.57 %",
+        "total",
+        "100.00 %",
+        "not counted nothing",
+    ):
+        assert part in text
+    assert len(text) < 1500
+
+
+def test_a_count_is_the_same_text_in_a_pipe_and_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = segmeter.count(Net(), (1, 3, 8, 8))
+    monkeypatch.setenv("COLUMNS", "20")
+    assert "0.00011" in str(counted) and "…" not in str(counted)
+
+
+def test_frames_add_up_to_what_they_split() -> None:
+    counted = segmeter.count(Net(), (1, 3, 8, 8))
+    frame = counted.to_frame()
+    assert frame["macs"].sum() == counted.macs and frame["params"].sum() == counted.params
+    assert frame.loc["wide", ["kind", "component", "output"]].tolist() == ["Conv2d", "wide", "1x64x8x8"]
+    timed = segmeter.profile(Net(), (1, 3, 8, 8), seconds=0.05)
+    assert timed.to_frame()["share"].sum() == pytest.approx(1)
+    assert timed.to_frame()["ms"].to_dict() == timed.components
+
+
+def test_a_notebook_shows_tables_with_names_escaped() -> None:
+    model = nn.Sequential()
+    model.add_module("<b>", nn.Linear(8, 16))
+    counted = segmeter.count(model, (4, 8))
+    assert '<td style="text-align: left">&lt;b&gt;</td>' in counted._repr_html_()
+    timed = segmeter.profile(model, (4, 8), seconds=0.05)
+    assert "<b>" not in timed._repr_html_() and "<th" in timed._repr_html_()
+    assert repr(timed).count("\n") == 0 and "median" in str(timed)
+
+
+def test_what_an_own_encoder_needs_is_at_the_top() -> None:
+    from importlib.metadata import version
+
+    from segmeter.encoders import build_encoder
+
+    channels = {"res2": 96, "res3": 192, "res4": 384, "res5": 768}
+    assert isinstance(build_encoder("m2f", channels), segmeter.Encoder)
+    assert not isinstance(object(), segmeter.Encoder)
+    assert segmeter.EncoderOutput.__name__ == "EncoderOutput"
+    assert segmeter.__version__ == version("segmeter")
