@@ -103,7 +103,9 @@ def _walk(
 def comparison(records: Sequence[FlopsRecord]) -> Table:
     """Models side by side, with each figure's change against the first model."""
     first = records[0]
-    table = Table(title=f"At {first['size']}, in {first['unit']}", title_justify="left")
+    sizes = [record["size"] for record in records]
+    where = f"At {sizes[0]}" if len(set(sizes)) == 1 else f"Each at its own size, {', '.join(sizes)}"
+    table = Table(title=Text(f"{where}, in {first['unit']}"), title_justify="left")
     table.add_column("component")
     for index, record in enumerate(records):
         table.add_column(record["title"], justify="right")

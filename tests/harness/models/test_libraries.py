@@ -211,6 +211,9 @@ def test_every_command_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = folder(tmp_path / "net", "eomt")
     code, out, _ = run(capsys, "compare", text, f"{text}:num_queries=9", "--json")
     assert code == 0 and json.loads(out)["models"][1]["inputs_from"] == "config.json: image_size"
+    # Like is compared with like, or what differs is said.
+    said = run(capsys, "compare", text, "timm:resnet18")[1]
+    assert "Each at its own size, 64x64, 224x224, in GMACs" in said
     code, out, _ = run(capsys, "crosscheck", text, "--json")
     assert code == 0 and json.loads(out)["unexplained_gmacs"] == 0
     assert not any(row["failed"] for row in json.loads(out)["rows"])
