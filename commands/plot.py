@@ -22,7 +22,7 @@ GOES_WITH = {
     "dataset": ("pareto", "circles"),
     "backbone": (
         *("pareto", "breakdown", "circles", "configurations", "stages"),
-        *("lpe", "resolution", "layers", "not-counted"),
+        *("lpe", "resolution", "layers", "not-counted", "realised"),
     ),
     "from": ("pareto", "realised"),
     "model": ("pareto", "breakdown", "resolution", "not-counted"),
@@ -55,7 +55,12 @@ def plot(
     models: Annotated[
         list[str] | None, typer.Argument(help="Your own models or encoders, e.g. mine.py:MyEncoder.")
     ] = None,
-    x: Annotated[str | None, typer.Option(help="gflops-encoder, gflops-total, fps or latency.")] = None,
+    x: Annotated[
+        str | None,
+        typer.Option(
+            help="gflops-total (default), gflops-encoder (default with one --backbone), fps or latency."
+        ),
+    ] = None,
     y: Annotated[str | None, typer.Option(help="pq, miou or ap.")] = None,
     dataset: Annotated[str | None, typer.Option(help="coco or cityscapes; default coco.")] = None,
     backbone: Annotated[
@@ -78,6 +83,9 @@ def plot(
     out: Annotated[Path, typer.Option(help="A .pdf, .svg or .png file, or a folder for all three.")] = Path(
         "results/latest"
     ),
+    dark: Annotated[
+        bool, typer.Option("--dark", help="For a dark ground; as NAME-dark in a folder.")
+    ] = False,
     json: JsonOpt = False,
     verbose: VerboseOpt = False,
 ) -> None:
@@ -89,7 +97,7 @@ def plot(
         assert kind is not None
         chosen = _Choice(
             kind=kind,
-            x=_one_of("--x", (x or "gflops-encoder").replace("_", "-"), list(X)),
+            x=_one_of("--x", (x or _default_cost(backbone or [])).replace("_", "-"), list(X)),
             y=_one_of("--y", y or "pq", Y),
             dataset=dataset or "coco",
             backbones=backbone or [],
@@ -101,10 +109,19 @@ def plot(
         )
         _check_out(out)
         figure, caption, data = _draw(chosen)
-        files = _write(figure, out, chosen.name)
+        if dark:
+            from segmeter.reports.plots.common import darkened
+
+            figure = darkened(figure)
+        files = _write(figure, out, f"{chosen.name}-dark" if dark else chosen.name)
     if json:
         return show_json({"kind": kind, "caption": caption, "files": [str(f) for f in files], "data": data})
     show(caption, "written:", *(f"  {path}" for path in files))
+
+
+def _default_cost(backbones: Sequence[str]) -> str:
+    """Encoders are compared on one backbone; where backbones differ, what they cost belongs in the figure."""
+    return "gflops-encoder" if len(backbones) == 1 else "gflops-total"
 
 
 @dataclass(frozen=True)
@@ -135,12 +152,17 @@ class _Choice:
             ValueError: several, or one that is not known.
         """
         from segmeter.encoders.backbones.table import check_backbone
+        from segmeter.model_text import ModelText
 
         if len(self.backbones) > 1:
             raise ValueError(f"{self.kind} takes one --backbone, got {' and '.join(self.backbones)}")
         if self.backbones:
             check_backbone(self.backbones[0])
-        return self.backbones[0] if self.backbones else "swin-t"
+        if self.backbones:
+            return self.backbones[0]
+        # The encoders beside a model of one's own are on its backbone, if it names one.
+        named = {ModelText.named(model).backbone for model in self.models} - {""}
+        return named.pop() if len(named) == 1 else "swin-t"
 
 
 def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
@@ -206,7 +228,7 @@ def _draw(choice: _Choice) -> tuple[Any, str, Any]:
     else:
         folder = _records(choice.records or (DEFAULT_RECORDS if DEFAULT_RECORDS.is_dir() else None))
         found = data.realised_data(folder)
-        figure, caption = figures.realised_figure(found)
+        figure, caption = figures.realised_figure(found, choice.backbone if choice.backbones else None)
     return figure, caption, found
 
 

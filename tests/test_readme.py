@@ -95,6 +95,8 @@ def test_links_and_pictures_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", prose):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+    for target in re.findall(r'(?:src|srcset)="([^"]+)"', prose):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_share_of_cells_in_the_readme_is_the_one_its_example_shows() -> None:

@@ -103,7 +103,9 @@ def _with_cost(p: Point, counted: Point) -> Point:
 
 def breakdown_data(backbone: str, models: Sequence[str] = ()) -> list[FlopsRecord]:
     """Records of the four encoders, and own models, at Cityscapes' size."""
-    return [_record(model, backbone, "cityscapes") for model in (*ENCODERS, *models)]
+    found = [_record(model, backbone, "cityscapes") for model in (*ENCODERS, *models)]
+    # A model that is one of the four is drawn once.
+    return list({record["model"]: record for record in found}.values())
 
 
 def resolution_data(backbone: str, models: Sequence[str] = ()) -> dict[str, Any]:

@@ -26,27 +26,18 @@ def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[
         "claimed": the saving of MACs in the published convention, "realised": that of time, both shares of
         the baseline's, negative for a loss; "low", "high": 95 % repeat interval of the realised one, or
         None for the encoder as a whole and where the records have none}. The rows are "total", "encoder" and
-        its components. Only the newest of equal settings is given.
+        its components. Every record gives one: which of them to believe is not for us to choose.
     """
     by_id = {run.id: run for run in runs}
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
     for run in sorted(runs, key=lambda run: (run.time, run.id), reverse=True):
         for ratio in run.ratios:
             baseline = by_id.get(ratio["baseline"])
             if run.status != "ok" or baseline is None or not baseline.components or not run.components:
                 continue
-            if not all(_may_be_counted(one, own) for one in (run, baseline)):
-                continue
-            settings = run.settings
-            key = (
-                run.model,
-                baseline.model,
-                *(settings.get(k) for k in ("padded_size", "device", "threads")),
-                how_measured(run),
-            )
-            if key not in found:
-                found[key] = _pair(run, baseline, ratio, own)
-    return list(found.values())
+            if all(_may_be_counted(one, own) for one in (run, baseline)):
+                found.append(_pair(run, baseline, ratio, own))
+    return found
 
 
 def _may_be_counted(run: Run, own: Sequence[str]) -> bool:

@@ -30,7 +30,9 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         figure = Figure(figsize=(PAGE_INCHES, 3.0), layout="constrained")
         FigureCanvasAgg(figure)
         whole, inside = figure.subplots(1, 2)
-        names = [record["encoder_title"].replace(" (", "\n(") for record in records]
+        backbones = list(dict.fromkeys(record["title"].rsplit(", ", 1)[-1] for record in records))
+        # Several backbones: each bar says which is in it.
+        names = [_bar_name(record, len(backbones) > 1) for record in records]
         bars = {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS}
         # A whole model of the user's own has parts of its own.
         bars["own parts"] = [r["total_gmacs"] - sum(part_figure(r, p) for p in PARTS) for r in records]
@@ -42,13 +44,21 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         _stack(inside, names, parts, [*ENCODER_PART_COLOURS.values(), OWN_PARTS_COLOUR])
         first = records[0]
         whole.set_ylabel(first["unit"])
-        whole.set_title(f"Whole model, {first['title'].rsplit(', ', 1)[-1]}")
+        whole.set_title(
+            f"Whole model, {backbones[0]}" if len(backbones) == 1 else "Whole models, several backbones"
+        )
         inside.set_title("Encoder alone")
         figure.supxlabel(caption(first), fontsize=6.5)
         # Lay out once: each format would do it again, with text a hair wider or narrower.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         return figure
+
+
+def _bar_name(record: FlopsRecord, with_backbone: bool) -> str:
+    """A bar's name on lines of its own: the encoder, its configuration, its backbone where they differ."""
+    name = record["encoder_title"].replace(" (", "\n(")
+    return f"{name}\n{record['title'].rsplit(', ', 1)[-1]}" if with_backbone else name
 
 
 def figure_bytes(figure: "Figure", kind: str) -> bytes:

@@ -1,20 +1,22 @@
 """What the figures share: a page to draw on, a caption below it, labels that keep clear of each other."""
 
+import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from segmeter.reports.plots.style import (
-    AMBER,
-    BLUE,
     COLUMN_INCHES,
-    GREEN,
-    GREY,
-    ORANGE,
+    DARK,
+    GRID,
+    INK,
+    OWN_LOOK,
+    PAGE,
     PAGE_INCHES,
-    PURPLE,
-    SKY,
+    Look,
+    look_of,
     paper_style,
 )
 
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = Mapping[str, Any]
-ENCODER_COLOURS = {"m2f": BLUE, "lite-m2f": SKY, "rt-m2f": GREEN, "pro-scale": ORANGE}
-OTHER_COLOURS = (PURPLE, AMBER, GREY)
-OWN_COLOUR = "black"
+OWN_COLOUR = OWN_LOOK.light
 BACKBONE_TITLES = {
     "swin-t": "Swin-T",
     "swin-s": "Swin-S",
@@ -84,19 +84,55 @@ def finish(figure: "Figure") -> "Figure":
     return figure
 
 
-def clamped(points: Sequence[Point], x: str, y: str) -> Callable[[Point], tuple[float, float]]:
-    """Where to draw a point: one far from all others goes to the edge, so that the others keep their room."""
-    ends = [_fences([p[name] for p in points]) for name in (x, y)]
+@dataclass(frozen=True)
+class Window:
+    """The part of two axes that a chart shows: all points but those far from all others.
 
-    def place(p: Point) -> tuple[float, float]:
-        a, b = (min(max(p[name], low), high) for name, (low, high) in zip((x, y), ends, strict=True))
-        return a, b
+    Those have no marker, as it would stand where the value is not: an arrow at the edge points to them.
+    """
 
-    return place
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def holds(self, place: tuple[float, float]) -> bool:
+        """Whether a marker can stand where its values are."""
+        (x0, x1), (y0, y1) = self.across, self.up
+        return x0 <= place[0] <= x1 and y0 <= place[1] <= y1
+
+    def edge(self, place: tuple[float, float]) -> tuple[float, float]:
+        """The nearest place on the window's edge, where the arrow's head is."""
+        (x0, x1), (y0, y1) = self.across, self.up
+        return min(max(place[0], x0), x1), min(max(place[1], y0), y1)
+
+    def show(self, axes: "Axes") -> None:
+        """Set the axes' limits."""
+        axes.set_xlim(*self.across)
+        axes.set_ylim(*self.up)
+
+
+def window(
+    places: Sequence[tuple[float, float]], ends: Sequence[tuple[float, float]] = (), room: float = 0.13
+) -> Window:
+    """What a chart of these points shows, with some room around them.
+
+    Args:
+        places: where the markers stand.
+        ends: of error bars; they only widen the window.
+        room: at each side, share of what is shown.
+    """
+    sides = []
+    for axis in (0, 1):
+        low, high = _fences([place[axis] for place in places])
+        # Error bars of what is far away are far away as well.
+        near = [end[axis] for end in ends if low - (high - low) <= end[axis] <= high + (high - low)]
+        low, high = min([low, *near]), max([high, *near])
+        more = room * ((high - low) or abs(high) or 1.0)
+        sides.append((low - more, high + more))
+    return Window(sides[0], sides[1])
 
 
 def _fences(values: Sequence[float]) -> tuple[float, float]:
-    """Tukey's outer fences, drawn in to the last value within them and some room beyond.
+    """Tukey's outer fences, drawn in to the last value within them.
 
     They hold only where the values within them would get less than a third of the axis.
     """
@@ -108,27 +144,139 @@ def _fences(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(inside), max(inside)
     if 3 * (high - low) > max(values) - min(values):
         return min(values), max(values)
-    room = 0.12 * (high - low)
-    return (low - room if min(values) < low else low), (high + room if max(values) > high else high)
+    return low, high
 
 
-def beyond(p: Point, x: str, y: str, place: tuple[float, float]) -> str:
-    """What to add to the label of a point that :func:`clamped` puts at the edge."""
-    off = [
-        f"{name.upper() if name in ('pq', 'miou', 'ap') else 'at'} {p[name]:.0f}"
-        for name, drawn in zip((x, y), place, strict=True)
-        if p[name] != drawn
-    ]
-    return f" ({', '.join(off)}, off the chart)" if off else ""
-
-
-def colour_of(encoder: str, others: Sequence[str] = ()) -> str:
-    """An encoder's colour; systems of others take theirs by their place in ``others``."""
-    if encoder in ENCODER_COLOURS:
-        return ENCODER_COLOURS[encoder]
-    return (
-        OTHER_COLOURS[list(others).index(encoder) % len(OTHER_COLOURS)] if encoder in others else OWN_COLOUR
+def point_away(axes: "Axes", view: Window, place: tuple[float, float], colour: str) -> None:
+    """An arrow at the edge towards a point beyond it; its head's other coordinate is the point's own."""
+    head = view.edge(place)
+    pixel = axes.transData.transform(head)
+    beyond = [(p > h) - (p < h) for p, h in zip(place, head, strict=True)]
+    scale = axes.figure.dpi / 72
+    tail = axes.transData.inverted().transform(
+        [c - 15 * scale * b for c, b in zip(pixel, beyond, strict=True)]
     )
+    axes.annotate(
+        "",
+        head,
+        (float(tail[0]), float(tail[1])),
+        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0},
+        gid="off-the-chart",
+    )
+
+
+def mark(
+    axes: "Axes",
+    place: tuple[float, float],
+    look: Look,
+    hollow: bool = False,
+    alpha: float = 1.0,
+    area: float = 16.0,
+    zorder: float = 3.0,
+) -> None:
+    """A system's marker where its values are; hollow for a figure as published."""
+    axes.scatter(
+        [place[0]],
+        [place[1]],
+        s=area * (2.6 if look.marker == "*" else 1.0),
+        marker=look.marker,
+        facecolor=PAGE if hollow else look.light,
+        edgecolor=look.light,
+        linewidth=0.9,
+        alpha=alpha,
+        zorder=zorder,
+    )
+
+
+def key(look: Look | None, label: str, hollow: bool = False) -> Any:
+    """A marker for a legend; without a look, the grey circle that shows what hollow or filled means."""
+    from matplotlib.lines import Line2D
+
+    colour, marker = (look.light, look.marker) if look else ("#555555", "o")
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=marker,
+        color=colour,
+        markerfacecolor=PAGE if hollow else colour,
+        markersize=6 if marker == "*" else 4,
+        label=label,
+    )
+
+
+def legend_rows(labels: Sequence[str], wide: bool) -> tuple[int, int]:
+    """Columns and rows of a legend across a figure's top."""
+    # A character takes a little over a twentieth of an inch, a marker and its gap about five characters.
+    width = PAGE_INCHES if wide else COLUMN_INCHES
+    columns = max(1, min(len(labels), int(width / (0.053 * (max(map(len, labels)) + 5)))))
+    return columns, math.ceil(len(labels) / columns)
+
+
+def legend_above(figure: "Figure", handles: Sequence[Any], columns: int) -> None:
+    """A legend across the figure's top."""
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.1,
+        handlelength=1.4,
+        handletextpad=0.4,
+        borderaxespad=0.1,
+    )
+
+
+def colour_of(encoder: str) -> str:
+    """A system's colour."""
+    return look_of(encoder).light
+
+
+def darkened(figure: "Figure") -> "Figure":
+    """The figure recoloured for a dark ground, in place; pictures and heat maps keep their colours."""
+    import numpy as np
+    from matplotlib.collections import Collection, QuadMesh
+    from matplotlib.colors import to_hex, to_rgba
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.text import Text
+
+    known = {name.lower(): value for name, value in DARK.items()}
+
+    def swapped(colour: Any) -> Any:
+        if isinstance(colour, str) and colour in ("none", "face"):
+            return colour
+        new = known.get(to_hex(colour))
+        return colour if new is None else (new, to_rgba(colour)[3])
+
+    for axes in figure.axes:
+        # Ticks are made again whenever an axis is laid out.
+        axes.tick_params(colors=DARK[INK], grid_color=DARK[GRID])
+    meshes = figure.findobj(QuadMesh)
+    inside = {text for mesh in meshes if mesh.axes is not None for text in mesh.axes.findobj(Text)}
+    for text in figure.findobj(Text):
+        if text not in inside:
+            text.set_color(swapped(text.get_color()))
+    for line in figure.findobj(Line2D):
+        for get, put in (
+            (line.get_markerfacecolor, line.set_markerfacecolor),
+            (line.get_markeredgecolor, line.set_markeredgecolor),
+            (line.get_color, line.set_color),
+        ):
+            put(swapped(get()))
+    for patch in figure.findobj(Patch):
+        if to_rgba(patch.get_facecolor())[3]:
+            patch.set_facecolor(swapped(patch.get_facecolor()))
+        if to_rgba(patch.get_edgecolor())[3]:
+            patch.set_edgecolor(swapped(patch.get_edgecolor()))
+    for drawn in figure.findobj(Collection):
+        if not isinstance(drawn, QuadMesh):
+            faces, edges = (
+                [swapped(c) for c in np.atleast_2d(get()) if len(c)]
+                for get in (drawn.get_facecolor, drawn.get_edgecolor)
+            )
+            drawn.set_facecolor(faces or "none")
+            drawn.set_edgecolor(edges or "none")
+    return figure
 
 
 def backbone_title(backbone: str) -> str:

@@ -9,29 +9,24 @@ from segmeter.reports.plots.common import (
     NothingMatches,
     Point,
     backbone_title,
-    beyond,
-    clamped,
     colour_of,
     finish,
+    key,
+    legend_above,
+    mark,
     new_figure,
+    point_away,
     style,
+    window,
 )
 from segmeter.reports.plots.labels import Label, place_labels
-from segmeter.reports.plots.style import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from segmeter.reports.plots.style import DATASET_COLOURS, FADED_INK, INK, PAGE, SYSTEM_TITLES, look_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Picture = tuple["Figure", str]
-BACKBONE_COLOURS = {
-    "swin-t": ORANGE,
-    "r50": BLUE,
-    "mvit-t": GREEN,
-    "swin-s": AMBER,
-    "swin-b": PURPLE,
-    "swin-l": GREY,
-    "r101": SKY,
-}
+M2F, PRO_SCALE = look_of("m2f"), look_of("pro-scale")
 CONFIGURATIONS = ("(1,1,1)", "(3,1,1)", "(1,3,1)", "(2,2,2)", "(1,1,3)", "(3,3,3)")
 DATASETS = ("coco", "cityscapes")
 
@@ -62,31 +57,44 @@ def circles_figure(points: Sequence[Point], dataset: str = "coco", backbone: str
         f"to {most:.0f}. PQ as printed; GMACs measured, convention 'published', batch 1. (p1,p2,p3): "
         "PRO-SCALE."
     )
-    place = clamped(found, "gflops_encoder", "pq")
+    places = [(p["gflops_encoder"], p["pq"]) for p in found]
+    view = window(places, room=0.17)
+    away = [p for p, place in zip(found, places, strict=True) if not view.holds(place)]
+    if away:
+        caption += " Arrow: a point beyond the axes, its PQ written beside it."
+    systems = dict.fromkeys(p["encoder"] for p in sorted(found, key=lambda p: p["gflops_encoder"]))
     with style():
-        figure, (axes,) = new_figure(False, 2.5, caption)
+        figure, (axes,) = new_figure(False, 2.65, caption)
+        view.show(axes)
         radii = {}
-        for p in found:
+        for p, place in zip(found, places, strict=True):
             area = 300 * p["gflops_total"] / most
             radii[id(p)] = (area / 3.1416) ** 0.5
+            if p in away:
+                continue
             axes.scatter(
-                *place(p),
+                *place,
                 s=area,
                 color=colour_of(p["encoder"]),
-                alpha=0.55,
-                edgecolor="white",
+                alpha=0.45,
+                edgecolor=PAGE,
                 linewidth=0.6,
             )
-            axes.scatter(*place(p), s=3, color="black", zorder=4)
+            mark(axes, place, look_of(p["encoder"]), area=7, zorder=4)
         axes.set_xlabel("encoder, GMACs")
         axes.set_ylabel("PQ, %")
-        axes.margins(x=0.16, y=0.16)
         axes.grid(True, axis="both")
+        legend_above(figure, [key(look_of(s), SYSTEM_TITLES.get(s, s)) for s in systems], 4)
         finish(figure)
-        labels = [
-            Label(*place(p), _short(p) + beyond(p, "gflops_encoder", "pq", place(p)), "black", radii[id(p)])
-            for p in found
-        ]
+        labels = []
+        for p, place in zip(found, places, strict=True):
+            beyond = ""
+            if p in away:
+                point_away(axes, view, place, colour_of(p["encoder"]))
+                beyond = f": PQ {p['pq']:.2f}"
+            labels.append(
+                Label(*view.edge(place), _short(p) + beyond, INK, 2.6 if p in away else radii[id(p)])
+            )
         place_labels(axes, labels)
     return figure, caption
 
@@ -108,8 +116,8 @@ def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> 
             )
             places = range(len(bars))
             heights = [p["pq"] for p in bars]
-            axes.vlines(places, baseline["pq"], heights, color=ORANGE, linewidth=1.6)
-            axes.scatter(places, heights, s=22, color=ORANGE, zorder=3)
+            axes.vlines(places, baseline["pq"], heights, color=PRO_SCALE.light, linewidth=1.6)
+            axes.scatter(places, heights, s=20, marker=PRO_SCALE.marker, color=PRO_SCALE.light, zorder=3)
             for place, height in zip(places, heights, strict=True):
                 gain = height - baseline["pq"]
                 axes.annotate(
@@ -120,14 +128,14 @@ def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> 
                     ha="center",
                     fontsize=6,
                 )
-            axes.axhline(baseline["pq"], color=BLUE, linewidth=1.0, linestyle="--", zorder=1)
+            axes.axhline(baseline["pq"], color=M2F.light, linewidth=1.0, linestyle="--", zorder=1)
             axes.annotate(
                 f"M2F: PQ {baseline['pq']:.2f}, {baseline['gflops_encoder']:.1f} GMACs",
                 (0.02, baseline["pq"]),
                 (0, 3),
                 textcoords="offset points",
                 fontsize=6.5,
-                color=BLUE,
+                color=M2F.light,
             )
             axes.set_xticks(places, [f"{_short(p)}\n{p['gflops_encoder']:.1f}" for p in bars])
             axes.tick_params(axis="x", length=0)
@@ -148,7 +156,6 @@ def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
         "GMAC added."
     )
     names = ["stage 1\n(3,1,1)", "stage 2\n(1,3,1)", "stage 3\n(1,1,3)"]
-    colours = {"coco": ORANGE, "cityscapes": BLUE}
     panels_of = (
         ("cost", "GMACs added", "{:.1f}"),
         ("gain", "PQ points gained", "{:.2f}"),
@@ -161,7 +168,13 @@ def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
                 width = 0.8 / len(changes)
                 places = [i + (index - (len(changes) - 1) / 2) * width for i in range(3)]
                 values = [row[key] for row in rows]
-                axes.bar(places, values, width * 0.92, color=colours[dataset], label=DATASET_TITLES[dataset])
+                axes.bar(
+                    places,
+                    values,
+                    width * 0.92,
+                    color=DATASET_COLOURS[dataset],
+                    label=DATASET_TITLES[dataset],
+                )
                 for place, value in zip(places, values, strict=True):
                     axes.annotate(
                         form.format(value),
@@ -199,16 +212,15 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
     if not pairs:
         raise NothingMatches("nothing matches: no backbone has both M2F and PRO-SCALE")
     caption = (
-        "Arrows from M2F (circle) to PRO-SCALE (square): (1,1,3) on COCO, (3,3,3) on Cityscapes. GMACs "
+        "Arrows from M2F to PRO-SCALE: (1,1,3) on COCO, (3,3,3) on Cityscapes. GMACs "
         "of the whole model measured "
         "at 800x1088 and 1024x2048, convention 'published', batch 1; PQ as printed. The axis of GMACs is "
         "logarithmic."
     )
     with style():
-        figure, panels = new_figure(True, 2.4, caption, len(pairs))
+        figure, panels = new_figure(True, 2.5, caption, len(pairs))
         for axes, (dataset, found) in zip(panels, pairs.items(), strict=True):
             for m2f, pro_scale in found:
-                colour = BACKBONE_COLOURS.get(m2f["backbone"], GREY)
                 start, end = ((p["gflops_total"], p["pq"]) for p in (m2f, pro_scale))
                 axes.annotate(
                     "",
@@ -216,14 +228,14 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
                     start,
                     arrowprops={
                         "arrowstyle": "->",
-                        "color": colour,
+                        "color": "#555555",
                         "linewidth": 1.0,
                         "shrinkA": 3,
                         "shrinkB": 3,
                     },
                 )
-                axes.scatter(*start, s=16, marker="o", facecolor="white", edgecolor=colour, zorder=3)
-                axes.scatter(*end, s=15, marker="s", color=colour, zorder=3)
+                mark(axes, start, M2F)
+                mark(axes, end, PRO_SCALE)
             axes.set_xscale("log")
             _plain_ticks(axes, [p["gflops_total"] for pair in found for p in pair])
             axes.set_title(DATASET_TITLES[dataset])
@@ -231,6 +243,7 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
             axes.margins(x=0.16, y=0.14)
             axes.grid(True, axis="both")
         panels[0].set_ylabel("PQ, %")
+        legend_above(figure, [key(M2F, "M2F"), key(PRO_SCALE, "PRO-SCALE")], 2)
         finish(figure)
         for axes, found in zip(panels, pairs.values(), strict=True):
             labels = [
@@ -248,7 +261,7 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
                     b["gflops_total"],
                     b["pq"],
                     f"{100 * (b['gflops_total'] / a['gflops_total'] - 1):.0f} %",
-                    BACKBONE_COLOURS.get(a["backbone"], GREY),
+                    FADED_INK,
                     3.0,
                 )
                 for a, b in found

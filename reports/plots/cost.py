@@ -1,4 +1,4 @@
-"""Where the cost sits: over resolutions, layers and levels, with LPE, not counted, claimed and realised."""
+"""Where the cost sits: over resolutions, layers and levels, with LPE, and what is not counted."""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -14,8 +14,7 @@ from segmeter.reports.plots.common import (
     new_figure,
     style,
 )
-from segmeter.reports.plots.style import AMBER, BLUE, GREY, ORANGE, PURPLE, SKY
-from segmeter.reports.units import title
+from segmeter.reports.plots.style import DATASET_COLOURS, ENCODER_PART_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,10 +27,10 @@ OMISSION_TITLES = {
     "linear_resizing": "resizing of position tables",
 }
 OMISSION_COLOURS = {
-    "deformable_sampling": ORANGE,
-    "deformable_weighting": AMBER,
-    "masked_attention_scores": BLUE,
-    "linear_resizing": PURPLE,
+    "deformable_sampling": "#4B3F72",
+    "deformable_weighting": "#8D6A9F",
+    "masked_attention_scores": "#6FB07F",
+    "linear_resizing": "#C9A227",
 }
 
 
@@ -165,7 +164,7 @@ def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str,
     with style():
         figure, (left, right) = new_figure(True, 2.1, caption, 2)
         for index, (kind, name, colour) in enumerate(
-            (("conv", "3x3 convolution", SKY), ("lpe", "LPE", ORANGE))
+            (("conv", "3x3 convolution", "#B9C0CA"), ("lpe", "LPE", ENCODER_PART_COLOURS["pixel_embedding"]))
         ):
             places = [i + (index - 0.5) * 0.38 for i in range(len(costs))]
             values = [row[kind] for row in costs]
@@ -184,7 +183,7 @@ def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str,
         left.set_ylabel("encoder, GMACs")
         left.margins(y=0.2)
         left.legend(loc="upper right", ncols=2)
-        for index, (dataset, colour) in enumerate((("coco", ORANGE), ("cityscapes", BLUE))):
+        for index, (dataset, colour) in enumerate(DATASET_COLOURS.items()):
             off, on = _lpe_rows(points, dataset)
             values = [on[key] - off[key] for key in ("pq", "miou", "ap")]
             places = [i + (index - 0.5) * 0.38 for i in range(3)]
@@ -273,68 +272,3 @@ def not_counted_figure(rows: Sequence[Mapping[str, Any]]) -> Picture:
                 loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=1.0, columnspacing=1.0
             )
         return finish(figure), caption
-
-
-def realised_figure(pairs: Sequence[Mapping[str, Any]]) -> Picture:
-    """FLOPs fell, latency did not: claimed beside realised saving, component by component.
-
-    Raises:
-        ValueError: no timing records of a model beside a baseline.
-    """
-    if not pairs:
-        raise NothingMatches(
-            "nothing matches: no timing records of a model beside a baseline; make some with "
-            "`segmeter profile m2f pro-scale`"
-        )
-    # Side by side stands only what was measured alike: the newest pair and those of its settings, in order.
-    same = ("baseline", "size", "machine")
-    shown = [pair for pair in pairs if all(pair[key] == pairs[0][key] for key in same)][:5][::-1]
-    left_out = len(pairs) - len(shown)
-    caption = (
-        f"Savings against {shown[0]['baseline']}: open, the claim (MACs, convention 'published'); filled, "
-        "what a clock saw "
-        f"({shown[0]['machine']}, {shown[0]['size']}). Bar: 95 % repeat interval. Left of 0 is slower."
-        + (f" {left_out} more comparisons in these records are not shown." if left_out else "")
-    )
-    with style():
-        rows = max(len(pair["rows"]) for pair in shown)
-        figure, panels = new_figure(len(shown) > 1, 0.7 + 0.2 * rows, caption, len(shown), sharey=True)
-        names = list(dict.fromkeys(row["component"] for pair in shown for row in pair["rows"]))
-        for axes, pair in zip(panels, shown, strict=True):
-            for row in pair["rows"]:
-                place = names.index(row["component"])
-                claimed, realised = row["claimed"], 100 * row["realised"]
-                if claimed is not None:
-                    axes.plot([100 * claimed, realised], [place, place], color=GREY, linewidth=0.8, zorder=1)
-                    # A ring that the realised saving does not cover where both are equal.
-                    axes.scatter(100 * claimed, place, s=30, facecolor="none", edgecolor=BLUE, zorder=4)
-                axes.scatter(realised, place, s=18, color=ORANGE, zorder=3)
-                if row["low"] is not None:
-                    axes.plot(
-                        [100 * row["low"], 100 * row["high"]],
-                        [place, place],
-                        color=ORANGE,
-                        linewidth=2.2,
-                        alpha=0.45,
-                    )
-            axes.axvline(0, color="black", linewidth=0.6)
-            axes.set_title(pair["title"].rpartition(", ")[0] or pair["title"])
-            axes.grid(True, axis="x")
-        panels[0].set_yticks(range(len(names)), [_component(name) for name in names])
-        panels[0].invert_yaxis()
-        ends = [end for axes in panels for end in axes.get_xlim()]
-        # A marker at the outermost value is seen whole.
-        room = 0.04 * (max(ends) - min(ends))
-        for axes in panels:
-            axes.set_xlim(min(ends) - room, max(ends) + room)
-            axes.tick_params(axis="y", length=0)
-            axes.set_xlabel("saving, %")
-        return finish(figure), caption
-
-
-def _component(name: str) -> str:
-    return {
-        "total": "whole model",
-        "encoder": "encoder",
-        "encoder.elementwise": "  elementwise (no claim)",
-    }.get(name, f"  {title(name)}")

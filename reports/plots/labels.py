@@ -103,7 +103,7 @@ def _best(
             cost += 25 * min(1.0, sum(_holds(place, dot) for dot in dots) / 10)
             # A label nearer to another marker would be read as that one's.
             gap = _gap(place, centre) - 0.5 * scale
-            cost += 12 * any(_gap(place, other) < gap for other in others)
+            cost += 60 * any(_gap(place, other) < gap for other in others)
             cost += 0 if _holds(frame, place[:2]) and _holds(frame, place[2:]) else 1000
             if best is None or cost < best[0]:
                 best = (cost, place, distance)

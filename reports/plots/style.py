@@ -1,23 +1,93 @@
-"""One look for every figure: a paper's column width, a colour-blind safe palette, vector fonts."""
+"""One look for every figure and the page: colours and markers of systems, a paper's widths, vector fonts.
 
+A colour means one thing: a system's is not a part's, nor a component's or a data set's. Every system has one
+colour and one marker wherever it is drawn, in the figures and in the HTML report.
+"""
+
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 # Okabe and Ito's palette, told apart by people with any common colour vision.
 BLUE, ORANGE, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"
 SKY, PURPLE, AMBER, GREY = "#56B4E9", "#CC79A7", "#E69F00", "#8C8C8C"
 
-PART_COLOURS = {"backbone": SKY, "encoder": ORANGE, "decoder": GREEN, "postprocess": GREY}
+# Tol's light and muted palettes, which share no colour with each other, the systems or the data sets.
+PART_COLOURS = {"backbone": "#77AADD", "encoder": "#EE8866", "decoder": "#44BB99", "postprocess": "#B0B0B0"}
 ENCODER_PART_COLOURS = {
-    "input_projection": SKY,
-    "deformable_attention": ORANGE,
-    "ffn": AMBER,
-    "norms": PURPLE,
-    "recalibration": YELLOW,
-    "hybrid": GREEN,
-    "pixel_embedding": BLUE,
+    "input_projection": "#DDCC77",
+    "deformable_attention": "#882255",
+    "ffn": "#CC6677",
+    "norms": "#AA4499",
+    "recalibration": "#999933",
+    "hybrid": "#117733",
+    "pixel_embedding": "#332288",
 }
+DATASET_COLOURS = {"coco": "#3B8686", "cityscapes": "#9C5FB5"}
+INK, PAGE, GRID = "#000000", "#ffffff", "#D9D9D9"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A system's colour on a light and on a dark ground, and its marker by matplotlib's name."""
+
+    light: str
+    dark: str
+    marker: str
+
+
+OWN_LOOK = Look("#A8437F", "#E49AC4", "*")
+SYSTEM_LOOKS = {
+    "m2f": Look("#0072B2", "#5CB3EA", "o"),
+    "lite-m2f": Look("#B87C00", "#EAB33C", "D"),
+    "rt-m2f": Look("#008A63", "#36C596", "^"),
+    "pro-scale": Look("#D55E00", "#FF8A3D", "s"),
+}
+SYSTEM_TITLES = {"m2f": "M2F", "lite-m2f": "Lite-M2F", "rt-m2f": "RT-M2F", "pro-scale": "PRO-SCALE"}
+# For other systems: their name, not their neighbours in a picture, picks colour and marker.
+OTHER_COLOURS = (
+    ("#5B5EA6", "#A6A8E6"),
+    ("#8B5A2B", "#D2A679"),
+    ("#5E6B7A", "#A9B4C2"),
+    ("#6B7A1F", "#BCCB6A"),
+    ("#A33A3A", "#F09A9A"),
+    ("#2F7F93", "#86CFE0"),
+)
+OTHER_MARKERS = ("v", "P", "X", "p", "h", "<", ">")
+MARKER_TITLES = {"published": "as published", "measured": "cost measured", "own": "own"}
+FADED_INK = "#6B6B6B"
+FRONT_INK = "#444444"
+# What becomes of a colour on a dark ground; what is not named stays.
+DARK = {
+    PAGE: "#14181E",
+    INK: "#E8ECF1",
+    GRID: "#2A323D",
+    FADED_INK: "#A9B4C2",
+    FRONT_INK: "#C3CBD6",
+    "#555555": "#9AA5B3",
+    "#262626": "#E8ECF1",
+    "#CCCCCC": "#3A4452",
+    "#332288": "#8F86E0",
+    "#882255": "#D0709F",
+    "#117733": "#4CB36F",
+    **{look.light: look.dark for look in (OWN_LOOK, *SYSTEM_LOOKS.values())},
+    **dict(OTHER_COLOURS),
+}
+
+
+def look_of(system: str, own: bool = False) -> Look:
+    """A system's look, by its name alone."""
+    if own:
+        return OWN_LOOK
+    if system in SYSTEM_LOOKS:
+        return SYSTEM_LOOKS[system]
+    number = zlib.crc32(system.encode("utf-8", "replace"))
+    light, dark = OTHER_COLOURS[number % len(OTHER_COLOURS)]
+    return Look(light, dark, OTHER_MARKERS[number // len(OTHER_COLOURS) % len(OTHER_MARKERS)])
+
+
 COLUMN_INCHES, PAGE_INCHES = 3.35, 6.9
 
 RC: dict[str, Any] = {
@@ -35,7 +105,7 @@ RC: dict[str, Any] = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.linewidth": 0.4,
-    "grid.color": "#D9D9D9",
+    "grid.color": GRID,
     "legend.frameon": False,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",

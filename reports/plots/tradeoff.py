@@ -8,17 +8,30 @@ from segmeter.reports.plots.common import (
     OWN_COLOUR,
     NothingMatches,
     Point,
+    Window,
     backbone_title,
-    beyond,
-    clamped,
-    colour_of,
     finish,
+    key,
+    legend_above,
+    legend_rows,
+    mark,
     new_figure,
+    point_away,
     style,
+    window,
 )
 from segmeter.reports.plots.labels import Label, place_labels
 from segmeter.reports.plots.pareto import HIGHER_IS_BETTER, pareto_front
-from segmeter.reports.plots.style import GREY
+from segmeter.reports.plots.style import (
+    FADED_INK,
+    FRONT_INK,
+    MARKER_TITLES,
+    OWN_LOOK,
+    SYSTEM_LOOKS,
+    SYSTEM_TITLES,
+    Look,
+    look_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,16 +47,8 @@ AXES = {
     "ap": "AP, %",
 }
 BASES = {"gflops_encoder": "encoder_basis", "gflops_total": "total_basis"}
-MARKERS = {"published": "o", "measured": "s", "own": "*"}
-MARKER_TITLES = {
-    "published": "published",
-    "measured": "cost measured",
-    "own": "own",
-}
-SIZES = {"published": 16.0, "measured": 15.0, "own": 55.0}
-LINES = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
+LINES: Any = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
 FADED = 0.35
-FADED_INK = "#6B6B6B"
 
 
 def select(
@@ -137,43 +142,81 @@ def pareto_figure(
     """
     found = fronts(points, x, y)
     on_front = {id(p) for group in found.values() for p in group}
-    others = sorted({p["encoder"] for p in points if p["source"] != "own"})
     caption = _caption(points, x, y, found, only_cost)
     backbones = {p["backbone"] for p in points if p["backbone"]}
     wide = len(points) > 12
-    clamp = clamped(points, x, y)
+    bars = [bar for p in points for bar in _bars(p, x, y)]
+    view = window([(p[x], p[y]) for p in points], [end for bar in bars for end in bar])
     with style():
-        figure, (axes,) = new_figure(wide, 2.5 if not wide else 3.2, caption)
-        axes.margins(x=0.12, y=0.14)
-        for p in sorted(points, key=lambda p: id(p) in on_front):
-            _draw_point(axes, p, (x, y), clamp(p), id(p) in on_front, others)
+        handles = _legend(points, found, x, y, only_cost)
+        columns, rows = legend_rows([str(handle.get_label()) for handle in handles], wide)
+        figure, (axes,) = new_figure(wide, (3.2 if wide else 2.5) + 0.14 * rows, caption)
+        view.show(axes)
+        _draw_points(axes, points, (x, y), view, on_front)
         lines = []
-        for index, group in enumerate(g for g in found.values() if len(g) > 1):
-            line = [clamp(p) for p in group]
+        for index, group in enumerate(g for g in found.values() if g):
+            line = staircase([(p[x], p[y]) for p in group], view)
             lines.append(line)
             dashes = LINES[index % len(LINES)][0]
-            axes.plot(*zip(*line, strict=True), color="#444444", linewidth=0.9, linestyle=dashes, zorder=1)
+            axes.plot(
+                *zip(*line, strict=True),
+                color=FRONT_INK,
+                linewidth=0.9,
+                linestyle=dashes,
+                zorder=1,
+                gid="front",
+            )
         for p in only_cost:
             axes.axvline(p[x], color=OWN_COLOUR, linewidth=0.8, linestyle="--")
         axes.set_xlabel(f"{AXES[x]} ({'higher' if x in HIGHER_IS_BETTER else 'lower'} is better)")
         axes.set_ylabel(AXES[y])
         axes.grid(True, axis="both")
-        _legend(axes, points)
+        legend_above(figure, handles, columns)
         finish(figure)
+        for p in points:
+            if not view.holds((p[x], p[y])):
+                point_away(axes, view, (p[x], p[y]), _look(p).light)
         text = [
             Label(
-                *clamp(p),
-                _name(p, len(backbones) > 1) + beyond(p, x, y, clamp(p)),
+                *view.edge((p[x], p[y])),
+                _name(p, len(backbones) > 1) + _beyond(p, x, y, view),
                 "black" if id(p) in on_front or p["source"] == "own" else FADED_INK,
                 4.0 if p["source"] == "own" else 2.6,
             )
             for p in sorted(points, key=lambda p: (id(p) not in on_front, p[x], p[y], p["label"]))
         ]
         text += [Label(p[x], axes.get_ylim()[0], p["label"], OWN_COLOUR, 2.0) for p in only_cost]
-        lines += [bar for p in points for bar in _bars(p, x, y)]
+        lines += bars
         lines += [[(p[x], end) for end in axes.get_ylim()] for p in only_cost]
         place_labels(axes, text, lines)
     return figure, caption
+
+
+def staircase(group: Sequence[tuple[float, float]], view: Window) -> list[tuple[float, float]]:
+    """A front's corners: until the next point on it is paid for, quality stays what the last one gives.
+
+    Args:
+        group: the points on the front, from the end with the least quality on.
+        view: what the chart shows; the stairs begin at its bottom and end at its side.
+    """
+    (x0, x1), (y0, _) = view.across, view.up
+    corners = [(group[0][0], min(y0, group[0][1])), group[0]]
+    for place in group[1:]:
+        corners += [(place[0], corners[-1][1]), place]
+    dearer = group[-1][0] >= group[0][0] if len(group) > 1 else True
+    return [*corners, (max(x1, corners[-1][0]) if dearer else min(x0, corners[-1][0]), corners[-1][1])]
+
+
+def _beyond(p: Point, x: str, y: str, view: Window) -> str:
+    """A point's values where no axis shows them."""
+    if view.holds((p[x], p[y])):
+        return ""
+    told = [
+        f"{AXES[name].split(', ')[0] if name == y else 'at'} {p[name]:.2f}"
+        for name, drawn in zip((x, y), view.edge((p[x], p[y])), strict=True)
+        if p[name] != drawn
+    ]
+    return f": {', '.join(told)}"
 
 
 def _bars(p: Point, x: str, y: str) -> list[list[tuple[float, float]]]:
@@ -187,35 +230,38 @@ def _bars(p: Point, x: str, y: str) -> list[list[tuple[float, float]]]:
     return bars
 
 
-def _draw_point(
-    axes: "Axes",
-    p: Point,
-    names: tuple[str, str],
-    place: tuple[float, float],
-    on_front: bool,
-    others: Sequence[str],
+def _look(p: Point) -> Look:
+    return look_of(p["encoder"], p["source"] == "own")
+
+
+def _draw_points(
+    axes: "Axes", points: Sequence[Point], names: tuple[str, str], view: Window, on_front: set[int]
 ) -> None:
-    colour = OWN_COLOUR if p["source"] == "own" else colour_of(p["encoder"], others)
-    alpha = 1.0 if on_front or p["source"] == "own" else FADED
-    hollow = p["source"] == "published"
-    axes.scatter(
-        [place[0]],
-        [place[1]],
-        s=SIZES[p["source"]],
-        marker=MARKERS[p["source"]],
-        facecolor="white" if hollow else colour,
-        edgecolor=colour,
-        linewidth=0.9,
-        alpha=alpha,
-        zorder=3 if on_front else 2,
+    """Markers with their error bars; one that lies under others is larger, so that its rim shows."""
+    x, y = names
+    shown = sorted(
+        (p for p in points if view.holds((p[x], p[y]))),
+        key=lambda p: (id(p) in on_front, p["source"] == "own"),
     )
-    spread = p["spread"] or {}
-    for name, drawn, direction in zip(names, place, ("xerr", "yerr"), strict=True):
-        if name in spread and drawn == p[name]:
-            low, high = spread[name]["low"], spread[name]["high"]
-            ends = [[max(0.0, p[name] - low)], [max(0.0, high - p[name])]]
-            bar: dict[str, Any] = {direction: ends}
-            axes.errorbar(*place, **bar, color=colour, alpha=alpha, linewidth=0.7, capsize=1.5, zorder=2)
+    width, height = (high - low for low, high in (view.across, view.up))
+    for place, p in enumerate(shown):
+        upon = [
+            q
+            for q in shown[place + 1 :]
+            if abs(q[x] - p[x]) < 0.006 * width and abs(q[y] - p[y]) < 0.012 * height
+        ]
+        best = id(p) in on_front
+        alpha = 1.0 if best or p["source"] == "own" else FADED
+        look = _look(p)
+        mark(
+            axes, (p[x], p[y]), look, p["source"] == "published", alpha, 16.0 * (1 + 1.4 * len(upon)),
+            3 + 0.01 * place if best else 2 + 0.001 * place,
+        )  # fmt: skip
+        for bar in _bars(p, x, y):
+            axes.plot(
+                *zip(*bar, strict=True), color=look.light, alpha=alpha, linewidth=0.7, zorder=1.9,
+                marker="|" if bar[0][1] == bar[1][1] else "_", markersize=3, gid="bar",
+            )  # fmt: skip
 
 
 def _name(p: Point, with_backbone: bool) -> str:
@@ -227,32 +273,47 @@ def _name(p: Point, with_backbone: bool) -> str:
     return f"{label}, {backbone_title(p['backbone'])}"
 
 
-def _legend(axes: "Axes", points: Sequence[Point]) -> None:
+def _legend(
+    points: Sequence[Point], found: Mapping[str, Sequence[Point]], x: str, y: str, only_cost: Sequence[Point]
+) -> list[Any]:
+    """A handle for every mark in the chart: each system, where figures come from, fronts, bars."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D(
-            [],
-            [],
-            marker=MARKERS[source],
-            linestyle="",
-            color=GREY,
-            label=MARKER_TITLES[source],
-            markerfacecolor="white" if source == "published" else GREY,
-            markersize=6 if source == "own" else 4,
-        )
-        for source in MARKERS
-        if any(p["source"] == source for p in points)
+    systems = sorted({p["encoder"] for p in points if p["source"] != "own"})
+    order = [s for s in SYSTEM_LOOKS if s in systems] + [s for s in systems if s not in SYSTEM_LOOKS]
+    handles = [key(look_of(system), _system_title(system, points)) for system in order]
+    sources = {p["source"] for p in points}
+    handles += [
+        key(None, MARKER_TITLES[name], name == "published")
+        for name in ("published", "measured")
+        if name in sources
     ]
-    handles.append(Line2D([], [], color="#444444", linewidth=0.9, label="front"))
-    axes.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 1.13),
-        ncols=4,
-        columnspacing=1.2,
-        handlelength=1.2,
-    )
+    if "own" in sources:
+        handles.append(key(OWN_LOOK, MARKER_TITLES["own"]))
+    drawn = [name for name, group in found.items() if group]
+    handles += [
+        Line2D(
+            [], [], color=FRONT_INK, linewidth=0.9, linestyle=LINES[i % len(LINES)][0],
+            label="front" if len(drawn) == 1 else f"front, {name}",
+        )
+        for i, name in enumerate(drawn)
+    ]  # fmt: skip
+    if any(_bars(p, x, y) for p in points):
+        handles.append(
+            Line2D([], [], color="#555555", linewidth=0.7, marker="|", markersize=3, label="spread")
+        )
+    if only_cost:
+        handles.append(
+            Line2D([], [], color=OWN_COLOUR, linewidth=0.8, linestyle="--", label="own, cost only")
+        )
+    return handles
+
+
+def _system_title(system: str, points: Sequence[Point]) -> str:
+    """A system as its papers write it."""
+    if system in SYSTEM_TITLES:
+        return SYSTEM_TITLES[system]
+    return str(next(p["label"] for p in points if p["encoder"] == system)).split(" (")[0]
 
 
 def _caption(
@@ -279,13 +340,16 @@ def _caption(
         parts.append("Points of an unknown input size are on no front.")
     if len(bases) > 1:
         what = "inputs" if x.startswith("gflops") else "machines"
-        drawn = [name for name, group in found.items() if len(group) > 1]
-        styles = [f"{LINES[i % len(LINES)][1]} {name}" for i, name in enumerate(drawn)]
-        parts.append(f"Different {what} are not to be compared; fronts: {'; '.join(styles) or 'none'}.")
+        parts.append(f"Different {what} are not to be compared: each has a front of its own.")
+    if x == "gflops_encoder" and len(backbones) > 1:
+        parts.append("Encoders alone: what the backbones cost is not in it, so a larger one looks free.")
     parts.append("Faded: dominated.")
     kinds = {s["kind"] for p in points for name, s in (p["spread"] or {}).items() if name in (x, y)}
     if kinds:
         parts.append(f"Bars: {', '.join(sorted(kinds))}.")
     if only_cost:
         parts.append("Dashed upright: own model without a quality.")
+    view = window([(p[x], p[y]) for p in points])
+    if not all(view.holds((p[x], p[y])) for p in points):
+        parts.append("Arrow: a point beyond the axes, its value written beside it.")
     return " ".join(parts)

@@ -172,5 +172,5 @@ def test_every_figure_names_its_command_and_record() -> None:
     assert "segmeter plot lpe --backbone swin-t" in text and 'href="#data-lpe"' in text
     assert "segmeter plot stages --backbone swin-t" in text and 'href="#points"' in text
     assert figure_command("pareto-ap-cityscapes", report()) == (
-        "segmeter plot pareto --x gflops-encoder --y ap --dataset cityscapes --backbone swin-t"
+        "segmeter plot pareto --x gflops-total --y ap --dataset cityscapes --backbone swin-t"
     )

@@ -2,16 +2,26 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from segmeter.harness.tradeoff.figure_data import collect_figures
-from segmeter.reports.plots.breakdown import figure_bytes
-from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, clamped
+from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
+from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, darkened
 from segmeter.reports.plots.configurations import circles_figure, stages_figure
-from segmeter.reports.plots.cost import not_counted_figure, realised_figure
+from segmeter.reports.plots.cost import not_counted_figure
 from segmeter.reports.plots.named import KINDS, report_figures
+from segmeter.reports.plots.realised import realised_figure, spread
+from segmeter.reports.plots.style import (
+    DARK,
+    DATASET_COLOURS,
+    ENCODER_PART_COLOURS,
+    PART_COLOURS,
+    SYSTEM_LOOKS,
+    look_of,
+)
 from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
 
 if TYPE_CHECKING:
@@ -178,17 +188,149 @@ def test_own_points_join_the_largest_front_and_are_drawn_as_own(data: dict[str, 
     assert {name: [p["label"] for p in group] for name, group in found.items()} == {"800x1088": ["Mine"]}
     figure, caption = pareto_figure([*chosen, own], "gflops_encoder", "pq")
     assert "Bars: 3 seeds." in caption
-    assert "own" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "own" in legend_of(figure)
 
 
-def test_a_far_point_goes_to_the_edge_and_says_so(data: dict[str, Any]) -> None:
+def legend_of(figure: "Figure") -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def markers(figure: "Figure") -> dict[tuple[float, float], tuple[str, str]]:
+    """Place of each marker, in data -> its colour and its shape."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import to_hex
+    from matplotlib.markers import MarkerStyle
+
+    def outline(path: Any) -> str:
+        return str(path.vertices.round(3).tolist())
+
+    marks = {name: MarkerStyle(look.marker) for name, look in SYSTEM_LOOKS.items()}
+    shapes = {outline(m.get_path().transformed(m.get_transform())): name for name, m in marks.items()}
+    found = {}
+    for axes in figure.axes:
+        for drawn in axes.findobj(PathCollection):
+            for x, y in drawn.get_offsets():
+                shape = shapes.get(outline(drawn.get_paths()[0]), "")
+                found[float(x), float(y)] = (to_hex(drawn.get_edgecolor()[0]).upper(), shape)
+    return found
+
+
+@pytest.mark.parametrize("backbones", [("swin-t",), ()])
+def test_every_marker_stands_where_its_values_are(data: dict[str, Any], backbones: tuple[str, ...]) -> None:
+    chosen = select(data["points"], "gflops_total", "pq", "coco", backbones, ("pro-scale",))
+    figure = pareto_figure(chosen, "gflops_total", "pq")[0]
+    values = {(p["gflops_total"], p["pq"]) for p in chosen}
+    drawn = markers(figure)
+    assert set(drawn) <= values
+    axes = figure.axes[0]
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    beyond = {(x, y) for x, y in values if not (x0 <= x <= x1 and y0 <= y <= y1)}
+    assert set(drawn) == values - beyond
+    # What no axis reaches has an arrow at the edge, level with its value on the other axis.
+    arrows = [text for text in axes.texts if text.get_gid() == "off-the-chart"]
+    heads = {(round(a.xy[0], 6), round(a.xy[1], 6)) for a in arrows}
+    assert heads == {(round(min(max(x, x0), x1), 6), round(min(max(y, y0), y1), 6)) for x, y in beyond}
+
+
+def test_a_far_point_is_an_arrow_with_its_value(data: dict[str, Any]) -> None:
     chosen = select(data["points"], "gflops_encoder", "pq", "coco", ("swin-t",), ("pro-scale",))
-    place = clamped(chosen, "gflops_encoder", "pq")
-    far = next(p for p in chosen if p["label"] == "RT-M2F")
+    figure, caption = pareto_figure(chosen, "gflops_encoder", "pq")
     # RT-M2F's PQ is 41.36, all others' between 50.79 and 52.82.
-    assert 50 < place(far)[1] < 50.79 and place(far)[0] == far["gflops_encoder"]
-    figure = pareto_figure(chosen, "gflops_encoder", "pq")[0]
-    assert "RT-M2F (PQ 41, off the chart)" in [text.get_text() for text in figure.axes[0].texts]
+    assert "RT-M2F: PQ 41.36" in [text.get_text() for text in figure.axes[0].texts]
+    assert 50 < figure.axes[0].get_ylim()[0] < 50.79
+    assert 41.36 not in {y for _, y in markers(figure)}
+    assert "Arrow: a point beyond the axes" in caption
+
+
+def test_a_label_is_nearest_to_its_own_marker_or_has_a_line_to_it(data: dict[str, Any]) -> None:
+    for x in ("gflops_encoder", "gflops_total"):
+        chosen = select(data["points"], x, "pq", "coco", ("swin-t",), ("pro-scale",))
+        axes = pareto_figure(chosen, x, "pq")[0].axes[0]
+        inside = [p for p in chosen if p["label"] != "RT-M2F"]
+        pixels = {p["label"]: axes.transData.transform((p[x], p["pq"])) for p in inside}
+        led = {
+            (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_linewidth() == 0.4
+        }
+        for p in inside:
+            name = p["label"].removeprefix("PRO-SCALE ")
+            (text,) = [text for text in axes.texts if text.get_text() == name]
+            place = box(text)
+
+            def gap(label: str, place: Any = place, pixels: Any = pixels) -> float:
+                a, b = pixels[label]
+                return max(place.x0 - a, 0, a - place.x1) ** 2 + max(place.y0 - b, 0, b - place.y1) ** 2
+
+            nearest = min(pixels, key=gap)
+            # Two points of space decide nothing.
+            close = gap(p["label"]) ** 0.5 <= gap(nearest) ** 0.5 + 2 * axes.figure.dpi / 72
+            assert close or (p[x], p["pq"]) in led, (x, name, nearest)
+
+
+def test_a_system_has_one_colour_and_marker_in_every_figure(pictures: dict[str, Picture], data: Any) -> None:
+    wanted = {look.light: name for name, look in SYSTEM_LOOKS.items()}
+    seen: dict[str, set[str]] = {}
+    for name in ("pareto-gflops-coco", "pareto-fps-cityscapes", "circles", "backbones", "crowded"):
+        for colour, shape in markers(pictures[name][0]).values():
+            if shape and colour in wanted:
+                assert wanted[colour] == shape, name
+                seen.setdefault(name, set()).add(shape)
+    assert {"m2f", "pro-scale"} <= seen["backbones"] and len(seen["pareto-gflops-coco"]) >= 3
+
+
+def test_a_colour_means_one_thing() -> None:
+    systems = [look.light for look in SYSTEM_LOOKS.values()]
+    found = [*PART_COLOURS.values(), *ENCODER_PART_COLOURS.values(), *DATASET_COLOURS.values(), *systems]
+    assert len({colour.lower() for colour in found}) == len(found)
+    looks = {name: look_of(name) for name in ("m2f", "pem", "yoso", "maskformer", "remax", "fc-clip")}
+    assert len({(look.light, look.marker) for look in looks.values()}) == len(looks)
+
+
+def test_the_legend_names_every_system_and_kind_of_mark(data: dict[str, Any]) -> None:
+    chosen = select(data["points"], "gflops_total", "pq", "coco", (), ("pro-scale",))
+    legend = legend_of(pareto_figure(chosen, "gflops_total", "pq")[0])
+    assert {"M2F", "Lite-M2F", "RT-M2F", "PRO-SCALE", "YOSO", "as published", "cost measured"} <= set(legend)
+    assert [name for name in legend if name.startswith("front")]
+
+
+def test_the_front_is_a_staircase_through_its_points(data: dict[str, Any]) -> None:
+    for x in ("gflops_total", "fps"):
+        dataset = "cityscapes"
+        chosen = select(data["points"], x, "pq", dataset, ("swin-t",), ("pro-scale",))
+        axes = pareto_figure(chosen, x, "pq")[0].axes[0]
+        for line, group in zip(
+            [line for line in axes.lines if line.get_gid() == "front"],
+            fronts(chosen, x, "pq").values(),
+            strict=True,
+        ):
+            corners = list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+            assert {(p[x], p["pq"]) for p in group} <= set(corners)
+            # Every step is level or upright: between two points nothing is promised that no model gives.
+            assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners))
+
+
+def test_encoders_alone_on_several_backbones_are_told(data: dict[str, Any]) -> None:
+    chosen = select(data["points"], "gflops_encoder", "pq", "coco", ("swin-t", "r50"), ("pro-scale",))
+    assert "Encoders alone" in pareto_figure(chosen, "gflops_encoder", "pq")[1]
+    alone = select(data["points"], "gflops_encoder", "pq", "coco", ("swin-t",), ("pro-scale",))
+    assert "Encoders alone" not in pareto_figure(alone, "gflops_encoder", "pq")[1]
+
+
+def test_bars_of_several_backbones_name_theirs(data: dict[str, Any]) -> None:
+    records = data["breakdown"]
+    assert breakdown_figure(records).axes[0].get_title() == "Whole model, Swin-T"
+    other = {**records[0], "backbone": "r50", "title": "Fpn, R50", "encoder_title": "Fpn"}
+    axes = breakdown_figure([*records, other]).axes[0]
+    assert "Swin-T" not in axes.get_title()
+    assert [label.get_text() for label in axes.get_xticklabels()][::4] == ["M2F\nSwin-T", "Fpn\nR50"]
+
+
+def test_a_dark_version_has_the_same_marks_and_no_white(data: dict[str, Any]) -> None:
+    chosen = select(data["points"], "gflops_total", "pq", "coco", ("swin-t",), ("pro-scale",))
+    figure = pareto_figure(chosen, "gflops_total", "pq")[0]
+    before = set(markers(figure))
+    dark = figure_bytes(darkened(figure), "svg").decode().lower()
+    assert set(markers(figure)) == before
+    assert "#ffffff" not in dark and "#000000" not in dark and DARK["#ffffff"].lower() in dark
 
 
 def test_nothing_to_draw_is_told_in_one_line(data: dict[str, Any]) -> None:
@@ -204,11 +346,27 @@ def test_nothing_to_draw_is_told_in_one_line(data: dict[str, Any]) -> None:
         realised_figure([])
 
 
-def test_realised_savings_of_other_settings_are_not_drawn_beside_each_other() -> None:
+def test_every_record_that_applies_is_drawn_with_their_spread() -> None:
     (pair,) = REALISED
-    figure, caption = realised_figure([pair, {**pair, "machine": "a processor, bf16, batch 1"}])
-    assert len(figure.axes) == 1
-    assert "1 more comparisons in these records are not shown" in caption
+    slower = {**pair["rows"][0], "realised": -0.12, "low": None, "high": None}
+    pairs = [pair, {**pair, "machine": "a processor, bf16, batch 1", "rows": [slower]}]
+    figure, caption = realised_figure(pairs)
+    found = {round(x, 6) for x, y in markers(figure) if round(y) == 0}
+    assert {5.0, -12.0, 27.0} == found  # both clocks and the claim
+    assert spread(pairs) == (-0.12, pytest.approx(-0.035), 0.05)
+    assert {"fp32", "bf16"} <= set(legend_of(figure))
+    assert "2 records" in caption and "not shown" not in caption
+
+
+def test_savings_at_another_size_or_backbone_stand_elsewhere() -> None:
+    (pair,) = REALISED
+    other = {**pair, "model": "pro-scale@r50", "title": "PRO-SCALE (3,3,3), R50", "baseline": "M2F, R50"}
+    figure, caption = realised_figure([pair, other, {**pair, "machine": "a processor, bf16, batch 1"}])
+    assert len(figure.axes) == 1 and "against M2F, Swin-T" in caption
+    assert "1 comparisons of other models, sizes or backbones are not shown" in caption
+    assert "against M2F, R50" in realised_figure([pair, other], "r50")[1]
+    with pytest.raises(NothingMatches, match="with backbone mvit-t"):
+        realised_figure([pair], "mvit-t")
 
 
 def test_what_cannot_be_drawn_is_left_out_of_a_report(data: dict[str, Any]) -> None:
