@@ -288,4 +288,6 @@ SYSTEM = System(
     ),
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,
+    # On COCO it does not pad (SIZE_DIVISIBILITY 0); a Swin takes multiples of 32 all the same.
+    size_divisor=1,
 )

@@ -13,10 +13,26 @@ from segmeter.harness.audit.means import (
     solve_prefixes,
     solve_samples,
 )
-from segmeter.harness.audit.subjects import Subject, cost_without_stride_4, subject_of
-from segmeter.harness.counting import CostModel, cost_model, real_padded_sizes, real_sizes_costing
-from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size, pad
-from segmeter.harness.published import CITYSCAPES_SIZE, PublishedCell, gflops_cells
+from segmeter.harness.audit.subjects import (
+    COCO_STATED,
+    DETECTORS,
+    Subject,
+    cost_without_stride_4,
+    subject_of,
+)
+from segmeter.harness.audit.tried import what_was_tried
+from segmeter.harness.counting import (
+    CONVENTION,
+    CostModel,
+    cost_model,
+    count_model,
+    real_padded_sizes,
+    real_sizes_costing,
+)
+from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, SizeSet, dataset_sizes, format_size
+from segmeter.harness.models import ModelSpec
+from segmeter.harness.published import CITYSCAPES_SIZE, FAMILY, PublishedCell, gflops_cells
+from segmeter.harness.records import GIGA
 
 # Met as the paper states it; a figure that something was solved for is only consistent with what was found.
 REPRODUCED = ("stated size",)
@@ -33,9 +49,9 @@ PRINTS = {
     "rounded twice": "rounded to the counting tool's three decimals, then to the paper's two",
     "cut off": "is the printed figure if the last digits are cut off instead of rounded",
 }
-# What the paper states for COCO: short side 800, long side at most 1333.
-COCO_STATED: Size = pad((COCO_RULE.short, COCO_RULE.long))
 ROUNDING_NOISE = 1e-9
+# Half of val2017's images have one of these sizes.
+FREQUENT_IMAGES: tuple[Size, ...] = ((480, 640), (427, 640), (640, 480), (640, 427))
 
 
 @dataclass(frozen=True)
@@ -125,8 +141,10 @@ def audit_cells(
         subject = subject_of(cell)
         if not subject.is_modelled:
             audited.append(AuditedCell(subject, None, "-", None, "not modelled", "", subject.reason))
-        elif cell.what == "total" and cell.dataset == "coco":
+        elif subject.is_a_mean:
             audited.append(means[cell])
+        elif cell.is_taken_over:
+            audited.append(_unpadded(subject))
         else:
             audited.append(audit_one_size(subject))
     return audited
@@ -135,17 +153,19 @@ def audit_cells(
 def audit_one_size(subject: Subject) -> AuditedCell:
     """A figure of one input: at the stated size, or at the real size that gives it."""
     cell = subject.cell
-    stated = CITYSCAPES_SIZE if cell.dataset == "cityscapes" else COCO_STATED
+    stated = subject.stated
+    met = "stated size" if subject.is_stated else "solved size"
     if subject.without_stride_4:
         measured = cost_without_stride_4(cell.backbone)
         return _with_verdict(subject, measured, stated, "stated size", "")
     assert subject.spec is not None
-    model = cost_model(subject.spec)
     if cell.what == "total":
-        return _with_verdict(subject, model.total(ImageSize(stated, stated)), stated, "stated size", "")
+        measured = _total(subject.spec, ImageSize(stated, stated))
+        return _with_verdict(subject, measured, stated, met, subject.reason)
+    model = cost_model(subject.spec)
     at_stated = model.encoder(stated)
-    if cell.dataset == "cityscapes" or how_printed(cell, at_stated):
-        return _with_verdict(subject, at_stated, stated, "stated size", subject.reason)
+    if stated == CITYSCAPES_SIZE or how_printed(cell, at_stated):
+        return _with_verdict(subject, at_stated, stated, met, subject.reason)
     for low, high in print_ranges(cell).values():
         candidates = real_sizes_costing(model, low, high)
         if candidates:
@@ -164,11 +184,37 @@ def audit_one_size(subject: Subject) -> AuditedCell:
     return _with_verdict(subject, at_stated, stated, "stated size", _join(subject.reason, note))
 
 
+def _unpadded(subject: Subject) -> AuditedCell:
+    """A figure of another paper, whose images are not padded: of a frequent size, or a mean."""
+    spec, cell = subject.spec, subject.cell
+    assert spec is not None
+    for original in FREQUENT_IMAGES:
+        size = ImageSize(COCO_RULE.apply(original), original)
+        measured = _total(spec, size)
+        if how_printed(cell, measured):
+            note = _join(subject.reason, f"images of {format_size(original)} pixels as they are resized")
+            return _with_verdict(subject, measured, size.padded, "solved size", note)
+    first = dataset_sizes(FIRST_IMAGES)
+    totals = (
+        _total(spec, ImageSize(COCO_RULE.apply(size.original), size.original)) * images
+        for size, images in first.images.items()
+    )
+    measured = sum(totals) / first.total
+    how = how_printed(cell, measured)
+    verdict = "stated size" if how else "not reproduced"
+    note = _join(subject.reason, "" if how else what_was_tried(cell, measured))
+    return AuditedCell(subject, measured, "mean of first 100 images, not padded", None, verdict, how, note)
+
+
+def _total(spec: ModelSpec, size: ImageSize) -> float:
+    return count_model(spec, size, CONVENTION).figures.total / GIGA
+
+
 def _with_verdict(subject: Subject, measured: float, size: Size, met: str, note: str) -> AuditedCell:
     how = how_printed(subject.cell, measured)
     verdict = met if how else "not reproduced"
     if not how:
-        note = _join(note, _explanation(subject))
+        note = _join(note, what_was_tried(subject.cell, measured) or _explanation(subject))
     elif how == "cut off":
         note = _join(note, "met with the last digits cut off, not rounded")
     return AuditedCell(subject, measured, format_size(size), size, verdict, how, note)
@@ -192,8 +238,9 @@ def _explanation(subject: Subject) -> str:
     cell = subject.cell
     known: dict[tuple[object, ...], tuple[str, CostModel]] = {}
     for other in gflops_cells(range(1, 12)):
-        spec = subject_of(replace(other, what="encoder")).spec
-        if spec is not None:
+        candidate = subject_of(replace(other, what="encoder"))
+        spec = candidate.spec
+        if spec is not None and candidate.scope == "family":
             key = (spec.encoder, spec.options, cost_model(spec).encoder(CITYSCAPES_SIZE))
             known.setdefault(key, (spec.title, cost_model(spec)))
     sizes = (CITYSCAPES_SIZE, *(s for s, n in real_padded_sizes().items() if n >= 300))
@@ -212,7 +259,7 @@ def _explanation(subject: Subject) -> str:
 def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, AuditedCell]:
     """The COCO totals of all tables: each a mean over real images."""
     subjects = [subject_of(cell) for cell in gflops_cells(range(1, 12))]
-    totals = [s for s in subjects if s.spec and s.cell.what == "total" and s.cell.dataset == "coco"]
+    totals = [s for s in subjects if s.spec and s.is_a_mean]
     stated: list[tuple[str, SizeSet]]
     if images is None:
         stated = [("first 100 images", dataset_sizes(FIRST_IMAGES))]
@@ -240,9 +287,10 @@ def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, Audit
             left.append(subject)
     samples: list[Sample] = []
     # The paper's own models first: another system's total may be of other images, and takes theirs if it can.
-    for own in (True, False):
+    # Of other systems MaskDINO's two rows are solved for; the rest are held to the samples that are found.
+    for models in ((*FAMILY, *DETECTORS), ("maskdino",)):
         targets = [
-            Target(_model(s), *print_ranges(s.cell)["rounded"]) for s in left if (s.scope == "family") == own
+            Target(_model(s), *print_ranges(s.cell)["rounded"]) for s in left if s.cell.model in models
         ]
         samples += solve_samples(targets) if images is None else solve_prefixes(targets, images)
     for subject in left:
@@ -268,7 +316,7 @@ def _solved_mean(subject: Subject, samples: Sequence[Sample], name: str, first: 
         return AuditedCell(subject, measured, size, None, "solved mean", how, note, at_first)
     off = 100 * (at_first / cell.value - 1)
     note = f"the {name} give it to {off:+.2f} %; no sample of real images was found to give it"
-    note = _join(subject.reason, note)
+    note = _join(subject.reason, note, what_was_tried(cell, at_first))
     return AuditedCell(subject, at_first, f"mean of {name}", None, "not reproduced", "", note, at_first)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from segmeter.harness.audit.cells import AuditedCell
+from segmeter.harness.audit.cells import CONSISTENT, REPRODUCED, AuditedCell
 from segmeter.harness.audit.means import FIRST_IMAGES, mean_total
 from segmeter.harness.audit.subjects import subject_of
 from segmeter.harness.counting import CostModel, cost_model
@@ -78,12 +78,19 @@ def audit_percentages(tables: Collection[int], audited: Sequence[AuditedCell]) -
         reference = _reference(row, rows)
         pair = [models[r.table, r.row, METRICS[r.metric]] for r in (row, reference)]
         own = by_place[row.table, row.row, METRICS[row.metric]]
-        one_size, text = _on_one_input(pair, own.padded)
+        one_size, text = (None, "") if _is_of_other_images(own) else _on_one_input(pair, own.padded)
         from_printed = 100 * (row.value / reference.value - 1)
         other = by_place[reference.table, reference.row, METRICS[reference.metric]]
         note = _note(row, from_printed, one_size, own.padded, other.padded, rows)
         found.append(Percentage(row, reference, row.percent, from_printed, one_size, text, note))
     return found
+
+
+def _is_of_other_images(audited: AuditedCell) -> bool:
+    """Whether another system's figure is its own paper's, or is not met: nothing follows from its size."""
+    if audited.subject.scope != "other":
+        return False
+    return audited.cell.is_taken_over or audited.verdict not in (*REPRODUCED, *CONSISTENT)
 
 
 def _reference(row: PublishedRow, rows: Sequence[PublishedRow]) -> PublishedRow:

@@ -3,25 +3,29 @@
 from dataclasses import dataclass, replace
 
 from segmeter.harness.counting import CONVENTION, count_model
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import COCO_RULE, ImageSize, Size, pad
 from segmeter.harness.models import ModelSpec, model_spec, spec_of
 from segmeter.harness.published import CITYSCAPES_SIZE, FAMILY, PublishedCell
 from segmeter.harness.records import GIGA
 
 # Table 8 gives the segmentation figures of Table 1 under the names of the detectors they come from.
 DETECTORS = {"lite-detr": "lite-m2f", "rt-detr": "rt-m2f"}
-# Open-vocabulary systems on M2F's segmenter: their encoder is M2F's, their totals hold CLIP besides.
+# Systems whose encoder is M2F's, or has PRO-SCALE's in its place, and what the reader must know of them.
 HOSTS = {
-    "maskclip": "MaskCLIP runs CLIP's image encoder beside the segmenter",
-    "fc-clip": "FC-CLIP's backbone is CLIP's frozen ConvNeXt, and it classifies masks with it",
+    "maskclip": "",
+    "fc-clip": "FC-CLIP's backbone is CLIP's ConvNeXt-L, and its figures are for 1024x2048; both are printed "
+    "otherwise",
+    "maskdino": "as MaskDINO's panoptic configuration has it",
 }
-REASONS = {
-    "maskformer": "its pixel decoder is a plain FPN and its decoder reads one level",
-    "pem": "its pixel decoder and its decoder are its own",
-    "yoso": "its feature aggregator and its decoder are its own",
-    "rap-sam": "its encoder and its decoder are its own",
-    "remax": "it is kMaX-DeepLab with another training; its pixel decoder is its own",
+OTHERS = {
+    "maskformer": "MaskFormer's own figure; it does not pad its images",
+    "pem": "",
+    "yoso": "",
+    "rap-sam": "",
+    "remax": "ReMaX runs kMaX-DeepLab; it does not pad to multiples of 32",
 }
+# What the paper states for COCO: short side 800, long side at most 1333.
+COCO_STATED: Size = pad((COCO_RULE.short, COCO_RULE.long))
 SCOPES = {
     "family": "M2F, Lite-M2F, RT-M2F, PRO-SCALE and their LPE variants",
     "host": "another system whose encoder is M2F's or PRO-SCALE's, or a variant of it",
@@ -51,6 +55,23 @@ class Subject:
         return self.cell.model == "m2f" and self.cell.modifier == "-s1"
 
     @property
+    def stated(self) -> Size:
+        """The padded size that the row's label, or what is known of it, names."""
+        at_cityscapes = self.cell.dataset == "cityscapes" or self.cell.model == "fc-clip"
+        return CITYSCAPES_SIZE if at_cityscapes else COCO_STATED
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether that size is the one of the row's label."""
+        return self.cell.model != "fc-clip"
+
+    @property
+    def is_a_mean(self) -> bool:
+        """Whether it is a mean over COCO's images."""
+        coco_total = self.cell.what == "total" and self.cell.dataset == "coco"
+        return coco_total and self.cell.model != "fc-clip" and not self.cell.is_taken_over
+
+    @property
     def is_modelled(self) -> bool:
         """Whether segmeter has a figure for it."""
         return self.spec is not None or self.without_stride_4
@@ -65,14 +86,11 @@ def subject_of(cell: PublishedCell) -> Subject:
         spec = spec_of(replace(cell, model=name))
         return Subject(cell, spec, "family", f"the segmentation columns are those of {name} in Table 1")
     if cell.model in HOSTS:
-        if cell.what == "total":
-            return Subject(cell, None, "host", HOSTS[cell.model])
-        name = "pro-scale" if cell.modifier == "+proscale" else "m2f"
-        spec = spec_of(replace(cell, model=name, modifier=""))
-        return Subject(cell, spec, "host", f"the encoder is that of {name}")
-    if cell.model == "maskdino":
-        return Subject(cell, spec_of(cell), "host", "as MaskDINO's panoptic configuration has it")
-    return Subject(cell, None, "other", REASONS.get(cell.model, "no encoder of this system here"))
+        return Subject(cell, spec_of(cell), "host", HOSTS[cell.model])
+    reason = OTHERS.get(cell.model, "")
+    if cell.dataset == "coco" or cell.model == "remax":
+        return Subject(cell, spec_of(cell), "other", reason)
+    return Subject(cell, spec_of(cell), "other")
 
 
 def cost_without_stride_4(backbone: str) -> float:

@@ -1,6 +1,7 @@
 """The papers' rows as models: what a row's label describes, and short names for the rows."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,24 @@ from segmeter.harness.published import (
 from segmeter.model_text import ModelText
 from segmeter.words import nearest
 
-# Tables of PRO-SCALE's encoder in other systems.
-HOST_TABLES = (8, 11)
+# Tables of other systems, some with PRO-SCALE's encoder.
+HOST_TABLES = (1, 2, 8, 10, 11)
+# The papers' names of systems that are called otherwise here, or alike.
+PANOPTIC = {
+    "maskformer": "maskformer",
+    "pem": "pem",
+    "yoso": "yoso",
+    "rap-sam": "rap-sam",
+    "remax": "kmax",
+    "maskclip": "maskclip",
+    "fc-clip": "fc-clip",
+    "maskdino": "maskdino",
+}
+# The official Cityscapes configurations differ from COCO's: trained norms in the backbone, three layers.
+CITYSCAPES_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pem": ("r50-bn", {}),
+    "yoso": ("r50-bn", {"fcs": 3}),
+}
 # The detectors of Table 8 with R50; its Swin-T figures under these names are Table 1's, of segmenters.
 DETECTORS = {"dino": "dino", "lite-detr": "lite-dino", "rt-detr": "rt-detr"}
 
@@ -55,13 +72,26 @@ def _host_of(row: PublishedRow | PublishedCell) -> ModelSpec | None:
     options: dict[str, Any] = {}
     if row.variant:
         options = {"encoder": "pro-scale", "stages": tuple(int(p) for p in row.variant.split(","))}
-    if row.model == "maskdino":
-        return model_spec("maskdino", row.backbone, num_classes=CLASSES[row.dataset], **options)
+    if row.model in PANOPTIC:
+        return _panoptic_of(PANOPTIC[row.model], row, options)
     name = "dino" if row.model == "pro-scale" else DETECTORS.get(row.model)
     if name is None or row.backbone != "r50":
         return None
     # Each detector's own backbone: RT-DETR's is a variant of R50.
     return model_spec(name, num_classes=SYSTEMS[name].default_classes or CLASSES[row.dataset], **options)
+
+
+def _panoptic_of(
+    name: str, row: PublishedRow | PublishedCell, options: Mapping[str, Any]
+) -> ModelSpec | None:
+    if name == "fc-clip":
+        # Printed with R50, for which it has no configuration; its figures are of Cityscapes' size.
+        return model_spec(name, num_classes=CLASSES["cityscapes"], **options)
+    backbone = row.backbone
+    further: dict[str, Any] = {}
+    if row.dataset == "cityscapes" and name in CITYSCAPES_OPTIONS:
+        backbone, further = CITYSCAPES_OPTIONS[name]
+    return model_spec(name, backbone, num_classes=CLASSES[row.dataset], **options, **further)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def host_findings(audited: Sequence[AuditedCell]) -> list[Finding]:
 
 
 def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
-    """Host systems' figures that no input of their label gives, and the rows that print the same."""
-    hosts = [a for a in audited if a.subject.scope == "host" and a.verdict == "not reproduced"]
+    """Host systems' encoder figures that no input of their label gives, and the rows that print the same."""
+    hosts = [a for a in audited if not a.subject.is_stated and a.cell.what == "encoder" and a.print]
     sentences = []
     for a in hosts:
         twins = [
@@ -32,8 +32,10 @@ def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
             if o.subject.scope == "family" and o.cell.what == "encoder" and o.cell.value == a.cell.value
         ]
         same = f" {place(twins[0])} prints the same figure for {model(twins[0])}." if twins else ""
+        assert a.subject.spec is not None
         sentences.append(
-            f"{place(a.cell)}, {model(a.cell)}: {a.cell.value:.2f} {a.note.split('; ', 1)[-1]}.{same}"
+            f"{place(a.cell)}, {model(a.cell)}: {a.cell.value:.2f} is what {a.subject.spec.title} costs at "
+            f"{a.size} ({a.measured:.2f}).{same}"
         )
     savings: defaultdict[float, list[PublishedCell]] = defaultdict(list)
     for row, reference in row_pairs(audited):
