@@ -17,7 +17,7 @@ from segmeter.commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spe
 
 if TYPE_CHECKING:
     from segmeter.harness.models import ModelSpec
-    from segmeter.harness.quality import Entry, PanopticSet
+    from segmeter.harness.quality import Entry, PanopticSet, Scores
 
 LISTED_FAULTS = 20
 
@@ -65,12 +65,10 @@ def evaluate(
     Predictions and a line for each finished image are kept, so that a stopped run goes on when the same
     command is given again. The record has the GFLOPs over the same images, for `segmeter plot pareto`.
     """
-    from segmeter.harness.quality import model_cost, process_group, quality_record, score_folder, wait_for_all
+    from segmeter.harness.quality import model_cost, open_dataset, process_group, quality_record, wait_for_all
 
     rank, world = process_group()
     with user_input(), named_failures():
-        from segmeter.harness.quality import open_dataset
-
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
         if gflops is not None and (weights is not None or encoder is not None or not 0 < gflops < math.inf):
@@ -81,15 +79,9 @@ def evaluate(
         spec: ModelSpec | None
         if weights is not None:
             folder = out or Path("predictions") / f"{weights.stem}-{dataset}-{split}"
-            spec, about, faults = _predict_all(
-                weights,
-                given_spec(encoder, backbone, weights),
-                truth,
-                entries,
-                folder,
-                (device, dtype, batch),
-                (rank, world),
-            )
+            asked = given_spec(encoder, backbone, weights)
+            how, where = (device, dtype, batch), (rank, world)
+            spec, about, faults = _predict_all(weights, asked, truth, entries, folder, how, where)
         else:
             assert predictions is not None
             folder = predictions
@@ -102,43 +94,60 @@ def evaluate(
     if rank:
         return
     with user_input(), named_failures():
-        asked_for = len(entries)
+        about["images_asked"] = len(entries)
         if weights is not None:
-            from segmeter.harness.quality import gather
-
-            seconds = gather(folder, entries)
-            about["seconds_per_image"] = _spread(list(seconds.values()))
-            # An image without predictions is left out of every score alike.
-            entries = [entry for entry in entries if entry.image_id in seconds]
-            if not entries:
-                _list_faults(faults)
-                raise ValueError("no image could be predicted; there is nothing to score")
-        with progress_bar("scoring", len(entries)) as advance:
-
-            def done(images: int) -> None:
-                for _ in range(images):
-                    advance()
-
-            scores = score_folder(truth, entries, folder, None, done)
-        scores.faults[:0] = faults
-        if scores.faults:
-            _list_faults(scores.faults)
-            if not skip_faulty:
-                warn(
-                    f"{len(scores.faults)} faults in all; no score was made (--skip-faulty leaves those out)"
-                )
-                raise typer.Exit(EXIT_FAILED)
+            entries, about["seconds_per_image"] = _predicted(folder, entries, faults)
+        scores = _score(truth, entries, folder, faults, skip_faulty)
         if spec is not None:
             about["cost"] = model_cost(spec, entries, truth.rule)
         elif gflops is not None:
             about["cost"] = {"convention": "as given", "total_gmacs": gflops, "basis": "as given"}
-        result = quality_record(scores, truth, {**about, "images_asked": asked_for})
+        result = quality_record(scores, truth, about)
         path = _write_record(result, record)
     if json:
         return show_json(result)
     from segmeter.reports.text.quality import quality_table
 
     show(*quality_table(result), f"record {path}")
+
+
+def _predicted(
+    folder: Path, entries: "list[Entry]", faults: list[str]
+) -> "tuple[list[Entry], dict[str, float] | None]":
+    """The images that have predictions, and the spread of their seconds.
+
+    An image without predictions is left out of every score alike.
+    """
+    from segmeter.harness.quality import gather
+
+    seconds = gather(folder, entries)
+    found = [entry for entry in entries if entry.image_id in seconds]
+    if not found:
+        _list_faults(faults)
+        raise ValueError("no image could be predicted; there is nothing to score")
+    return found, _spread(list(seconds.values()))
+
+
+def _score(
+    truth: "PanopticSet", entries: "list[Entry]", folder: Path, faults: list[str], skip_faulty: bool
+) -> "Scores":
+    """Score the predictions; what cannot be scored is named, and ends it unless it may be skipped."""
+    from segmeter.harness.quality import score_folder
+
+    with progress_bar("scoring", len(entries)) as advance:
+
+        def done(images: int) -> None:
+            for _ in range(images):
+                advance()
+
+        scores = score_folder(truth, entries, folder, None, done)
+    scores.faults[:0] = faults
+    if scores.faults:
+        _list_faults(scores.faults)
+        if not skip_faulty:
+            warn(f"{len(scores.faults)} faults in all; no score was made (--skip-faulty leaves those out)")
+            raise typer.Exit(EXIT_FAILED)
+    return scores
 
 
 def _list_faults(faults: list[str]) -> None:

@@ -2,6 +2,7 @@ from .datasets import Entry as Entry
 from .datasets import PanopticSet as PanopticSet
 from .datasets import check_folder as check_folder
 from .datasets import open_dataset as open_dataset
+from .evaluate import Scores as Scores
 from .evaluate import model_cost as model_cost
 from .evaluate import process_group as process_group
 from .evaluate import quality_record as quality_record
