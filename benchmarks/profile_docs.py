@@ -18,7 +18,7 @@ def printed() -> str:
         "compare",
         "--from",
         RECORDS,
-        "--published",
+        "--beside-published",
         "--markdown",
     ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -13,6 +13,7 @@ from segmeter.commands.options import (
     JsonOpt,
     ModelArg,
     ModelCommand,
+    RenamedCommand,
     chosen_spec,
     encoder_options,
 )
@@ -23,22 +24,27 @@ REDUCTION_PAPERS = ("algm", "segformer", "segformer++", "step")
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command()(audit)
+    app.command(cls=RenamedCommand)(audit)
     app.command(cls=ModelCommand)(reconcile)
 
 
 def audit(
     paper: Annotated[
-        str, typer.Option(help="Whose figures: pro-scale, algm, segformer, segformer++ or step.")
+        str, typer.Option(help="Whose figures. One of: pro-scale, algm, segformer, segformer++ or step.")
     ] = "pro-scale",
-    table: Annotated[str | None, typer.Option(help="One table: 1 to 11, 15 or 16; default all.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="One of the paper's tables. 1 to 11, 15 or 16; default all.")
+    ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="COCO-format JSON: COCO totals are means over its images' sizes.")
+        Path | None, typer.Option(help="COCO-format JSON; averages over its images' sizes.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Folder of profile records; default results/runs and results/records.")
+        Path | None,
+        typer.Option("--from", help="Folder of records. Default: results/runs and results/records."),
     ] = None,
-    format: Annotated[str | None, typer.Option(help="Print md, csv or latex instead of tables.")] = None,
+    format: Annotated[
+        str | None, typer.Option(metavar="md|csv|latex", help="Form of the output. Default: tables.")
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Audit every published GFLOPs, percentage and FPS figure, and say what does not hold."""
@@ -93,7 +99,7 @@ def reconcile(
     context: typer.Context,
     model: ModelArg = None,
     published: Annotated[str | None, typer.Option(help="The figure as printed, e.g. 117.0.")] = None,
-    what: Annotated[str, typer.Option(help="What it is said to be: encoder or total.")] = "encoder",
+    what: Annotated[str, typer.Option(metavar="encoder|total", help="What it is said to be.")] = "encoder",
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
     json: JsonOpt = False,

@@ -32,6 +32,7 @@ from segmeter.commands.options import (
     PaddedOpt,
     PhotoOpt,
     QueriesOpt,
+    RenamedCommand,
     RuleOpt,
     VerboseOpt,
     check_convention,
@@ -53,7 +54,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(models)
     app.command(cls=ModelCommand)(flops)
-    app.command()(compare)
+    app.command(cls=RenamedCommand)(compare)
     app.command(cls=ModelCommand)(crosscheck)
     app.command()(reproduce)
 
@@ -113,14 +114,14 @@ def flops(
     freeze: Annotated[
         list[str] | None, typer.Option(help="With --training: a component without gradients; repeatable.")
     ] = None,
-    optimiser: Annotated[str, typer.Option(help="With --training: adamw or sgd.")] = "adamw",
+    optimiser: Annotated[str, typer.Option(metavar="adamw|sgd", help="With --training.")] = "adamw",
     photo: PhotoOpt = None,
     images: ImagesOpt = None,
     batch: Annotated[
-        int, typer.Option(min=1, help="With --images: also count batches of so many images.")
+        int, typer.Option(min=1, help="Images at a time. With --images: batches beside each alone.")
     ] = 1,
     weights: Annotated[
-        Path | None, typer.Option(help="With --images: a checkpoint of the model; default: random weights.")
+        Path | None, typer.Option(help="A checkpoint. With --images; default: random weights.")
     ] = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
@@ -192,12 +193,13 @@ def compare(
     annotations: AnnotationsOpt = None,
     original_size: OriginalOpt = None,
     convention: ConventionOpt = "published",
-    photo: PhotoOpt = None,
+    images: ImagesOpt = None,
     records: Annotated[
-        Path | None, typer.Option("--from", help="Compare measurements: a folder of profile's records.")
+        Path | None, typer.Option("--from", help="Folder of records. Compares those measurements instead.")
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="With --from: beside the paper's FPS, as ratios to M2F.")
+        bool,
+        typer.Option("--beside-published", help="With --from: beside the paper's FPS, as ratios to M2F."),
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --from: print markdown.")] = False,
     verbose: VerboseOpt = False,
@@ -211,7 +213,9 @@ def compare(
         return compare_records(records, model, published, markdown, json)
     with user_input():
         if published or markdown:
-            raise ValueError("--published and --markdown need --from FOLDER, e.g. --from results/records")
+            raise ValueError(
+                "--beside-published and --markdown need --from FOLDER, e.g. --from results/records"
+            )
         check_convention(convention)
         first = model[0] if model else None
         sizes = chosen_sizes(
@@ -226,7 +230,7 @@ def compare(
     from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
     given = (padded_size, image_size, dataset, annotations)
-    counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, photo or []) for spec in specs]
+    counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, images or []) for spec in specs]
     if json:
         return show_json({"models": counted, "changes": comparison_summary(counted)})
     show(comparison(counted), flops_notes(counted[0])[0])
@@ -281,7 +285,7 @@ def crosscheck(
 
 
 def reproduce(
-    table: Annotated[int | None, typer.Option(help="One of the paper's tables, 1 to 7.")] = None,
+    table: Annotated[int | None, typer.Option(help="One of the paper's tables. 1 to 7; default all.")] = None,
     json: JsonOpt = False,
 ) -> None:
     """Measure every published GFLOPs cell of the M2F family beside the printed figure."""

@@ -12,8 +12,16 @@ import typer
 from segmeter.commands import predict as predict_commands
 from segmeter.commands import weights as weights_commands
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
-from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt
-from segmeter.commands.weights import DeviceOpt, DtypeOpt, WeightsOpt, given_spec, load, named_failures
+from segmeter.commands.options import (
+    BackboneOpt,
+    DeviceOpt,
+    DtypeOpt,
+    EncoderOpt,
+    JsonOpt,
+    RenamedCommand,
+    precision,
+)
+from segmeter.commands.weights import WeightsOpt, given_spec, load, named_failures
 
 if TYPE_CHECKING:
     from segmeter.harness.models import ModelSpec
@@ -24,14 +32,14 @@ LISTED_FAULTS = 20
 
 def register(app: typer.Typer) -> None:
     """Add everything that works on checkpoints: evaluate, convert, predict, datasets."""
-    app.command()(evaluate)
+    app.command(cls=RenamedCommand)(evaluate)
     weights_commands.register(app)
     predict_commands.register(app)
 
 
 def evaluate(
-    dataset: Annotated[str, typer.Option(help="coco, cityscapes or ade20k.")],
-    data: Annotated[Path, typer.Option(help="The data set's folder; see `segmeter datasets check`.")],
+    dataset: Annotated[str, typer.Option(help="A data set. One of coco, cityscapes or ade20k.")],
+    data: Annotated[Path, typer.Option(help="The data set's folder. See `segmeter datasets check`.")],
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
     weights: WeightsOpt = None,
@@ -40,12 +48,12 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Only the first N images by id.", min=1)] = None,
-    batch: Annotated[int, typer.Option(help="Images at once, where neighbours have one size.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images at a time. Where neighbours have one size.")] = 1,
     device: DeviceOpt = "cpu",
-    dtype: DtypeOpt = "float32",
+    dtype: DtypeOpt = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for predictions; a stopped run goes on there. Default: in predictions/."),
+        typer.Option(help="Where to write. A folder; a stopped run goes on there. Default: in predictions/."),
     ] = None,
     record: Annotated[
         Path | None, typer.Option(help="File for the record. Default: a new one in results/runs/quality/.")
@@ -53,7 +61,10 @@ def evaluate(
     title: Annotated[str | None, typer.Option(help="What the record and the plots call it.")] = None,
     gflops: Annotated[
         float | None,
-        typer.Option(help="With --predictions: total GFLOPs of a system that segmeter has no model of."),
+        typer.Option(
+            "--total-gflops",
+            help="With --predictions: total GFLOPs of a system that segmeter has no model of.",
+        ),
     ] = None,
     skip_faulty: Annotated[
         bool, typer.Option("--skip-faulty", help="Score without the images that cannot be scored.")
@@ -69,10 +80,15 @@ def evaluate(
 
     rank, world = process_group()
     with user_input(), named_failures():
+        from segmeter.harness.quality import DTYPES
+
+        dtype = precision(dtype, DTYPES)
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
         if gflops is not None and (weights is not None or encoder is not None or not 0 < gflops < math.inf):
-            raise ValueError("--gflops is a positive number, for --predictions of a system without --encoder")
+            raise ValueError(
+                "--total-gflops is a positive number, for --predictions of a system without --encoder"
+            )
         truth = open_dataset(dataset, data, split)
         entries = list(truth.entries[:limit])
         faults: list[str] = []

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, user_input, warn
-from segmeter.commands.options import VerboseOpt
+from segmeter.commands.console import EXIT_FAILED, show_json, user_input, warn
+from segmeter.commands.options import JsonOpt, RenamedCommand, VerboseOpt
 
 if TYPE_CHECKING:
     from segmeter.harness.gate import Budgets, Snapshot
@@ -18,9 +18,9 @@ BudgetsArg = Annotated[Path, typer.Argument(help="Budget file (TOML): models, si
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command()(check)
+    app.command(cls=RenamedCommand)(check)
     baseline = typer.Typer(help="The figures that `check` compares with.", no_args_is_help=True)
-    baseline.command("update")(update)
+    baseline.command("update", cls=RenamedCommand)(update)
     app.add_typer(baseline, name="baseline")
 
     # A group of one command must stay a group.
@@ -34,18 +34,24 @@ def check(
     baseline: Annotated[
         str | None, typer.Option(help="FILE or git:REV; default: the file that the budget file names.")
     ] = None,
-    format: Annotated[str, typer.Option(help="text, json, junit, github, markdown or sarif.")] = "text",
-    output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+    format: Annotated[
+        str, typer.Option(metavar="text|json|junit|github|markdown|sarif", help="Form of the output.")
+    ] = "text",
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: to the terminal.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help="Append the Markdown report there too, e.g. $GITHUB_STEP_SUMMARY.")
     ] = None,
     verbose: VerboseOpt = False,
+    json: JsonOpt = False,
 ) -> None:
     """Fail if a model costs more than its budget: exit 0 within, 1 over, 2 misuse."""
     with user_input():
         from segmeter.reports.text.gate_ci import FORMATS, rendered
         from segmeter.words import nearest
 
+        if json and format not in ("text", "json"):
+            raise ValueError(f"give --format {format} or --json, not both")
+        format = "json" if json else format
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
         from segmeter.harness.gate import read_budgets
@@ -57,12 +63,12 @@ def check(
         same = not (baseline or "").startswith(PREFIX)
         record = check_record(read, measure(read), known, against, same)
         text = rendered(record, format)
-        if output is None:
+        if out is None:
             sys.stdout.write(text)
         else:
             from segmeter.harness.records import write_text
 
-            write_text(output, text)
+            write_text(out, text)
         if summary is not None:
             with summary.open("a", encoding="utf-8") as file:
                 file.write(rendered(record, "markdown"))
@@ -72,31 +78,42 @@ def check(
 
 def update(
     budgets: BudgetsArg = DEFAULT_BUDGETS,
-    output: Annotated[
-        Path | None, typer.Option(help="Default: the baseline that the budget file names.")
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write. Default: the baseline that the budget file names.")
     ] = None,
     skip_failing: Annotated[
         bool, typer.Option(help="Leave out models that cannot be counted, with a warning.")
     ] = False,
     verbose: VerboseOpt = False,
+    json: JsonOpt = False,
 ) -> None:
     """Count the models of a budget file and write them down as the new baseline."""
     with user_input():
         from segmeter.harness.gate import measure_one, read_budgets, write_baseline
 
         read = read_budgets(budgets)
-        target = output or read.baseline
+        target = out or read.baseline
         if target is None:
-            raise ValueError(f'{budgets} names no baseline; add baseline = "baseline.json" or give --output')
+            raise ValueError(f'{budgets} names no baseline; add baseline = "baseline.json" or give --out')
         found = {}
+        left_out = []
         for model in read.models:
             try:
                 found[model.name] = measure_one(model, budgets.parent).snapshot
             except ValueError as error:
                 if not skip_failing:
                     raise
+                left_out.append(model.name)
                 warn(f"left out: {error}")
         write_baseline(target, found)
+    if json:
+        figures = {
+            name: {
+                key: getattr(snapshot, key) for key in ("convention", "total", "params", "activation_bytes")
+            }
+            for name, snapshot in found.items()
+        }
+        return show_json({"baseline": str(target), "models": figures, "left_out": left_out})
     sys.stdout.write(f"{target}: {len(found)} models\n")
 
 

@@ -17,12 +17,14 @@ def register(app: typer.Typer) -> None:
 
 def miou(
     model: Annotated[str, typer.Argument(help="segmenter or segformer with its options, or a preset.")],
-    weights: Annotated[Path, typer.Option(help="A checkpoint of the model.")],
-    images: Annotated[list[Path], typer.Option(help="Photos or folders of them; may be repeated.")],
-    labels: Annotated[Path, typer.Option(help="PNGs of class ids, named as the photos; 255 is void.")],
+    weights: Annotated[Path, typer.Option(help="A checkpoint.")],
+    images: Annotated[list[Path], typer.Option(help="A photo or a folder of photos; may be repeated.")],
+    labels: Annotated[Path, typer.Option(help="PNGs of class ids, named as the photos. 255 is void.")],
     crop: Annotated[int | None, typer.Option(help="Side of a window; default: the model's size.")] = None,
     stride: Annotated[int | None, typer.Option(help="From window to window; default: the crop.")] = None,
-    short_side: Annotated[int | None, typer.Option(help="Of the resized photo; default: the crop.")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Short side of the resized photos. Default: the crop.")
+    ] = None,
     window_batch: Annotated[int, typer.Option(help="Windows that run at once.")] = 4,
     zero_is_void: Annotated[
         bool, typer.Option("--zero-is-void", help="Labels count from 1, as ADE20K's files do.")

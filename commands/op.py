@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input
-from segmeter.commands.options import JsonOpt
+from segmeter.commands.options import DeviceOpt, JsonOpt, precision
 
 op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
 
@@ -51,13 +51,11 @@ def build(
 
 @op.command()
 def bench(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: DeviceOpt = "cpu",
     shapes: Annotated[
         str | None, typer.Option(help="Comma-separated, e.g. m2f-1024x2048,decoder-100; default: all.")
     ] = None,
-    dtypes: Annotated[
-        str, typer.Option(help="Comma-separated: float32, float16, bfloat16, float64; or all.")
-    ] = "float32",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated: fp32, fp16, bf16, fp64; or all.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="How often each implementation runs.")] = 7,
     cold: Annotated[
         bool, typer.Option("--cold", help="Fill the caches with other data before each call.")
@@ -66,7 +64,9 @@ def bench(
         bool,
         typer.Option(help="Also time torch.compile of the reference; compiling takes a few seconds a case."),
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("results/runs"),
+    out: Annotated[Path, typer.Option(help="Where to write. A folder for the record.")] = Path(
+        "results/runs"
+    ),
     json: JsonOpt = False,
 ) -> None:
     """Time the op at the encoders' shapes against the reference and the peers installed."""
@@ -74,7 +74,8 @@ def bench(
     from segmeter.reports.text.op import bench_notes, bench_table
 
     names = shapes.split(",") if shapes else list(SHAPES)
-    kinds = list(DTYPES) if dtypes == "all" else dtypes.split(",")
+    with user_input():
+        kinds = list(DTYPES) if dtypes == "all" else [precision(word, DTYPES) for word in dtypes.split(",")]
     steps = len(names) * len(kinds) * len(PLACES) * len(PASSES)
     with user_input(), progress_bar("timing", steps) as advance:
         # Before minutes of timing, not after them.

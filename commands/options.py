@@ -5,7 +5,7 @@ written here: ``known.json`` is made from the encoders (:mod:`commands.known`),
 so that ``--help`` needs no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,36 +27,49 @@ MODEL_SYNTAX = (
     "timm:NAME, torchvision:NAME"
 )
 ModelArg = Annotated[str | None, typer.Argument(help=MODEL_SYNTAX)]
-EncoderOpt = Annotated[str | None, typer.Option(help="m2f, lite-m2f, rt-m2f or pro-scale.")]
-BackboneOpt = Annotated[str | None, typer.Option(help="See `segmeter models`; default swin-t.")]
+EncoderOpt = Annotated[
+    str | None, typer.Option(help="An encoder: m2f, lite-m2f, rt-m2f or pro-scale, with options as in MODEL.")
+]
+BackboneOpt = Annotated[
+    str | None, typer.Option(help="A backbone, see `segmeter models`. Default: swin-t, or the file's.")
+]
 ClassesOpt = Annotated[int | None, typer.Option(help="Default: 19 at Cityscapes' size, otherwise 133.")]
 QueriesOpt = Annotated[int | None, typer.Option(help="Default: 200 for swin-l, otherwise 100.")]
 PaddedOpt = Annotated[str | None, typer.Option(help="HxW that the network sees.")]
 ImageOpt = Annotated[str | None, typer.Option(help="HxW of an image; the resize rule applies.")]
 RuleOpt = Annotated[
-    str, typer.Option(help="coco (short side 800, long at most 1333) or cityscapes (1024, 2048).")
+    str,
+    typer.Option(
+        metavar="coco|cityscapes", help="Short side 800, long at most 1333; or 1024 and 2048 (cityscapes)."
+    ),
 ]
-DatasetOpt = Annotated[str | None, typer.Option(help="cityscapes, coco-val2017 or coco-val2017:100.")]
+DatasetOpt = Annotated[
+    str | None,
+    typer.Option(help="A data set. Its image sizes: cityscapes, coco-val2017 or coco-val2017:100."),
+]
 AnnotationsOpt = Annotated[
     Path | None, typer.Option(help="COCO-format JSON; averages over its images' sizes.")
 ]
 OriginalOpt = Annotated[
     str | None, typer.Option(help="HxW that results are resized to; default: before resizing.")
 ]
-ConventionOpt = Annotated[str, typer.Option(help="published, macs or flops.")]
+ConventionOpt = Annotated[
+    str, typer.Option(metavar="published|macs|flops", help="What is counted; docs/counting.md explains.")
+]
+DeviceOpt = Annotated[str, typer.Option(metavar="cpu|cuda|cuda:N", help="Where to run.")]
+DtypeOpt = Annotated[
+    str, typer.Option(metavar="fp32|fp16|bf16", help="Precision. profile: by autocast; otherwise of weights.")
+]
 InputOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--input", help="NAME=SHAPE[:DTYPE] of a library's model, e.g. input_ids=1x16; may be repeated."
     ),
 ]
-PhotoOpt = Annotated[
-    list[Path] | None,
-    typer.Option(help="Photo or folder, for a model whose work depends on its input; may be repeated."),
-]
+PhotoOpt = Annotated[list[Path] | None, typer.Option(hidden=True)]
 ImagesOpt = Annotated[
     list[Path] | None,
-    typer.Option(help="Count on each photo of these files and folders; may be repeated."),
+    typer.Option("--images", help="A photo or a folder of photos; may be repeated."),
 ]
 
 VerboseOpt = Annotated[
@@ -66,6 +79,59 @@ VerboseOpt = Annotated[
     ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+# Command -> option by an older name -> by today's. They work and are not shown.
+OLD_NAMES = {
+    "audit": {"--records": "--from"},
+    "check": {"--output": "--out"},
+    "compare": {"--photo": "--images", "--published": "--beside-published"},
+    "evaluate": {"--gflops": "--total-gflops"},
+    "update": {"--output": "--out"},
+}
+# A precision by the names that torch, papers and other tools have for it.
+PRECISIONS = {
+    "fp32": ("fp32", "float32", "float"),
+    "fp16": ("fp16", "float16", "half"),
+    "bf16": ("bf16", "bfloat16"),
+    "fp64": ("fp64", "float64", "double"),
+}
+
+
+def precision(text: str, known: Iterable[str]) -> str:
+    """The one of the ``known`` names that means what was written, ``fp32`` and ``float32`` alike.
+
+    Raises:
+        ValueError: it means none of them, with the nearest.
+
+    >>> precision("bfloat16", ["fp32", "bf16"]), precision("fp32", ["float32", "bfloat16"])
+    ('bf16', 'float32')
+    """
+    names = list(known)
+    for alike in PRECISIONS.values():
+        if text.lower() in alike:
+            for name in names:
+                if name in alike:
+                    return name
+    short = [name for name, alike in PRECISIONS.items() if set(alike) & set(names)]
+    check_word("dtype", text, short)
+    return text
+
+
+class RenamedCommand(TyperCommand):
+    """A command that still knows its options' older names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, older names as today's."""
+        old = OLD_NAMES.get(self.name or "", {})
+        end = args.index("--") if "--" in args else len(args)
+        words = [_renamed(word, old) for word in args[:end]] + args[end:]
+        return super().parse_args(ctx, words)
+
+
+def _renamed(word: str, old: Mapping[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    return f"{old[name]}{equals}{value}" if name in old else word
 
 
 class ModelCommand(TyperCommand):

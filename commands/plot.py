@@ -58,29 +58,37 @@ def plot(
     x: Annotated[
         str | None,
         typer.Option(
-            help="gflops-total (default), gflops-encoder (default with one --backbone), fps or latency."
+            metavar="gflops-total|gflops-encoder|fps|latency",
+            help="What the x axis shows. Default: gflops-total; gflops-encoder with one --backbone.",
         ),
     ] = None,
-    y: Annotated[str | None, typer.Option(help="pq, miou or ap.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="coco or cityscapes; default coco.")] = None,
+    y: Annotated[str | None, typer.Option(metavar="pq|miou|ap", help="What the y axis shows.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A data set. coco or cityscapes; default coco.")] = None,
     backbone: Annotated[
-        list[str] | None, typer.Option(help="May be repeated for pareto, whose default is all of them.")
+        list[str] | None,
+        typer.Option(
+            help="A backbone, see `segmeter models`. May be repeated for pareto; default there: all."
+        ),
     ] = None,
     paper: Annotated[
         list[str] | None,
-        typer.Option(help="Whose published rows; may be repeated, or all; default pro-scale."),
+        typer.Option(help="Whose figures. May be repeated, or all; default pro-scale."),
     ] = None,
     gflops: Annotated[
         str | None,
-        typer.Option(help="measured at one size (default), published as printed, or both."),
+        typer.Option(
+            metavar="measured|published|both",
+            help="Whose GFLOPs: measured at one size (default), as printed, or both.",
+        ),
     ] = None,
     add: Annotated[
         Path | None, typer.Option(help="CSV of your own points; docs/figures.md has its columns.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option("--from", help="Folder of timing and quality records, with its subfolders.")
+        Path | None,
+        typer.Option("--from", help="Folder of records. Of time and quality, with its subfolders."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="A .pdf, .svg or .png file, or a folder for all three.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where to write. A .pdf, .svg or .png file, or a folder.")] = Path(
         "results/latest"
     ),
     dark: Annotated[
@@ -291,8 +299,12 @@ def _write(figure: Any, out: Path, name: str) -> list[Path]:
 
 def table(
     number: Annotated[str | None, typer.Argument(metavar="TABLE", help="1, 2, 5, 6 or 7.")] = None,
-    format: Annotated[str, typer.Option(help="text, md, csv, latex or html.")] = "text",
-    out: Annotated[Path | None, typer.Option(help="File to write to instead of printing.")] = None,
+    format: Annotated[
+        str, typer.Option(metavar="text|md|csv|latex|html", help="Form of the output.")
+    ] = "text",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write. A file; default: to the terminal.")
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Print one of the PRO-SCALE paper's tables with measured GFLOPs beside the printed ones."""

@@ -1,13 +1,18 @@
 """Pictures of what checkpoints predict, and data sets on disk."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input
-from segmeter.commands.options import JsonOpt
-from segmeter.commands.weights import DeviceOpt, DtypeOpt, load, named_failures
+from segmeter.commands.options import DeviceOpt, DtypeOpt, JsonOpt, precision
+from segmeter.commands.weights import load, named_failures
+
+if TYPE_CHECKING:
+    from segmeter.harness.quality import PhotoResult
 
 
 def register(app: typer.Typer) -> None:
@@ -27,27 +32,29 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Photos or folders of photos.")],
     weights: Annotated[
         list[Path] | None,
-        typer.Option(help="Checkpoint; may be repeated, the encoders then stand side by side."),
+        typer.Option(help="A checkpoint. May be repeated, the encoders then stand side by side."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="coco, cityscapes or ade20k: how images are resized, class names.")
+        str | None,
+        typer.Option(help="A data set. How images are resized, class names: coco, cityscapes or ade20k."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Panoptic annotation file or data set folder to take class names from."),
+        typer.Option(help="The data set's folder. Or its panoptic annotation file; for class names."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("results/runs/predict"),
+    out: Annotated[Path, typer.Option(help="Where to write. A folder.")] = Path("results/runs/predict"),
     device: DeviceOpt = "cpu",
-    dtype: DtypeOpt = "float32",
+    dtype: DtypeOpt = "fp32",
+    json: JsonOpt = False,
 ) -> None:
     """Draw panoptic, instance and semantic results over photos, with a legend."""
     with user_input(), named_failures():
         from segmeter.harness.inputs import find_photos
-        from segmeter.harness.quality import Settings, photo_class_names, predict_photo
+        from segmeter.harness.quality import DTYPES, Settings, photo_class_names, predict_photo
 
         if not weights:
             raise ValueError("give at least one --weights FILE")
-        settings = Settings(device, dtype)
+        settings = Settings(device, precision(dtype, DTYPES))
         settings.check()
         photos = find_photos(images)
         models = [load(path, None, settings) for path in weights]
@@ -57,6 +64,7 @@ def predict(
         from segmeter.reports.plots.overlays import overlay_figure, picture_bytes
 
         written = []
+        told: list[dict[str, Any]] = []
         with progress_bar("predicting", len(photos) * len(models)) as advance:
             for photo in photos:
                 results = []
@@ -66,12 +74,27 @@ def predict(
                 path = out / f"{photo.path.stem}.png"
                 write_bytes(path, picture_bytes(overlay_figure(results)))
                 written.append(path)
+                told.append({"photo": str(photo.path), "picture": str(path), "models": _told(results)})
+    if json:
+        return show_json(told)
     show("written:", *(f"  {path}" for path in written))
+
+
+def _told(results: "Sequence[PhotoResult]") -> list[dict[str, Any]]:
+    """What each model sees in a photo: how many segments of each class."""
+    return [
+        {
+            "title": result.title,
+            "instances": len(result.instances),
+            "segments": Counter(result.classes[category][0] for category in result.segments.values()),
+        }
+        for result in results
+    ]
 
 
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set's folder.")],
-    split: Annotated[str, typer.Option(help="Split to look for.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     json: JsonOpt = False,
 ) -> None:
     """Say what is there of a data set, what is missing, and where to get it."""

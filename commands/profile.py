@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
-from segmeter.commands.known import check_model, check_word, known
+from segmeter.commands.known import check_model, known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     BackboneOpt,
     ClassesOpt,
+    DeviceOpt,
+    DtypeOpt,
+    ImagesOpt,
     InputOpt,
     JsonOpt,
     QueriesOpt,
@@ -18,6 +21,7 @@ from segmeter.commands.options import (
     chosen_classes,
     chosen_sizes,
     chosen_spec,
+    precision,
     sizes_of,
 )
 
@@ -29,11 +33,12 @@ def register(app: typer.Typer) -> None:
 
 def profile(
     model: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_SYNTAX)],
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="fp32, or fp16 or bf16 by autocast.")] = "fp32",
+    device: DeviceOpt = "cpu",
+    dtype: DtypeOpt = "fp32",
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     padded_size: Annotated[
-        str | None, typer.Option(help="HxW the network sees; default 512x1024, or a library's model's own.")
+        str | None,
+        typer.Option(help="HxW that the network sees. Default: 512x1024, or a library's model's own."),
     ] = None,
     input: InputOpt = None,
     backbone: BackboneOpt = None,
@@ -54,11 +59,11 @@ def profile(
             help="On a CPU: keep freed memory, instead of new pages from the kernel each call.",
         ),
     ] = False,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Photo or folder to measure on, instead of noise.")
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
-    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results/runs"),
+    images: ImagesOpt = None,
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components to show.")] = 2,
+    out: Annotated[Path, typer.Option(help="Where to write. A folder for the records.")] = Path(
+        "results/runs"
+    ),
     roofline: Annotated[Path | None, typer.Option(help="Draw the roofline: .pdf, .svg or .png.")] = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
@@ -66,7 +71,7 @@ def profile(
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
     with user_input():
         # Before torch is loaded: a typo is answered at once.
-        check_word("dtype", dtype, known()["dtypes"])
+        dtype = precision(dtype, known()["dtypes"])
         for text in model:
             check_model(text)
     from segmeter.harness.counting import check_size

@@ -28,10 +28,10 @@ def report(
     records: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Folder of timing and quality records; default: results, if it is there."
+            "--from", help="Folder of records. Of time and quality; default: results, if it is there."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("results/latest"),
+    out: Annotated[Path, typer.Option(help="Where to write. A folder.")] = Path("results/latest"),
     json: JsonOpt = False,
 ) -> None:
     """Measure all four models, audit the papers' tables, draw every figure; write it all as one report."""

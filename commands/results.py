@@ -98,8 +98,11 @@ def diff(first: IdArg, second: IdArg, folder: FolderOpt = DEFAULT, json: JsonOpt
 
 def export_records(
     out: Annotated[Path, typer.Argument(help="File to write.")],
-    format: Annotated[str, typer.Option(help="csv, parquet (needs pyarrow) or json.")] = "csv",
+    format: Annotated[
+        str, typer.Option(metavar="csv|parquet|json", help="Form of the output. parquet needs pyarrow.")
+    ] = "csv",
     folder: FolderOpt = DEFAULT,
+    json: JsonOpt = False,
 ) -> None:
     """Write the records as one table."""
     from segmeter.harness.records import export
@@ -107,4 +110,6 @@ def export_records(
     runs = _read(folder)
     with user_input():
         export(runs, format, out)
+    if json:
+        return show_json({"records": len(runs), "format": format, "written": str(out)})
     show(f"{len(runs)} records in {out}")

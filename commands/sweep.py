@@ -20,10 +20,12 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="TOML with [grid] and [settings]; see docs/records.md.")],
-    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results/runs"),
+    out: Annotated[Path, typer.Option(help="Where to write. A folder for the records.")] = Path(
+        "results/runs"
+    ),
     plan_only: Annotated[bool, typer.Option("--plan", help="Show the plan and stop.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
-    executor: Annotated[str, typer.Option(help="local, or ray: a running Ray cluster.")] = "local",
+    executor: Annotated[str, typer.Option(metavar="local|ray", help="ray: a running Ray cluster.")] = "local",
     address: Annotated[str, typer.Option(help="With --executor ray: the cluster's address.")] = "auto",
     json: JsonOpt = False,
 ) -> None:

@@ -22,16 +22,19 @@ def register(app: typer.Typer) -> None:
 def tokens(
     backbone: Annotated[
         str | None,
-        typer.Option(help="A short name or a timm model; default: the file's, or the offline one."),
+        typer.Option(help="A backbone, see `segmeter models`. Default: the file's, or the offline one."),
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="ENCODER[:OPTION=VALUE]... to look into, and whose cost the what-if counts."),
+        typer.Option(
+            help="An encoder: m2f, lite-m2f, rt-m2f or pro-scale, with options as in MODEL. It is "
+            "looked into, and the what-if counts its cost; also segmenter or segformer."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="A checkpoint, or timm or timm:TAG to fetch timm's; default: offline."
+            metavar="FILE", help="A checkpoint. Or timm or timm:TAG to fetch timm's; default: offline."
         ),
     ] = None,
     random_weights: Annotated[
@@ -52,12 +55,12 @@ def tokens(
         int, typer.Option(help="Tokens of a map whose best match is sought; 0 for all.")
     ] = 1024,
     labels: Annotated[
-        Path | None, typer.Option(help="Segmenter and SegFormer: PNGs of class ids, named as the photos.")
+        Path | None, typer.Option(help="PNGs of class ids, named as the photos. For segmenter and segformer.")
     ] = None,
-    short_side: Annotated[int, typer.Option(help="Resize images to this short side.")] = 800,
-    out: Annotated[Path, typer.Option(help="Folder for record, CSV, text and figures.")] = Path(
-        "results/tokens"
-    ),
+    short_side: Annotated[int, typer.Option(help="Short side of the resized photos.")] = 800,
+    out: Annotated[
+        Path, typer.Option(help="Where to write. A folder for record, CSV, text and figures.")
+    ] = Path("results/tokens"),
     json: JsonOpt = False,
 ) -> None:
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""

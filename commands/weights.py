@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmeter.commands.console import EXIT_FAILED, show, user_input, warn
-from segmeter.commands.options import BackboneOpt, EncoderOpt, chosen_spec
+from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn
+from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt, chosen_spec
 from segmeter.plain import one_line
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from segmeter.harness.models import ModelSpec
 
-WeightsOpt = Annotated[Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt, .bin or .safetensors.")]
-DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-DtypeOpt = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+WeightsOpt = Annotated[
+    Path | None, typer.Option(help="A checkpoint. One of .pkl, .pth, .pt, .bin or .safetensors.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +31,7 @@ def convert(
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
+    json: JsonOpt = False,
 ) -> None:
     """Write a checkpoint as safetensors in segmeter's names; every entry that does not fit is listed."""
     from segmeter.harness.weights import CheckpointMismatchError
@@ -42,6 +43,17 @@ def convert(
         except CheckpointMismatchError as error:
             show(*error.report.lines())
             raise
+    if json:
+        return show_json(
+            {
+                "model": spec.text,
+                "entries": report.matched,
+                "ignored": list(report.ignored),
+                "num_classes": spec.num_classes,
+                "num_queries": spec.num_queries,
+                "written": str(target),
+            }
+        )
     show(f"{spec.text}: {report.matched} entries, {spec.num_classes} classes, {spec.num_queries} queries")
     show(*(f"ignored     {name}" for name in report.ignored))
     show(f"written: {target}")

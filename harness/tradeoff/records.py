@@ -101,7 +101,7 @@ def _quality_point(path: Path, record: dict[str, Any]) -> Point:
             note += f"; not counted: {error}"
     cost = record.get("cost")
     if not model and isinstance(cost, dict) and _is_number(cost.get("total_gmacs")):
-        # Another system's cost is what the user said it is; see `segmeter evaluate --gflops`.
+        # Another system's cost is what the user said it is; see `segmeter evaluate --total-gflops`.
         base = replace(base, gflops_total=cost["total_gmacs"], total_basis=OWN)
         note += "; GFLOPs as given"
     scores: dict[str, Any] = {key: record.get(key) for key in QUALITIES}
