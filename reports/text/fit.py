@@ -144,6 +144,8 @@ def _blocks(table: Table, columns: Sequence[Column], width: int) -> list[Rendera
             if _plain(cell) not in EMPTY
         ]
         parts += _pairs(pairs, width)
+    if table.caption:
+        parts.append(Text(_plain(table.caption), style="italic"))
     return [*parts, Text("")]
 
 
