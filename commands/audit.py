@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.console import EXIT_FAILED, InputError, progress_bar, show, show_json, user_input
 from segmeter.commands.known import check_model
 from segmeter.commands.options import (
     BackboneOpt,
@@ -29,6 +29,16 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[TABLE]...", help="Anybody's tables: CSV, Markdown (.md) or LaTeX (.tex)."),
+    ] = None,
+    header: Annotated[
+        Path | None, typer.Option(help="TOML: what the given tables do not say (size, device, unit, ...).")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Exit 1 on doubts too. With given tables: what is suspicious.")
+    ] = False,
     paper: Annotated[
         str, typer.Option(help="Whose figures. One of: pro-scale, algm, segformer, segformer++ or step.")
     ] = "pro-scale",
@@ -43,12 +53,24 @@ def audit(
         typer.Option("--from", help="Folder of records. Default: results/runs and results/records."),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(metavar="md|csv|latex", help="Form of the output. Default: tables.")
+        str | None,
+        typer.Option(
+            metavar="md|csv|latex|sarif",
+            help="Form of the output. Default: tables. Of given tables md or sarif, else md, csv or latex.",
+        ),
     ] = None,
     json: JsonOpt = False,
 ) -> None:
-    """Audit every published GFLOPs, percentage and FPS figure, and say what does not hold."""
+    """Audit the papers' tables, or given ones, and say what does not hold: exit 1 if those contradict."""
+    if files:
+        if table or annotations or records or paper != "pro-scale":
+            raise InputError(
+                "--paper, --table, --annotations and --from go with the papers' tables, not with files"
+            )
+        return _audit_files(files, header, strict, format, json)
     with user_input():
+        if header or strict:
+            raise ValueError("--header and --strict go with tables of your own: segmeter audit TABLE.csv")
         from segmeter.reports.text.audit import FORMATS
         from segmeter.words import nearest
 
@@ -80,6 +102,35 @@ def audit(
         typer.echo(audit_text(record, format), nl=False)
         return
     show(*audit_tables(record), *audit_notes(record))
+
+
+def _audit_files(
+    files: list[Path], header: Path | None, strict: bool, format: str | None, json: bool
+) -> None:
+    """Anybody's tables."""
+    with user_input():
+        from segmeter.reports.text.comparisons import FORMATS, comparison_notes, comparison_tables, rendered
+        from segmeter.words import nearest
+
+        if format is not None and format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        if format and json:
+            raise ValueError("give --format or --json, not both")
+        from segmeter.harness.audit import audit_comparisons, named_rows, read_comparisons
+
+        tables = read_comparisons(files, header)
+        named = named_rows(tables)
+        with progress_bar("counting", len(named)) as advance:
+            record = audit_comparisons(tables, named, advance)
+    if json:
+        show_json(record)
+    elif format:
+        typer.echo(rendered(record, format), nl=False)
+    else:
+        show(*comparison_tables(record), *comparison_notes(record))
+    found = record["counts"]["findings"]
+    if found["contradiction"] or (strict and found["suspicious"]):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _audit_reduction(paper: str, json: bool) -> None:

@@ -105,7 +105,7 @@ def flops(
     convention: ConventionOpt = "published",
     depth: Annotated[int, typer.Option(min=1, help="Levels of components to show.")] = 3,
     strict: Annotated[
-        bool, typer.Option(help="Exit 1 if anything is uncounted beyond what the convention names.")
+        bool, typer.Option(help="Exit 1 on doubts too. Anything uncounted beyond what the convention names.")
     ] = False,
     input: InputOpt = None,
     training: Annotated[

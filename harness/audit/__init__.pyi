@@ -1,6 +1,9 @@
 from .cells import CONSISTENT as CONSISTENT
 from .cells import REPRODUCED as REPRODUCED
 from .cells import VERDICTS as VERDICTS
+from .comparisons.naming import named_rows as named_rows
+from .comparisons.run import audit_comparisons as audit_comparisons
+from .comparisons.run import read_comparisons as read_comparisons
 from .paper_tables import table_data as table_data
 from .reconcile import WHATS as WHATS
 from .reconcile import read_figure as read_figure

@@ -277,7 +277,7 @@ def _hypotheses(specs: Mapping[bool, ModelSpec], what: str, step: Callable[[str]
     for size, usual in _sizes().items():
         step(format_size(size))
         spec = specs[size == CITYSCAPES]
-        sums = _sums(spec, _usual_image(size))
+        sums = path_sums(spec, _usual_image(size))
         for (path, boundary), units in sums.items():
             fit = BOUNDARIES[boundary].usual(what)
             plausibility = PATHS[path].plausibility * fit * usual
@@ -300,7 +300,7 @@ def _hypotheses(specs: Mapping[bool, ModelSpec], what: str, step: Callable[[str]
 
 
 @lru_cache(maxsize=512)
-def _sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
+def path_sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
     """Units of work for each path and boundary."""
     find = find_components(spec)
     sums: dict[tuple[str, str], int] = {}

@@ -111,3 +111,36 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, run: Runner) -> None:
     code, out, err = run(*arguments)
     assert code == 2 and out == ""
     assert err.count("\n") == 1 and told in err, err
+
+
+def test_given_tables_end_in_the_gates_exit_codes(run: Runner, tmp_path: Path) -> None:
+    right, odd, wrong = (tmp_path / name for name in ("right.csv", "odd.csv", "wrong.csv"))
+    right.write_text("model,GMACs\nA,10.0\nB,20.0 (+100 %)\n")
+    odd.write_text("model,GMACs,mIoU\nA,10.0,**40.0**\nB,20.0,45.0\nC,30.0,44.0\n")
+    wrong.write_text("model,GMACs\nA,10.0\nB,20.0 (+50 %)\n")
+    assert run("audit", str(right))[0] == 0
+    assert run("audit", str(odd))[0] == 0
+    assert run("audit", str(odd), "--strict")[0] == 1
+    code, out, _ = run("audit", str(right), str(wrong))
+    assert code == 1 and "20 against 10 is +100 %, printed +50 %" in out
+    for arguments in (
+        *((str(tmp_path / "none.csv"),), (str(right), "--format", "sarf"), (str(right), "--table", "2")),
+        *((str(right), "--header", str(tmp_path / "none.toml")), ("--strict",)),
+    ):
+        code, out, err = run("audit", *arguments)
+        assert code == 2 and not out and len(err.strip().splitlines()) == 1
+
+
+def test_what_stands_in_a_cell_acts_nowhere(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    name = "\x1b[31m[red]::error::x|y &lt;script>"
+    path.write_text(f"model,GMACs\nA,10.0\n{name},20.0 (+50 %)\nC,=HYPERLINK(1)\n")
+    text = run("audit", str(path))[1]
+    markdown, sarif = (run("audit", str(path), "--format", form)[1] for form in ("md", "sarif"))
+    for out in (text, markdown, sarif):
+        assert "\x1b[31m" not in out and "::error::" not in out
+    assert "<script>" not in markdown and "x\\|y" in markdown
+    results = json.loads(sarif)["runs"][0]["results"]
+    assert {result["level"] for result in results} >= {"warning", "note"}
+    lines = [place["physicalLocation"]["region"]["startLine"] for place in results[0]["locations"]]
+    assert lines == [3, 2]

@@ -1,0 +1,332 @@
+"""CSV, Markdown and LaTeX files into tables: markup taken away, context from headers and notes."""
+
+import csv
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segmeter.files import read_bytes, read_toml
+from segmeter.harness.audit.comparisons.columns import KINDS, read_columns, read_context, said
+from segmeter.harness.audit.comparisons.figures import EMPTY, PREFIX, clean, is_bold, read_figure, scaled
+from segmeter.harness.audit.comparisons.table import CONTEXTS, FIGURES, Column, Figure, Row, Table
+from segmeter.plain import shown
+from segmeter.words import nearest
+
+MAX_BYTES = 1 << 27
+HEADER_KEYS = (*CONTEXTS, "unit", "baseline", "title", "citation", "columns", "models")
+# The line that begins and ends a TOML header within a table's file.
+FENCE = "+++"
+_TABULAR = re.compile(
+    r"\\begin\{(?P<kind>tabular[xy*]?|longtable)\}(?P<body>.*?)\\end\{(?P=kind)\}", re.DOTALL
+)
+_RULES = re.compile(
+    r"\\(?:toprule|midrule|bottomrule|hline|endhead|endfirsthead)\b|\\c(?:mid)?(?:line|rule)(?:\([^()]*\))?\{[^{}]*\}"
+)
+_SPAN = re.compile(r"\\multicolumn\{(\d{1,3})\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
+_DOWN = re.compile(r"\\multirow(?:\[[^\]]*\])?\{-?\d{1,4}\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
+_RULE_LINE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
+
+
+@dataclass
+class Grid:
+    """Raw cells of one table: rows with their lines; the first is the header. Notes stand around it."""
+
+    rows: list[tuple[int, list[str]]]
+    notes: list[str] = field(default_factory=list)
+    semicolons: bool = False
+
+
+def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Table]:
+    """The tables of one file: Markdown by .md, LaTeX by .tex, all else CSV.
+
+    Args:
+        path: the file; it may begin with a TOML header between two lines of ``+++``.
+        header: context for all its tables, which the file's own header goes before.
+
+    Raises:
+        ValueError: no table in it, no text, an unknown key of the header; one line.
+    """
+    content = read_bytes(path, MAX_BYTES)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from None
+    own, text = _own_header(path, text)
+    both = {**(header or {}), **own}
+    suffix = path.suffix.lower()
+    reader = {".md": _markdown, ".markdown": _markdown, ".tex": _latex}.get(suffix, _csv)
+    read = [_table(path.name, n, grid, both) for n, grid in enumerate(reader(text), 1)]
+    tables = [table for table in read if table is not None]
+    if not tables:
+        raise ValueError(f"{path} holds no table with a header and a row")
+    known = [table for table in tables if any(True for _ in table.of(*FIGURES, "change"))]
+    if not known:
+        headers = ", ".join(repr(column.header) for column in tables[0].columns[:8])
+        raise ValueError(
+            f"{path} has no column of figures that is known, its columns are {headers}; "
+            "name them under [columns] of a TOML header"
+        )
+    return known
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """A TOML header in a file of its own.
+
+    Raises:
+        ValueError: damaged, or an unknown key.
+    """
+    return _checked(read_toml(path), str(path))
+
+
+def _own_header(path: Path, text: str) -> tuple[dict[str, Any], str]:
+    if not text.startswith(FENCE):
+        return {}, text
+    lines = text.splitlines()
+    if FENCE not in lines[1:]:
+        raise ValueError(f"{path} begins a TOML header with {FENCE} and does not end it")
+    end = lines.index(FENCE, 1)
+    try:
+        own = tomllib.loads("\n".join(lines[1:end]))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} has a damaged TOML header: {error}") from None
+    # Lines keep their numbers.
+    return _checked(own, str(path)), "\n" * (end + 1) + "\n".join(lines[end + 1 :])
+
+
+def _checked(header: Mapping[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in header.items():
+        if key not in HEADER_KEYS:
+            raise ValueError(f"{where}: unknown key {shown(key)}{nearest(key, HEADER_KEYS)}")
+        if key in ("columns", "models"):
+            if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+                raise ValueError(f"{where}: {key} must map text to text")
+            found[key] = dict(value)
+        elif key in CONTEXTS:
+            found[key] = read_context(key, str(value))
+        elif not isinstance(value, str):
+            raise ValueError(f"{where}: {key} must be text, got {shown(value)}")
+        else:
+            found[key] = value
+    for name, kind in found.get("columns", {}).items():
+        if kind not in KINDS:
+            raise ValueError(f"{where}: column {shown(name)} cannot be {shown(kind)}{nearest(kind, KINDS)}")
+    if found.get("unit", "MACs") not in ("MACs", "FLOPs"):
+        raise ValueError(f"{where}: unit must be MACs or FLOPs, got {shown(found['unit'])}")
+    return found
+
+
+def _csv(text: str) -> list[Grid]:
+    notes: list[str] = []
+    kept: list[tuple[int, str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("#") and not kept:
+            notes.append(line.lstrip("# "))
+        elif line.strip():
+            kept.append((number, line))
+    if len(kept) < 2:
+        return []
+    mark = max(",;\t", key=lambda m: (kept[0][1].count(m), m == ","))
+    # A cell of several lines would shift the numbers; joined again, the reader keeps count itself.
+    first = kept[0][0]
+    body = "\n" * (first - 1) + "\n".join(text.splitlines()[first - 1 :])
+    reader = csv.reader(body.splitlines(keepends=True), delimiter=mark, skipinitialspace=True)
+    rows = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} is no CSV: {error}") from None
+    return [Grid(rows, notes, mark == ";")]
+
+
+def _markdown(text: str) -> list[Grid]:
+    lines = text.splitlines()
+    grids: list[Grid] = []
+    at = 0
+    while at < len(lines):
+        starts = at + 1 < len(lines) and "|" in lines[at] and "-" in lines[at + 1]
+        if not starts or not _RULE_LINE.fullmatch(lines[at + 1][:2000]):
+            at += 1
+            continue
+        end = at + 2
+        while end < len(lines) and "|" in lines[end]:
+            end += 1
+        rows = [(n + 1, _piped(lines[n])) for n in (at, *range(at + 2, end))]
+        grids.append(Grid(rows, [line for line in lines[max(0, at - 3) : at] if line.strip()]))
+        grids[-1].notes += [line for line in lines[end : end + 4] if line.strip() and "|" not in line]
+        at = end
+    return grids
+
+
+def _piped(line: str) -> list[str]:
+    line = line.strip().removeprefix("|")
+    if line.endswith("|") and not line.endswith("\\|"):
+        line = line[:-1]
+    return [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)]
+
+
+def _latex(text: str) -> list[Grid]:
+    text = re.sub(r"(?<!\\)%.*", "", text)
+    grids = []
+    for found in _TABULAR.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        body = found["body"]
+        body = re.sub(
+            r"^(?:\s*\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})+", "", body, count=1
+        )
+        line += found["body"].count("\n") - body.count("\n")
+        rows: list[tuple[int, list[str]]] = []
+        for part in re.split(r"\\\\(?:\[[^\]]*\])?|\\tabularnewline", body):
+            shown_part = _RULES.sub(" ", part)
+            start = line + shown_part[: len(shown_part) - len(shown_part.lstrip())].count("\n")
+            line += part.count("\n")
+            cells = _ampersands(shown_part)
+            if any(cell.strip() for cell in cells):
+                rows.append((start, cells))
+        near = text[max(0, found.start() - 1500) : found.end() + 1500]
+        captions = re.findall(r"\\caption\{((?:[^{}]|\{[^{}]*\})*)\}", near)
+        grids.append(Grid(_one_header(rows), captions[:1]))
+    return grids
+
+
+def _ampersands(text: str) -> list[str]:
+    cells: list[str] = []
+    for cell in re.split(r"(?<!\\)&", text):
+        cell = cell.strip()
+        span, down = _SPAN.fullmatch(cell), _DOWN.fullmatch(cell)
+        if span:
+            cells += [span[2]] * min(int(span[1]), 100)
+        else:
+            cells.append(down[1] if down else cell)
+    return cells
+
+
+def _one_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """A header of two lines as one: what spans several columns stands before what is below it."""
+    if len(rows) < 3 or len(rows[0][1]) != len(rows[1][1]):
+        return rows
+    if any(read_figure(clean(cell)) for cell in rows[1][1]) or len(set(rows[0][1])) == len(rows[0][1]):
+        return rows
+    joined = [" ".join(dict.fromkeys((a, b))).strip() for a, b in zip(rows[0][1], rows[1][1], strict=True)]
+    return [(rows[0][0], joined), *rows[2:]]
+
+
+def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> Table | None:
+    if len(grid.rows) < 2:
+        return None
+    columns = read_columns([clean(cell) for cell in grid.rows[0][1]], header.get("columns", {}))
+    notes = _noted(grid.notes)
+    table = Table(source, number, columns, [], header, notes)
+    commas = _decimal_commas(columns, grid, table)
+    settled = tuple(_settled(column, grid.rows[1:]) for column in columns)
+    table.columns = settled
+    for at, (line, cells) in enumerate(grid.rows[1:], 1):
+        if len(cells) != len(columns):
+            if len([cell for cell in cells if cell.strip()]) > 1:
+                table.ragged.append((at, line, len(cells)))
+            continue
+        table.rows.append(_row(table, at, line, cells, commas))
+    return table
+
+
+def _noted(notes: Iterable[str]) -> dict[str, Any]:
+    """What notes say, unless two of them say different things."""
+    found: dict[str, Any] = {}
+    clashing = set()
+    for note in notes:
+        for key, value in said(clean(note)).items():
+            clashing |= {key} if found.setdefault(key, value) != value else set()
+    return {key: value for key, value in found.items() if key not in clashing and key != "form"}
+
+
+def _decimal_commas(columns: tuple[Column, ...], grid: Grid, table: Table) -> dict[int, bool]:
+    """Column -> whether it has decimal commas; says which have both marks."""
+    commas = {}
+    for column in columns:
+        if column.kind not in FIGURES and column.kind != "change":
+            continue
+        marks = set()
+        for _, cells in grid.rows[1:]:
+            if column.index < len(cells) and "," in cells[column.index]:
+                printed = read_figure(clean(cells[column.index]))
+                marks |= {printed.mark} if printed else set()
+        if "," in marks:
+            points = any(
+                column.index < len(cells) and "." in cells[column.index] and "," not in cells[column.index]
+                for _, cells in grid.rows[1:]
+            )
+            if points or "." in marks:
+                table.mixed_marks.append(column.header)
+        commas[column.index] = "," in marks or (grid.semicolons and "." not in marks)
+    return commas
+
+
+def _settled(column: Column, rows: list[tuple[int, list[str]]]) -> Column:
+    """A column whose header gives no prefix: raw counts if its figures are that large, else the usual one."""
+    if column.scale is not None:
+        return column
+    raw = False
+    for _, cells in rows[:50]:
+        text = clean(cells[column.index]) if column.index < len(cells) else ""
+        printed = read_figure(text)
+        raw = raw or bool(printed and not printed.unit and printed.figure.value >= 1e5)
+    usual = {"cost": 1e-9, "params": 1e-6, "memory": 1e-6}.get(column.kind, 1.0) if raw else 1.0
+    return Column(
+        *(
+            column.index,
+            column.header,
+            column.kind,
+            column.part,
+            column.unit,
+            usual,
+            column.name,
+            column.ratio,
+        ),
+        context=column.context,
+    )
+
+
+_BASE = {"cost": 1e9, "params": 1e6, "memory": 1e6}
+
+
+def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping[int, bool]) -> Row:
+    texts = [clean(cell) for cell in cells]
+    figures: dict[int, Figure] = {}
+    context: dict[str, Any] = {}
+    label = []
+    model = ""
+    for column, text, raw in zip(table.columns, texts, cells, strict=True):
+        kind = column.kind
+        if kind in FIGURES or kind == "change":
+            if text.lower() in EMPTY:
+                continue
+            printed = read_figure(text, commas.get(column.index))
+            if printed is None:
+                table.unread.append((number, line, column.header, text))
+                continue
+            scale = column.scale or 1.0
+            if printed.unit[:1].lower() in PREFIX and kind in _BASE:
+                binary = 1024 / 1000 if printed.unit[1:2] == "i" else 1.0
+                scale = PREFIX[printed.unit[0].lower()] / _BASE[kind] * binary
+            elif printed.unit == "s" and kind == "latency":
+                scale = 1e3
+            marked = raw != text and is_bold(raw)
+            figures[column.index] = scaled(printed.figure, scale, marked)
+            continue
+        if kind == "model":
+            model = f"{model} {text}".strip()
+        elif kind in CONTEXTS:
+            value = read_context(kind, text)
+            if value is not None:
+                context.setdefault(kind, value)
+        if kind != "source":
+            label.append(text.lower())
+    model = model or f"row {number}"
+    backbones = [text for column, text in zip(table.columns, texts, strict=True) if column.kind == "backbone"]
+    who = " ".join((model, *filter(None, backbones)))
+    return Row(number, line, model, texts, figures, context, tuple(label), who)

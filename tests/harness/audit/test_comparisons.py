@@ -1,0 +1,314 @@
+"""Anybody's tables: every planted fault is found, clean cells are left alone, bad input is answered."""
+
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmeter.harness.audit import audit_comparisons, read_comparisons
+
+HEADER = (
+    *("model", "size", "params (M)", "backbone GMACs", "decoder GMACs", "total GMACs", "total GFLOPs"),
+    *("FPS", "latency (ms)", "memory (MB)", "mIoU", "change of total GMACs (%)", "baseline"),
+)
+CONTEXT = '+++\ndevice = "A100"\ndtype = "fp32"\nbatch = 1\nunit = "MACs"\n+++\n'
+Rows = list[dict[str, Any]]
+SEEDS = range(20)
+
+
+def clean_table(seed: int) -> Rows:
+    """A table in which all fits: models of growing size, printed to one decimal."""
+    chance = random.Random(seed)
+    rows: Rows = []
+    first = 0.0
+    scale = 1.0
+    for n in range(chance.randint(4, 9)):
+        scale *= chance.uniform(1.2, 1.6)
+        backbone, decoder = round(40 * scale, 1), round(15 * scale, 1)
+        total = round(backbone + decoder, 1)
+        first = first or total
+        ms = round(6 * scale, 1)
+        rows.append(
+            {
+                "model": f"Net-{n}",
+                "size": "512x512",
+                "params (M)": round(20 * scale, 1),
+                "backbone GMACs": backbone,
+                "decoder GMACs": decoder,
+                "total GMACs": total,
+                "total GFLOPs": round(2 * total, 1),
+                "FPS": round(1000 / ms, 1),
+                "latency (ms)": ms,
+                "memory (MB)": round(900 * scale),
+                "mIoU": round(38 + 2 * n + chance.random(), 1),
+                "change of total GMACs (%)": round(100 * (total / first - 1), 1) if n else "-",
+                "baseline": "Net-0" if n else "-",
+            }
+        )
+    rows[-1]["mIoU"] = f"**{rows[-1]['mIoU']}**"
+    return rows
+
+
+def written(rows: Rows, context: str = CONTEXT) -> str:
+    header = list(rows[0])
+    lines = [",".join(header), *(",".join(str(row[name]) for name in header) for row in rows)]
+    return context + "\n".join(lines) + "\n"
+
+
+def audited(tmp_path: Path, text: str, name: str = "table.csv") -> dict[str, Any]:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return audit_comparisons(read_comparisons([path]))
+
+
+def rules(record: Mapping[str, Any]) -> set[str]:
+    return {one["rule"] for one in record["findings"]}
+
+
+def doubled(row: dict[str, Any]) -> None:
+    for part in ("backbone GMACs", "decoder GMACs", "total GMACs", "total GFLOPs"):
+        row[part] = round(2 * row[part], 1)
+
+
+def plant_two(rows: Rows) -> None:
+    again = {**rows[1], "size": "512x512 "}
+    doubled(again)
+    rows.insert(2, again)
+
+
+def plant_batch(rows: Rows) -> None:
+    for row in rows:
+        row["batch"] = 1
+    again = {**rows[1], "batch": 4}
+    for part in ("backbone GMACs", "decoder GMACs", "total GMACs", "total GFLOPs"):
+        again[part] = round(4 * again[part], 1)
+    rows.append(again)
+
+
+def plant_pixels(rows: Rows) -> None:
+    rows.append({**rows[1], "size": "1024x1024", "total GMACs": round(rows[1]["total GMACs"] / 2, 1)})
+
+
+def plant_part(rows: Rows) -> None:
+    for row in rows:
+        del row["decoder GMACs"]
+    rows[1]["backbone GMACs"] = round(rows[0]["backbone GMACs"] - 10, 1)
+    rows[1]["total GMACs"] = round(rows[0]["total GMACs"] - 2, 1)
+
+
+def plant_sizes(rows: Rows) -> None:
+    for row in rows:
+        row["FPS @256"] = row.pop("FPS")
+
+
+def plant_unread(rows: Rows) -> None:
+    rows[1]["FPS"] = "=1+1"
+
+
+def plant_marks(rows: Rows) -> None:
+    rows[1]["FPS"] = f'"{str(rows[1]["FPS"]).replace(".", ",")}"'
+
+
+def setter(column: str, value: Callable[[Rows], Any], at: int = 1) -> Callable[[Rows], None]:
+    def plant(rows: Rows) -> None:
+        rows[at][column] = value(rows)
+
+    return plant
+
+
+FAULTS: dict[str, Callable[[Rows], None]] = {
+    "impossible": setter("mIoU", lambda rows: 104.2),
+    "change": setter("change of total GMACs (%)", lambda rows: rows[1]["change of total GMACs (%)"] + 3),
+    "speed": setter("FPS", lambda rows: round(rows[1]["FPS"] * 1.4, 1)),
+    "sum": setter("backbone GMACs", lambda rows: round(rows[1]["backbone GMACs"] * 1.1, 1)),
+    "units": setter("total GFLOPs", lambda rows: rows[1]["total GMACs"]),
+    "repeat": lambda rows: rows.append({**rows[1], "params (M)": rows[1]["params (M)"] + 2}),
+    "best": setter("mIoU", lambda rows: 99.9, at=0),
+    "unread": plant_unread,
+    "marks": plant_marks,
+    "ragged": lambda rows: rows[1].update({"baseline": "Net-0,extra"}),
+    "mixed": setter("size", lambda rows: "640x640"),
+    "sizes": plant_sizes,
+    "two": plant_two,
+    "batch": plant_batch,
+    "peak": lambda rows: rows[1].update({"FPS": 50000.0, "latency (ms)": 0.02}),
+    "memory": setter("memory (MB)", lambda rows: round(rows[1]["params (M)"] * 3)),
+    "pixels": plant_pixels,
+    "part": plant_part,
+}
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+def test_every_planted_fault_is_found(rule: str, tmp_path: Path) -> None:
+    for seed in SEEDS:
+        rows = clean_table(seed)
+        FAULTS[rule](rows)
+        assert rule in rules(audited(tmp_path, written(rows))), f"seed {seed}"
+
+
+def test_clean_cells_are_left_alone(tmp_path: Path) -> None:
+    records = [audited(tmp_path, written(clean_table(seed))) for seed in range(100)]
+    figures = sum(record["counts"]["figures"] for record in records)
+    accused = sum(record["counts"]["accused"] for record in records)
+    assert figures > 5000
+    assert accused / figures < 0.05
+    assert sum(record["counts"]["findings"]["contradiction"] for record in records) == 0
+
+
+def test_what_is_not_said_is_a_finding(tmp_path: Path) -> None:
+    found = audited(tmp_path, "model,GFLOPs,FPS\nA,10.0,50\nB,20.0,30\n")["findings"]
+    texts = [one["text"] for one in found if one["rule"] == "missing"]
+    assert "not said of 'GFLOPs': size, whether one multiply-accumulate is 1 or 2" in texts
+    assert "not said of 'FPS': size, device, dtype, batch" in texts
+    assert {one["sure"] for one in found} == {"cannot be known"}
+
+
+def test_cost_without_time_cannot_rank_times_and_disagreement_is_told(tmp_path: Path) -> None:
+    alone = audited(tmp_path, "model,params (M)\nA,10.0\nB,20.0\n")
+    assert "indicators" in rules(alone)
+    both = audited(tmp_path, "model,GMACs,FPS\nA,10.0,20\nB,20.0,30\n")
+    text = next(one["text"] for one in both["findings"] if one["rule"] == "indicators")
+    assert "rank 1 of 1 pairs" in text
+
+
+@pytest.mark.parametrize("printed", ["20.0 (+100.0%)", "20.0 (+10.0)", "20.0 (+99.9%)"])
+def test_a_change_in_brackets_that_follows(printed: str, tmp_path: Path) -> None:
+    assert "change" not in rules(audited(tmp_path, f"model,GMACs\nA,10.0\nB,{printed}\n"))
+
+
+def test_a_change_in_brackets_that_does_not_follow(tmp_path: Path) -> None:
+    found = audited(tmp_path, "model,GMACs\nA,100.0\nB,63.6 (-40.0%)\n")["findings"]
+    one = next(one for one in found if one["rule"] == "change")
+    assert one["sure"] == "contradiction"
+    assert one["arithmetic"] == "63.6 against 100 is -36.4 %, printed -40 %"
+
+
+def test_latex_and_markdown_give_what_csv_gives(tmp_path: Path) -> None:
+    csv = "model,params (M),GMACs,mIoU\nA,10.0,20.0,**40.0**\nB,30.0,50.0,45.0\n"
+    markdown = (
+        "FPS on a V100.\n\n| model | params (M) | GMACs | mIoU |\n|:--|--:|--:|--:|\n"
+        "| [A](a.html) | 10.0 | 20.0<br> | **40.0** |\n| <b>B</b> | 30.0 | 50.0 | 45.0 |\n"
+    )
+    latex = (
+        "\\begin{table}\\caption{At $512\\times512$}\n\\begin{tabular}{l|ccc}\n\\toprule\n"
+        "model & params (M) & GMACs & mIoU \\\\ \\midrule % a comment\n"
+        "A~\\cite{a} & 10.0 & 20.0 & \\textbf{40.0} \\\\\nB & 30.0 & \\underline{50.0} & 45.0 \\\\\n"
+        "\\bottomrule\n\\end{tabular}\\end{table}\n"
+    )
+    records = [
+        audited(tmp_path, text, name) for text, name in ((csv, "t.csv"), (markdown, "t.md"), (latex, "t.tex"))
+    ]
+    for record in records:
+        one = next(one for one in record["findings"] if one["rule"] == "best")
+        assert one["arithmetic"] == "45 against 40" and one["cells"][0]["model"] == "A"
+        assert record["counts"]["figures"] == 6
+    assert records[1]["tables"][0]["context"] == {"device": "V100"}
+    assert records[2]["tables"][0]["context"] == {"size": [512, 512]}
+    assert [one["cells"][0]["line"] for r in records for one in r["findings"] if one["rule"] == "best"] == [
+        *(2, 5, 5)
+    ]
+
+
+def test_two_tables_that_print_one_cell_differently(tmp_path: Path) -> None:
+    paths = []
+    for name, params in (("a.csv", 27.5), ("b.csv", 28.9)):
+        paths.append(tmp_path / name)
+        paths[-1].write_text(f"model,params (M)\nA,{params}\nB,40.0\n")
+    found = audit_comparisons(read_comparisons(paths))["findings"]
+    one = next(one for one in found if one["rule"] == "repeat")
+    assert [cell["file"] for cell in one["cells"]] == ["a.csv", "b.csv"] and one["sure"] == "contradiction"
+
+
+def test_decimal_commas_and_thousands(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("model;GMACs;params\nA;12,5;1.234.567,0\nB;1,234;27.500.000\n")
+    table = read_comparisons([path])[0]
+    assert [row.figures[1].value for row in table.rows] == [12.5, 1.234]
+
+
+def test_rows_without_names_are_numbered(tmp_path: Path) -> None:
+    record = audited(tmp_path, "GMACs,FPS\n10,20\n20,30\n")
+    assert any("no column names the models" in one["text"] for one in record["findings"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no table"),
+        ("model,GMACs\n", "holds no table"),
+        ("a,b\nc,d\n", "no column of figures that is known"),
+        ('+++\ndevise = "A100"\n+++\nmodel,GMACs\nA,1\n', "did you mean 'device'"),
+        ('+++\nunit = "FLOP"\n+++\nmodel,GMACs\nA,1\n', "unit must be MACs or FLOPs"),
+        ("+++\nunit = \nmodel,GMACs\nA,1\n", "does not end it"),
+        ('+++\n[columns]\nx = "macs"\n+++\nmodel,x\nA,1\n', "cannot be 'macs'"),
+    ],
+)
+def test_bad_files_are_answered_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        audited(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_named_models_are_counted_at_the_stated_size(tmp_path: Path) -> None:
+    """ResNet-18 at 224x224: 1.814 G in the metadata of torchvision's weights, 11,689,512 parameters."""
+    text = (
+        '+++\nsize = "224x224"\nunit = "FLOPs"\n+++\nmodel,params (M),FLOPs (G)\n'
+        "torchvision:resnet18,11.69,1.814\ntorchvision:resnet34,25.6,5.21\nmine.py:Net,1.0,1.0\n"
+    )
+    record = audited(tmp_path, text)
+    verdicts = {(one["row"], one["column"]): one["verdict"] for one in record["measured"]}
+    assert verdicts == {
+        (1, "params (M)"): "reproduced",
+        (1, "FLOPs (G)"): "reproduced",
+        (2, "params (M)"): "not reproduced",
+        (2, "FLOPs (G)"): "not reproduced",
+    }
+    faults = {one["rule"]: one for one in record["findings"] if one["level"] == "measurement"}
+    assert set(faults) == {"unit", "params", "count"}
+    assert "it is MACs, its column says FLOPs" in faults["unit"]["text"]
+    assert all(one["by_chance"] < 0.02 for one in record["measured"] if one["verdict"] == "reproduced")
+
+
+def test_a_hundred_thousand_rows_take_no_ten_seconds(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    path = tmp_path / "big.csv"
+    with path.open("w") as file:
+        file.write("model,backbone,size,params (M),GFLOPs,FPS,latency (ms),mIoU\n")
+        for n in range(100_000):
+            ms = round(chance.uniform(5, 100), 1)
+            file.write(f"m{n},r50,512x512,{chance.uniform(5, 90):.1f},{chance.uniform(5, 900):.1f},")
+            file.write(f"{1000 / ms:.1f},{ms},{chance.uniform(30, 60):.1f}\n")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "segmeter", "audit", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode in (0, 1), done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+PUBLISHED = Path(__file__).parents[3] / "results" / "published"
+
+
+def test_mmsegs_segformer_table() -> None:
+    """Checked by hand: six rows are at 512x512 and one at 640x640; nothing else in it contradicts itself."""
+    record = audit_comparisons(read_comparisons([PUBLISHED / "mmseg_segformer_ade20k.md"]))
+    kinds = {column["header"]: column["kind"] for column in record["tables"][0]["columns"]}
+    assert kinds["mIoU(ms+flip)"] == "metric" and kinds["Inf time (fps)"] == "fps"
+    said = [(one["rule"], one["cells"][-1]["column"]) for one in record["findings"] if one["cells"]]
+    assert said == [("mixed", "Mem (GB)"), ("mixed", "Inf time (fps)")]
+    assert "512x512: 6 rows, Segformer MIT-B0 first; 640x640: 1 rows" in record["findings"][0]["text"]
+    assert {one["rule"] for one in record["findings"][2:]} == {"missing"}
+
+
+def test_rt_detrs_table() -> None:
+    """Checked by hand: the README says the GPU, precision and batch of its FPS in a comment only; 42.87 M
+    parameters are printed as 42, which is their whole millions."""
+    record = audit_comparisons(read_comparisons([PUBLISHED / "rt_detr_readme.md"]))
+    assert [one["text"] for one in record["findings"]] == ["not said of 'FPS': device, dtype, batch"]
+    assert {one["verdict"] for one in record["measured"]} == {"consistent"}
+    assert {round(one["counted"], 2) for one in record["measured"]} == {42.87}
