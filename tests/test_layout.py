@@ -281,6 +281,27 @@ def test_a_repository_with_folders_of_the_same_names_is_unharmed(installed: Path
     assert tested.returncode == 0 and "1 passed" in tested.stdout, tested.stdout + tested.stderr
 
 
+def test_data_come_with_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """Commands of the README, in an empty folder: sizes, published figures and schemas are inside."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(installed / "segmeter"), *words], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert run("--version").stdout.startswith("segmeter ")
+    tiny = "import torch\n\ndef tiny():\n    return torch.nn.Conv2d(3, 1, 1)\n"
+    (tmp_path / "mine.py").write_text(tiny)
+    sizes = run("flops", "mine.py:tiny", "--dataset", "coco-val2017:100", "--json")
+    assert '"images": 100' in sizes.stdout, sizes.stderr
+    printed = run("reproduce", "--table", "2")
+    assert printed.returncode == 0 and "55.14" in printed.stdout, printed.stderr
+    for words in (["check", "results/budgets.toml"], ["compare", "--from", "results/records"]):
+        done = run(*words)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert words[-1] in done.stderr and done.stdout == ""
+
+
 def doctested() -> list[str]:
     return [name for name, path in imports.modules().items() if ">>>" in path.read_text()]
 
