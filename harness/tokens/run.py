@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,33 @@ class Seconds:
     backbone: float = 0.0
     encoder: float = 0.0
     analysis: float = 0.0
+
+
+@dataclass
+class Collected:
+    """Sums over the images that are done, by place, and what a record says of them besides."""
+
+    places: dict[str, Place]
+    seconds: Seconds = field(default_factory=Seconds)
+    faults: list[str] = field(default_factory=list)
+    done: list[Photo] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    padded_sizes: Counter[Size] = field(default_factory=Counter)
+    largest: int = 0
+    interrupted: bool = False
+
+    def add(self, photo: Photo, pixels: np.ndarray, padded: Size, found: "Sequence[_Found]") -> None:
+        """Take in one image."""
+        for one in found:
+            place = self.places[one.place]
+            place.tallies.setdefault(one.scale, Tally()).add(one.numbers)
+            place.channels[one.scale] = one.channels
+            place.tokens.add(one.tokens)
+            self.largest = max(self.largest, one.bytes)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(_example(photo, pixels, found))
+        self.padded_sizes[padded] += 1
+        self.done.append(photo)
 
 
 def chosen_places(at: str, network: Network) -> tuple[str, ...]:
@@ -121,14 +148,45 @@ def run_tokens(
         ValueError: no such place, or no image could be read.
         KeyboardInterrupt: before the first image was done.
     """
-    names = chosen_places(at, network)
-    places = {name: Place(name) for name in names}
-    seconds, faults = Seconds(), list(skipped)
-    done: list[Photo] = []
-    examples: list[dict[str, Any]] = []
-    padded_sizes: Counter[Size] = Counter()
-    largest = 0
-    interrupted = False
+    found = _analysed(network, photos, settings, chosen_places(at, network), rule, step)
+    found.faults[:0] = skipped
+    if not found.done:
+        raise ValueError(f"none of {len(photos)} images can be read: {found.faults[0]}")
+    record = _measured(found, settings)
+    specs = [encoder] if encoder is not None else [model_spec(name) for name in WHAT_IF_ENCODERS]
+    scales = record["places"][0]["scales"]
+    commonest = found.padded_sizes.most_common(1)[0][0]
+    has_encoder = encoder is not None and network.encoder is not None
+    told = {
+        "schema": SCHEMA,
+        "backbone": network.backbone.name,
+        "encoder": encoder.encoder if encoder is not None and has_encoder else None,
+        "encoder_title": encoder.encoder_title if encoder is not None and has_encoder else None,
+        "weights": {
+            "backbone": _weights(network.backbone_weights),
+            "encoder": _weights(network.encoder_weights) if network.encoder_weights is not None else None,
+        },
+        "requested_images": len(photos) + len(skipped),
+        "resize_rule": asdict(rule),
+        "settings": {**asdict(settings), "thresholds": list(settings.thresholds), "at": at},
+        "ordering": ordering(scales, min(width for _, width in found.padded_sizes)),
+        "what_if": what_if(specs, network.backbone.channels, commonest, scales, settings.thresholds),
+        **record,
+        "environment": read_environment(torch.device("cpu"), torch.float32),
+    }
+    return cast(TokensRecord, told)
+
+
+def _analysed(
+    network: Network,
+    photos: Sequence[Photo],
+    settings: Settings,
+    names: Sequence[str],
+    rule: ResizeRule,
+    step: Callable[[], None],
+) -> Collected:
+    """Analyse image after image; an image that cannot be read is a fault, Ctrl-C the end after the first."""
+    sums = Collected({name: Place(name) for name in names})
     try:
         for photo in photos:
             size = rule.apply(photo.size)
@@ -136,52 +194,26 @@ def run_tokens(
             try:
                 pixels = read_photo(photo, size)
             except ValueError as error:
-                faults.append(str(error))
+                sums.faults.append(str(error))
                 continue
-            seconds.reading += time.perf_counter() - start
-            found = _one_image(network, pixels, settings, names, seconds)
+            sums.seconds.reading += time.perf_counter() - start
             # Sums change only when the whole image is done: an interrupted one leaves no half.
-            for one in found:
-                place = places[one.place]
-                place.tallies.setdefault(one.scale, Tally()).add(one.numbers)
-                place.channels[one.scale] = one.channels
-                place.tokens.add(one.tokens)
-                largest = max(largest, one.bytes)
-            if len(examples) < EXAMPLES:
-                examples.append(_example(photo, pixels, found))
-            padded_sizes[pad(size)] += 1
-            done.append(photo)
+            sums.add(photo, pixels, pad(size), _one_image(network, pixels, settings, names, sums.seconds))
             step()
     except KeyboardInterrupt:
-        if not done:
+        if not sums.done:
             raise
-        interrupted = True
-    if not done:
-        raise ValueError(f"none of {len(photos)} images can be read: {faults[0]}")
-    commonest = padded_sizes.most_common(1)[0][0]
-    specs = [encoder] if encoder is not None else [model_spec(name) for name in WHAT_IF_ENCODERS]
-    scales = {
-        scale: map_record(scale, tally, places["backbone"].channels[scale], settings)
-        for scale, tally in places["backbone"].tallies.items()
-    }
+        sums.interrupted = True
+    return sums
+
+
+def _measured(found: Collected, settings: Settings) -> dict[str, Any]:
+    """What the images gave, as plain data."""
     return {
-        "schema": SCHEMA,
-        "backbone": network.backbone.name,
-        "encoder": encoder.encoder if encoder is not None and network.encoder is not None else None,
-        "encoder_title": encoder.encoder_title
-        if encoder is not None and network.encoder is not None
-        else None,
-        "weights": {
-            "backbone": _weights(network.backbone_weights),
-            "encoder": _weights(network.encoder_weights) if network.encoder_weights is not None else None,
-        },
-        "images": [{"name": p.name, "size": list(p.size)} for p in done],
-        "skipped": faults,
-        "interrupted": interrupted,
-        "requested_images": len(photos) + len(skipped),
-        "resize_rule": asdict(rule),
-        "padded_sizes": {format_size(s): n for s, n in padded_sizes.most_common()},
-        "settings": {**asdict(settings), "thresholds": list(settings.thresholds), "at": at},
+        "images": [{"name": p.name, "size": list(p.size)} for p in found.done],
+        "skipped": found.faults,
+        "interrupted": found.interrupted,
+        "padded_sizes": {format_size(s): n for s, n in found.padded_sizes.most_common()},
         "places": [
             {
                 "name": place.name,
@@ -192,15 +224,12 @@ def run_tokens(
                     for scale, tally in sorted(place.tallies.items())
                 },
             }
-            for place in places.values()
+            for place in found.places.values()
             if place.tallies
         ],
-        "ordering": ordering(scales, min(width for _, width in padded_sizes)),
-        "what_if": what_if(specs, network.backbone.channels, commonest, scales, settings.thresholds),
-        "examples": examples,
-        "seconds": asdict(seconds),
-        "memory": {"analysis_bound_bytes": largest, "peak_rss_bytes": resident_bytes("VmHWM")},
-        "environment": read_environment(torch.device("cpu"), torch.float32),
+        "examples": found.examples,
+        "seconds": asdict(found.seconds),
+        "memory": {"analysis_bound_bytes": found.largest, "peak_rss_bytes": resident_bytes("VmHWM")},
     }
 
 
