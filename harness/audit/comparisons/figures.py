@@ -35,6 +35,8 @@ _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _COMMA = re.compile(r"[-+]?\d+,\d+")
 _MANY = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+,\d+")
 EMPTY = ("", "-", "--", "---", "\u2013", "—", "n/a", "na", "n.a.", "none", "?", "nan", "/", "oom", "x")
+# No table prints a larger figure in any unit.
+BEYOND = 1e16
 PREFIX = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
 
@@ -99,6 +101,8 @@ def read_number(text: str, comma: bool | None = None) -> tuple[float, float, str
     try:
         value = float(text)
     except ValueError:
+        return None
+    if not abs(value) < BEYOND:
         return None
     digits = len(text.partition(".")[2])
     return value, 0.5 * 10.0**-digits, mark

@@ -236,6 +236,12 @@ def test_rows_without_names_are_numbered(tmp_path: Path) -> None:
     assert any("no column names the models" in one["text"] for one in record["findings"])
 
 
+@pytest.mark.parametrize("cell", ["1" * 400, "1e400", "nan", "inf", "=1+1", "1..2", "512x512"])
+def test_what_is_no_figure_is_left_out(cell: str, tmp_path: Path) -> None:
+    record = audited(tmp_path, f"model,GMACs,FPS,latency (ms)\nA,{cell},{cell},{cell}\nB,10.0,50,20.0\n")
+    assert record["counts"]["figures"] == 3
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
