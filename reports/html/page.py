@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from segmeter.reports.html import sections
+from segmeter.reports.html.answer import answer
+from segmeter.reports.html.audit import audit, summary
 from segmeter.reports.html.parts import Html, embedded_json, inline_svg, join, picture, tag
 from segmeter.reports.html.tokens import tokens_section
 from segmeter.reports.plots.common import DATASET_TITLES
 from segmeter.reports.plots.named import KINDS, REPORT_PARETO
+from segmeter.reports.plots.style import DARK, look_of
 from segmeter.reports.text.tokens import TITLES as TOKEN_FIGURES
 
 TITLE = "What segmentation encoders cost"
@@ -18,15 +21,15 @@ SCRIPTS = ("page.js", "tables.js", "front.js", "chart.js")
 # Figures wide enough for the whole column; the others stand two beside each other.
 ONE_COLUMN_POINTS = 300
 # Figures of their own option are drawn on a backbone; these two compare backbones or timing records.
-WITHOUT_BACKBONE = ("backbones", "realised")
+WITHOUT_BACKBONE = ("backbones",)
 ABOUT_SECTIONS = {
-    "summary": "Summary",
-    "trade-offs": "Trade-offs",
-    "measured": "Measured costs",
-    "audit": "Audit",
-    "figures": "Figures",
-    "not-counted": "Not counted",
+    "summary": "Which encoder?",
+    "speed": "Speed",
+    "measured": "Components",
     "tokens": "Tokens",
+    "audit": "Audit",
+    "trade-offs": "All points",
+    "figures": "Figures",
     "forward": "Forward passes",
     "records": "Records",
 }
@@ -63,13 +66,14 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    css = looks_css(sections.chart_points(report["figures"]["points"]))
     head = (
         '<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
         '<link rel="icon" href="data:,">\n'
-        f"{tag('title', f'{TITLE}: segmeter report')}\n<style>\n{_asset('report.css')}</style>\n"
+        f"{tag('title', f'{TITLE}: segmeter report')}\n<style>\n{_asset('report.css')}{css}</style>\n"
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}</head>\n<body>\n{body}\n'
@@ -82,8 +86,27 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
     others = {name: drawing for name, drawing in drawings.items() if name not in TOKEN_FIGURES}
     points = sections.chart_points(report["figures"]["points"])
     first = next(iter(report["records"].values()))
+    own_place = ("realised", "breakdown")
+    shown = {name: drawing for name, drawing in others.items() if name in own_place}
+    others = {name: drawing for name, drawing in others.items() if name not in own_place}
     contents = {
-        "summary": sections.summary(report),
+        "summary": join([answer(report, drawings), tag("p", sections.measured_text(report), class_="note")]),
+        "speed": _gallery(report, shown, "realised"),
+        "measured": join(
+            [
+                _gallery(report, shown, "breakdown"),
+                sections.measured_costs(report),
+                tag("h3", "Not counted"),
+                sections.not_counted(first),
+            ]
+        ),
+        "tokens": join(
+            [
+                tokens_section(report["tokens"], report["tokens_missing"]),
+                tag("div", *_figures(report, about_tokens), class_="gallery"),
+            ]
+        ),
+        "audit": join([summary(report), tag("p", AUDIT), audit(report["audit"])]),
         "trade-offs": join(
             [
                 tag("p", TRADE_OFFS),
@@ -93,19 +116,10 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
                 tag("script", embedded_json(points), type="application/json", id="points-data"),
             ]
         ),
-        "measured": sections.measured_costs(report),
-        "audit": join([tag("p", AUDIT), sections.audit(report["audit"])]),
         "figures": join(
             [
                 tag("p", "Each as a PDF, an SVG or a PNG by the command below it."),
                 tag("div", *_figures(report, others), class_="gallery"),
-            ]
-        ),
-        "not-counted": sections.not_counted(first),
-        "tokens": join(
-            [
-                tokens_section(report["tokens"], report["tokens_missing"]),
-                tag("div", *_figures(report, about_tokens), class_="gallery"),
             ]
         ),
         "forward": sections.forward_passes(report["forward_passes"]),
@@ -135,11 +149,12 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
 TRADE_OFFS = (
     "Each point is a model on a data set: what it costs against how good it is. The dashed line is the "
     "Pareto front of what is shown: the points that no other one beats. Costs taken on different inputs or "
-    "machines are not to be compared, so one is shown at a time. Hollow circles are figures as published; "
-    "filled squares have their cost measured by segmeter; stars are your own."
+    "machines are not to be compared, so one is shown at a time. Hollow marks are figures as published, "
+    "filled ones have their cost measured by segmeter; stars are your own."
 )
 FOOTER = "This page holds all that it shows; it sends nothing and asks for nothing."
 # As :func:`harness.tokens.run.demo_record` does it.
+KEEP_LIGHT = ("layers",)
 TOKENS_COMMAND = "segmeter tokens --short-side 448"
 AUDIT = (
     "Every GFLOPs figure of the PRO-SCALE paper's tables, measured again: at the stated size, else at the "
@@ -147,13 +162,35 @@ AUDIT = (
 )
 
 
+def _gallery(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], name: str) -> Html:
+    """One figure, or nothing where it could not be drawn."""
+    return join(_figures(report, {name: drawings[name]}) if name in drawings else [])
+
+
+def looks_css(points: Sequence[Mapping[str, Any]]) -> str:
+    """Each system's colour, as the figures have it, and the dark ground's colours of the drawings."""
+    looks = {point["colour"]: look_of(point["encoder"], point["source"] == "own") for point in points}
+    light = "".join(f".{name}{{--c:{look.light}}}" for name, look in looks.items())
+    dark = "".join(f"{{root}} .{name}{{--c:{look.dark}}}" for name, look in looks.items())
+    dark += "{root}{" + "".join(f"--d-{k[1:].lower()}:{v};" for k, v in DARK.items()) + "}"
+    system = dark.replace("{root}", ':root:not([data-theme="light"])')
+    chosen = dark.replace("{root}", ':root[data-theme="dark"]')
+    return f"{light}@media screen{{@media (prefers-color-scheme: dark){{{system}}}{chosen}}}\n"
+
+
 def _figures(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> list[Html]:
     cards = []
     for name, (drawn, caption) in drawings.items():
         is_picture = drawn.startswith("data:")
         label = f"{name}: {caption}"
-        drawing = picture(drawn, label) if is_picture else inline_svg(drawn, f"drawing-{name}", label)
-        sheet = tag("div", drawing, class_="sheet", tabindex="0", role="group", aria_label=f"Figure: {name}")
+        drawing = (
+            picture(drawn, label)
+            if is_picture
+            else inline_svg(drawn, f"drawing-{name}", label, name not in KEEP_LIGHT)
+        )
+        # Photos and heat maps keep their colours, and so a light ground.
+        kept = "sheet light" if is_picture or name in KEEP_LIGHT else "sheet"
+        sheet = tag("div", drawing, class_=kept, tabindex="0", role="group", aria_label=f"Figure: {name}")
         link = tag("a", "these records", href=f"#{_data_of(name)}")
         origin = tag("span", "Drawn from ", link, " by ", tag("code", figure_command(name, report)), ".")
         wide = is_picture or sections.drawing_width(drawn) > ONE_COLUMN_POINTS
@@ -198,7 +235,9 @@ def figure_title(name: str) -> str:
 def _data_of(name: str) -> str:
     if name in TOKEN_FIGURES:
         return "data-tokens"
-    own = {"breakdown", "resolution", "layers", "lpe", "not-counted", "realised"}
+    own = {"resolution", "layers", "lpe", "not-counted", "realised"}
+    if name == "breakdown":
+        return "records"
     return f"data-{name.replace('-', '_')}" if name in own else "points"
 
 

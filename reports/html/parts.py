@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from segmeter.plain import plain
+from segmeter.reports.plots.style import DARK
+from segmeter.reports.units import giga, percent
 
 
 class Html(str):
@@ -78,6 +80,7 @@ def table(
     name: str = "",
     filters: Sequence[str] = (),
     keys: Sequence[str] = (),
+    stacked: bool = False,
 ) -> Html:
     """A table whose columns the page's script makes sortable, inside a region that scrolls on its own.
 
@@ -88,6 +91,7 @@ def table(
         name: id of the table.
         filters: titles of the columns that get a drop-down to filter by.
         keys: one ``data-key`` for each row, for scripts that look rows up.
+        stacked: whether a row becomes a block of lines, each with its title, on a narrow screen.
     """
     numeric = [bool(rows) and any(isinstance(row[i], Number) for row in rows) for i in range(len(header))]
     head = [
@@ -96,7 +100,10 @@ def table(
     ]
     body = []
     for index, row in enumerate(rows):
-        cells = [_cell(cell, first=position == 0) for position, cell in enumerate(row)]
+        cells = [
+            _cell(cell, position == 0, header[position] if stacked else None)
+            for position, cell in enumerate(row)
+        ]
         body.append(tag("tr", *cells, data_key=keys[index] if keys else None))
     content = tag(
         "table",
@@ -104,17 +111,17 @@ def table(
         tag("thead", tag("tr", *head)),
         tag("tbody", join(body)),
         id=name or None,
-        class_="sortable",
+        class_="sortable stacked" if stacked else "sortable",
         data_filters="|".join(filters) or None,
     )
     return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def _cell(cell: Cell, first: bool) -> Html:
+def _cell(cell: Cell, first: bool, label: str | None) -> Html:
     if isinstance(cell, Number):
         value = "" if cell.value is None else repr(cell.value)
-        return tag("td", cell.text, class_="number", data_value=value)
-    return tag("th", cell, scope="row") if first else tag("td", cell)
+        return tag("td", cell.text, class_="number", data_value=value, data_label=label)
+    return tag("th", cell, scope="row", data_label=label) if first else tag("td", cell, data_label=label)
 
 
 def picture(address: str, label: str) -> Html:
@@ -122,7 +129,7 @@ def picture(address: str, label: str) -> Html:
     return Html(f'<img class="plot" src="{escape(address)}" alt="{escape(label)}">')
 
 
-def inline_svg(svg: str, name: str, label: str) -> Html:
+def inline_svg(svg: str, name: str, label: str, themed: bool = True) -> Html:
     """A drawing by matplotlib as part of the page.
 
     Its ids get a prefix, as every drawing counts its own from 1; its style sheet is dropped, as it would
@@ -132,6 +139,7 @@ def inline_svg(svg: str, name: str, label: str) -> Html:
         svg: the file's text, with an ``<svg>`` element that has a ``viewBox``.
         name: prefix for ids, unique in the page.
         label: what a screen reader says instead of the drawing.
+        themed: whether its colours follow the page's, light or dark.
 
     Raises:
         ValueError: there is no ``<svg>`` in it.
@@ -144,6 +152,8 @@ def inline_svg(svg: str, name: str, label: str) -> Html:
     body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', body)
+    if themed:
+        body = re.sub("#[0-9A-Fa-f]{6}", _themed, body)
     view = re.search(r'viewBox="([^"]*)"', found.group())
     width = re.search(r'\bwidth="([\d.]+)pt"', found.group())
     return tag(
@@ -153,7 +163,26 @@ def inline_svg(svg: str, name: str, label: str) -> Html:
         viewBox=view.group(1) if view else None,
         role="img",
         aria_label=label,
-        class_="plot",
+        class_="plot themed" if themed else "plot",
         # Matplotlib's points at a paper's size; half as large again reads well on a screen.
         style=f"max-width:{float(width.group(1)) * 1.9:.0f}px" if width else None,
     )
+
+
+def _themed(found: re.Match[str]) -> str:
+    """A colour that has another on a dark ground, as the page's variable with itself for the light one."""
+    colour = found.group().lower()
+    return f"var(--d-{colour[1:]},{colour})" if colour in _CHANGING else found.group()
+
+
+_CHANGING = {colour.lower() for colour in DARK}
+
+
+def figure_cell(value: float | None) -> Number:
+    """GMACs, images a second or points; a dash where there is none."""
+    return Number("-", None) if value is None else Number(giga(value), value)
+
+
+def percent_cell(value: float | None) -> Number:
+    """A change in percent, with its sign; a dash where there is none."""
+    return Number("-", None) if value is None else Number(percent(value, signed=True), value)

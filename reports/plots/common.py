@@ -252,7 +252,7 @@ def darkened(figure: "Figure") -> "Figure":
         # Ticks are made again whenever an axis is laid out.
         axes.tick_params(colors=DARK[INK], grid_color=DARK[GRID])
     meshes = figure.findobj(QuadMesh)
-    inside = {text for mesh in meshes if mesh.axes is not None for text in mesh.axes.findobj(Text)}
+    inside = {text for mesh in meshes for text in getattr(mesh.axes, "texts", ())}
     for text in figure.findobj(Text):
         if text not in inside:
             text.set_color(swapped(text.get_color()))

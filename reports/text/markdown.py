@@ -225,7 +225,6 @@ def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             p["title"],
-            f"{p['seconds']:.2f} s",
             *("x".join(str(n) for n in p["outputs"][name]) for name in p["outputs"]),
         ]
         for p in passes
@@ -233,10 +232,10 @@ def _forward_table(passes: Sequence[Mapping[str, Any]]) -> str:
     height, width = first["input_size"]
     note = (
         f"One pass each on {markdown(first['photo'])} at {height}x{width}, weights {first['weights']}, "
-        f"{first['device']}, {first['dtype']}, {first['threads']} threads. A single cold pass shows that "
-        "the models run; it is not a benchmark, and random weights segment nothing."
+        f"{first['device']}, {first['dtype']}, {first['threads']} threads. A pass shows that the models "
+        "run; random weights segment nothing."
     )
-    return note + "\n\n" + markdown_table(["model", "time", *first["outputs"]], rows)
+    return note + "\n\n" + markdown_table(["model", *first["outputs"]], rows)
 
 
 def figures_csv(records: Mapping[str, Sequence[FlopsRecord]]) -> str:

@@ -73,7 +73,7 @@ def choose(tab: Any, label: str, value: str) -> None:
 def test_the_front_is_the_one_computed_by_hand(opened: Any) -> None:
     assert labels(opened, "#chart .point[data-index]") == sorted(["A", "B", "C", "D", "E", HOSTILE])
     assert front(opened) == ["A", "C", "E"]
-    assert "6 of 8 points shown, 3 on the Pareto front: A, C, E." in opened.inner_text("#chart-status")
+    assert "6 of 9 points shown, 3 on the Pareto front: A, C, E." in opened.inner_text("#chart-status")
 
 
 def test_a_filter_changes_the_front(opened: Any) -> None:
@@ -101,6 +101,36 @@ def test_another_data_set_has_its_own_points_and_axes(opened: Any) -> None:
     choose(opened, "Across", "fps")
     assert labels(opened, "#chart .point[data-index]") == ["F"]
     assert "Images per second" in opened.locator("#chart .canvas").inner_text()
+
+
+def test_no_choice_of_axis_or_data_set_sticks_at_nothing(opened: Any) -> None:
+    # Speeds are known on COCO alone: the data set follows the axis, and the axis the data set.
+    choose(opened, "Across", "fps")
+    assert labels(opened, "#chart .point[data-index]") == ["F"]
+    assert opened.locator("#chart").get_by_role("combobox", name="Data set").input_value() == "COCO"
+    choose(opened, "Data set", "Cityscapes")
+    assert opened.locator("#chart .point[data-index]").count() == 6
+    # With pro-scale alone COCO would be empty, and nobody unticked what is there.
+    opened.get_by_role("button", name="none of: Encoder or system (colour)").click()
+    opened.locator("fieldset[data-field=encoders]").get_by_label("pro-scale").check()
+    choose(opened, "Data set", "COCO")
+    assert labels(opened, "#chart .point[data-index]") == ["F"]
+
+
+def test_the_chart_opens_with_a_known_input(opened: Any) -> None:
+    # The sample has a point of an unknown input as well, which has no front.
+    assert opened.locator("#chart").get_by_role("combobox", name="Input counted").input_value() == "1024x2048"
+    assert "unknown (no front)" in opened.locator("#chart").get_by_label("Input counted").inner_text()
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_the_audit_shows_its_verdicts_at_any_width(opened: Any, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 900})
+    for mark in opened.locator("#audit-cells .verdict").all():
+        box = mark.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    region = opened.locator(".scroll:has(#audit-cells)")
+    assert region.evaluate("r => r.scrollWidth <= r.clientWidth + 1")
 
 
 def test_the_table_beside_the_chart_follows_it(opened: Any) -> None:

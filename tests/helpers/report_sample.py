@@ -54,6 +54,7 @@ def points() -> list[dict[str, Any]]:
         ),
         point("F", "m2f", 117.0, 52.0, dataset="coco", encoder_basis="800x1088", fps=5.0),
         point("G", "m2f", 290.0, None),
+        point("H", "m2f", 240.0, 62.0, encoder_basis=""),
     ]
 
 

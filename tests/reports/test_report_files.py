@@ -74,9 +74,9 @@ def test_markdown_and_csv_say_what_the_record_says(report: Path) -> None:
     assert encoder["unit"] == "GMACs" and encoder["convention"] == "published"
 
 
-def test_the_page_holds_everything_in_less_than_3_mb(report: Path) -> None:
+def test_the_page_holds_everything_in_less_than_2_mb(report: Path) -> None:
     text = (report / "report.html").read_text()
-    assert len(text.encode()) < 3_000_000
+    assert len(text.encode()) < 2_000_000
     record = json.loads((report / "report.json").read_text())
     for group in record["records"].values():
         assert all(f"{r['total_gmacs']:.2f}" in text for r in group)

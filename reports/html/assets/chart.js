@@ -9,9 +9,18 @@
   const frontColumn = [...document.querySelectorAll("#points thead th")].length - 1;
   const MARKS = { published: "published", measured: "measured", own: "your own" };
   const SHAPES = {
-    published: "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0Z",
-    measured: "M-5 -5H5V5H-5Z",
-    own: "M0 -8.5L2.5 -2.8L8.6 -2.5L3.8 1.3L5.4 7.2L0 3.9L-5.4 7.2L-3.8 1.3L-8.6 -2.5L-2.5 -2.8Z",
+    o: "M-5.5 0a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0Z",
+    s: "M-5 -5H5V5H-5Z",
+    D: "M0 -6.5L6.5 0L0 6.5L-6.5 0Z",
+    "^": "M0 -6L6 5H-6Z",
+    v: "M0 6L6 -5H-6Z",
+    "<": "M-6 0L5 -6V6Z",
+    ">": "M6 0L-5 -6V6Z",
+    P: "M-2 -6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
+    X: "M-6 -3L-3 -6L0 -3L3 -6L6 -3L3 0L6 3L3 6L0 3L-3 6L-6 3L-3 0Z",
+    p: "M0 -6L5.7 -1.9L3.5 4.9H-3.5L-5.7 -1.9Z",
+    h: "M0 -6L5.2 -3V3L0 6L-5.2 3V-3Z",
+    "*": "M0 -8.5L2.5 -2.8L8.6 -2.5L3.8 1.3L5.4 7.2L0 3.9L-5.4 7.2L-3.8 1.3L-8.6 -2.5L-2.5 -2.8Z",
   };
   const distinct = (field) => [...new Set(points.map((point) => point[field]))];
   const has = (field) => points.some((point) => point[field] !== null);
@@ -43,7 +52,8 @@
   /** Offer the inputs or machines that this selection has, and keep the one chosen if it is among them. */
   function offerBases() {
     const found = bases(points, choice);
-    if (!found.includes(choice.basis)) choice.basis = found[0] ?? "";
+    // An unknown input is shown when somebody asks for it, never by itself.
+    if (!choice.basis || !found.includes(choice.basis)) choice.basis = found[0] ?? "";
     const names = found.map((name) => [name, name || "unknown (no front)"]);
     const title = AXES[choice.x].counted ? "Input counted" : "Speed taken on";
     basisPlace.replaceChildren(dropDown(title, names.length ? names : [["", "none"]], choice.basis, (value) => {
@@ -51,26 +61,50 @@
       reset();
     }));
   }
-  const chosen = (field) => (value) => { choice[field] = value; offerBases(); reset(); };
+  const menus = {};
+  /** Keep what was chosen, and move the other menus to where there are points, so that no choice shows nothing. */
+  const chosen = (field) => (value) => {
+    choice[field] = value;
+    Object.assign(choice, mended(points, choice, field, { x: xs, y: ys, dataset: datasets, convention: conventions }));
+    for (const [name, menu] of Object.entries(menus)) menu.querySelector("select").value = choice[name];
+    offerBases();
+    freshen();
+    reset();
+  };
+  const menu = (field, ...others) => { menus[field] = dropDown(...others, choice[field], chosen(field)); return menus[field]; };
   const axisOptions = (names) => names.map((name) => [name, AXES[name].title]);
   const bar = make("div", { class: "filters" },
-    dropDown("Across", axisOptions(xs), choice.x, chosen("x")),
-    dropDown("Up", axisOptions(ys), choice.y, chosen("y")),
-    dropDown("Data set", datasets.map((name) => [name, name]), choice.dataset, chosen("dataset")),
+    menu("x", "Across", axisOptions(xs)),
+    menu("y", "Up", axisOptions(ys)),
+    menu("dataset", "Data set", datasets.map((name) => [name, name])),
     basisPlace,
-    dropDown("Convention", conventions.map((name) => [name, name]), choice.convention, chosen("convention")));
+    menu("convention", "Convention", conventions.map((name) => [name, name])));
+  Object.assign(choice, mended(points, choice, "x", { x: xs, y: ys, dataset: datasets, convention: conventions }));
   offerBases();
 
   const chipLabels = [];
+  /** Where none of the names that another data set or axis offers is ticked, all are: nobody unticked those. */
+  function freshen() {
+    const among = points.filter((p) => fits(p, choice) && [choice.basis, "own"].includes(basis(p, choice.x)));
+    for (const field of ["encoder", "backbone", "source"]) {
+      const names = new Set(among.map((point) => point[field]));
+      if ([...names].some((name) => choice[`${field}s`].has(name))) continue;
+      for (const [label, of, name] of chipLabels) {
+        if (of !== field || !names.has(name)) continue;
+        label.querySelector("input").checked = true;
+        choice[`${field}s`].add(name);
+      }
+    }
+  }
   /** Names that no point of this data set, input and pair of figures has are not offered. */
   function offerChips() {
     const among = points.filter((p) => fits(p, choice) && [choice.basis, "own"].includes(basis(p, choice.x)));
     for (const [label, field, name] of chipLabels) label.hidden = !among.some((point) => point[field] === name);
   }
 
-  function swatch(colour, source) {
+  function swatch(colour, source, shape) {
     const icon = make("svg", { width: 18, height: 18, viewBox: "-9 -9 18 18", "aria-hidden": "true" });
-    icon.append(make("g", { class: `point ${source} ${colour}` }, make("path", { d: SHAPES[source] })));
+    icon.append(make("g", { class: `point ${source} ${colour}` }, make("path", { d: SHAPES[shape] })));
     return icon;
   }
 
@@ -106,13 +140,15 @@
     return make("fieldset", { "data-field": field }, make("legend", {}, title), row);
   }
 
-  const colourOf = (name) => points.find((point) => point.encoder === name).colour;
-  const encoders = distinct("encoder").sort((a, b) => (colourOf(a) === "c-other") - (colourOf(b) === "c-other"));
+  const ofSystem = (name) => points.find((point) => point.encoder === name);
+  const FIRST = ["m2f", "lite-m2f", "rt-m2f", "pro-scale"];
+  const place1 = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
+  const encoders = distinct("encoder").sort((a, b) => place1(a) - place1(b));
   const controls = [
     bar,
-    chips("Encoder or system (colour)", "encoders", encoders, (name) => swatch(colourOf(name), "measured")),
+    chips("Encoder or system (colour)", "encoders", encoders, (name) => swatch(ofSystem(name).colour, "measured", ofSystem(name).shape)),
     chips("Backbone", "backbones", distinct("backbone").sort(), null, (name) => name || "not named"),
-    chips("Where the figure comes from (marker)", "sources", distinct("source"), (name) => swatch("c-other", name), (name) => MARKS[name]),
+    chips("Where the figure comes from (hollow, filled, star)", "sources", distinct("source"), (name) => swatch("c-other", name, name === "own" ? "*" : "o"), (name) => MARKS[name]),
   ];
 
   // The drawing ---------------------------------------------------------------------------------------------
@@ -249,7 +285,7 @@
     const bar = (x1, x2, y1, y2) => make("line", { class: "chart-bar", x1, x2, y1, y2 });
     if (point.spread?.[choice.x]) mark.append(bar(...ends(point, choice.x).map(px), y, y));
     if (point.spread?.[choice.y]) mark.append(bar(x, x, ...ends(point, choice.y).map(py)));
-    const sign = make("g", { transform: `translate(${x} ${y})` }, make("circle", { class: "ring", r: 11 }), make("path", { d: SHAPES[point.source] }));
+    const sign = make("g", { transform: `translate(${x} ${y})` }, make("circle", { class: "ring", r: 11 }), make("path", { d: SHAPES[point.shape] }));
     mark.append(sign);
     mark.addEventListener("focus", () => { if (current !== index) show(index); });
     return mark;

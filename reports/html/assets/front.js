@@ -10,7 +10,8 @@ const AXES = {
   miou: { title: "mIoU", unit: "%", less: false },
   ap: { title: "AP", unit: "%", less: false },
 };
-const ACROSS = ["gflops_encoder", "gflops_total", "fps", "latency_ms"];
+// Whole models first: beside encoders alone a larger backbone looks free.
+const ACROSS = ["gflops_total", "gflops_encoder", "latency_ms", "fps"];
 const UP = ["pq", "miou", "ap"];
 
 /** What the cost of a point was taken on, an input or a machine: figures of two of them are not to be compared. */
@@ -33,6 +34,18 @@ function selected(points, choice) {
       && choice.sources.has(point.source);
     return kept ? [index] : [];
   });
+}
+
+/** The choice nearest to this one that some point fits; what has just been chosen is kept. */
+function mended(points, choice, kept, offered) {
+  if (points.some((point) => fits(point, choice))) return choice;
+  let [best, most] = [choice, -1];
+  for (const x of offered.x) for (const y of offered.y) for (const dataset of offered.dataset) for (const convention of offered.convention) {
+    const other = { ...choice, x, y, dataset, convention };
+    const same = ["dataset", "x", "y", "convention"].filter((field) => other[field] === choice[field]).length;
+    if (other[kept] === choice[kept] && same > most && points.some((point) => fits(point, other))) [best, most] = [other, same];
+  }
+  return best;
 }
 
 /** The bases that points of this selection have, the most frequent first; the user's own goes with all. */

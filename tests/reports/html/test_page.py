@@ -8,10 +8,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from segmeter.reports.html.answer import sentence
 from segmeter.reports.html.page import figure_command
 from segmeter.reports.html.parts import Number, embedded_json, escape, inline_svg, table, tag
+from segmeter.reports.html.sections import chart_points, measured_costs
+from segmeter.reports.plots.style import look_of
 from tests.helpers.places import ROOT
-from tests.helpers.report_sample import HOSTILE, SVG, page, report
+from tests.helpers.report_sample import HOSTILE, SVG, page, points, report
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 ASSETS = ROOT / "reports" / "html" / "assets"
@@ -156,15 +159,70 @@ def test_attributes_are_escaped() -> None:
     assert tag("button", "x", hidden=True, disabled=False, id=None) == "<button hidden>x</button>"
 
 
-def test_the_summary_comes_first_with_three_findings() -> None:
+def test_the_answer_comes_first_then_components_tokens_audit_and_the_appendices() -> None:
     text = page()
     sections = re.findall(r"<section id=\"?([\w-]+)|<section[^>]*? id=\"([\w-]+)\"", text)
-    assert [a or b for a, b in sections][:3] == ["summary", "trade-offs", "measured"]
-    block = text[text.index('class="findings"') : text.index('id="trade-offs"')]
+    order = [a or b for a, b in sections]
+    assert order[:4] == ["summary", "measured", "tokens", "audit"]
+    assert order[4:] == ["trade-offs", "figures", "forward", "records"]
+    first = text[text.index('id="summary"') : text.index('id="measured"')]
+    assert "541.13 GMACs" in first and 'class="findings"' not in first
+
+
+def test_the_audit_opens_with_its_three_findings() -> None:
+    text = page()
+    block = text[text.index('class="findings"') : text.index('id="audit-cells"')]
     titles = re.findall(r"<strong>(.*?)</strong>", block)
     # The one that changes most comes first, then the audit's own order; the fourth is in the audit's list.
-    assert [titles[0], titles[1]] == ["Two inputs", "A later finding"] and len(titles) == 3
+    assert [titles[0], titles[1]] == ["Two inputs", "A later finding"]
     assert "-80.39 %" in text  # 55.14 / 281.13 - 1
+
+
+def test_a_sentence_gives_absolute_figures_and_all_records_of_time() -> None:
+    record = report()["records"]["cityscapes"][0]
+    both = {"dataset": "coco", "source": "measured", "backbone": "swin-t", "gflops_encoder": 116.7}
+    known = points()[0] | both | {"label": "M2F", "encoder": "m2f", "gflops_total": 226.5, "pq": 52.03}
+    runs = [
+        {"title": record["title"], "baseline": "B", "machine": machine, "rows": [row]}
+        for machine, row in (
+            ("fp32", {"component": "total", "realised": 0.2}),
+            ("bf16", {"component": "total", "realised": 0.034}),
+        )
+    ]
+    told = {"figures": {"points": [known], "realised": runs}}
+    assert "".join(sentence(record, record, told)) == (
+        "<strong>M2F</strong>: 226.5 GMACs, 116.7 of them the encoder's; PQ 52.03 on COCO; "
+        "3 to 20 % less time than B in 2 records of 2 settings."
+    )
+
+
+def test_forward_passes_show_no_seconds() -> None:
+    text = page()
+    block = text[text.index('id="forward"') : text.index('id="records"')]
+    assert "seconds" not in block and "1.50" not in block
+
+
+def test_inputs_with_the_same_figures_share_a_table() -> None:
+    one = report()
+    group = one["records"]["cityscapes"]
+    both = measured_costs({**one, "records": {"a.jpg": group, "b.jpg": group}})
+    assert both.count("<table") == 1 and "a.jpg and b.jpg" in both
+
+
+def test_the_page_has_the_figures_colours_and_markers() -> None:
+    for made in chart_points(points()):
+        look = look_of(made["encoder"], made["source"] == "own")
+        assert made["shape"] == look.marker
+        assert f".{made['colour']}{{--c:{look.light}}}" in page()
+        assert f".{made['colour']}{{--c:{look.dark}}}" in page()
+
+
+def test_a_drawing_follows_the_page_from_light_to_dark() -> None:
+    drawn = inline_svg(SVG.replace("<text>", '<text style="fill: #ffffff; stroke: #123456">'), "a", "b")
+    assert "fill: var(--d-ffffff,#ffffff); stroke: #123456" in drawn
+    assert "--d-ffffff:#14181E;" in page()
+    kept = inline_svg(SVG.replace("<text>", '<text style="fill: #ffffff">'), "a", "b", themed=False)
+    assert "fill: #ffffff" in kept
 
 
 def test_every_figure_names_its_command_and_record() -> None:

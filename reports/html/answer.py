@@ -1,0 +1,82 @@
+"""The report's first screen: which encoder, at what cost, for what quality, and is it really faster."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segmeter.harness.records import FlopsRecord, part_figure
+from segmeter.reports.html.parts import Html, inline_svg, join, tag
+from segmeter.reports.plots.common import DATASET_TITLES
+from segmeter.reports.plots.realised import spread
+from segmeter.reports.units import change, giga
+
+# The chart against cost and its twin against time, as :mod:`reports.plots.named` calls them.
+COST_CHART, TIME_CHART = "pareto-gflops-coco", "pareto-latency-coco"
+DATASET = "coco"
+
+
+def answer(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> Html:
+    """The two charts side by side, and a sentence for each encoder."""
+    charts = [
+        tag(
+            "figure",
+            tag("div", inline_svg(drawings[name][0], f"answer-{name}", drawings[name][1]), class_="sheet"),
+            tag("figcaption", title),
+        )
+        for name, title in ((COST_CHART, "What it costs"), (TIME_CHART, "What a clock says"))
+        if name in drawings
+    ]
+    if TIME_CHART not in drawings:
+        charts.append(
+            tag("p", "No timing records: ", tag("code", "segmeter profile m2f pro-scale"), " makes some.")
+        )
+    first = next(iter(report["records"].values()))
+    sentences = [tag("li", *sentence(record, first[0], report)) for record in first]
+    return join([tag("ul", *sentences, class_="answers"), tag("div", *charts, class_="twins")])
+
+
+def sentence(record: FlopsRecord, reference: FlopsRecord, report: Mapping[str, Any]) -> list[str]:
+    """An encoder's cost, quality and time in absolute figures, and beside the reference's.
+
+    All of one data set and backbone; a figure that nobody has measured or printed is said to be unknown.
+    """
+    here, there = _point(record, report), _point(reference, report)
+    if here is None:
+        cost = f"{giga(record['total_gmacs'])} GMACs at {record['size']}"
+        cost += f", {giga(part_figure(record, 'encoder'))} of them the encoder's; quality unknown"
+        return [tag("strong", record["encoder_title"]), f": {cost}."]
+    cost = f"{here['gflops_total']:.1f} GMACs, {here['gflops_encoder']:.1f} of them the encoder's"
+    if there is not None and there is not here:
+        cost += f" ({change(here['gflops_total'], there['gflops_total'])} against {there['label']})"
+    quality = f"PQ {here['pq']:.2f} on {DATASET_TITLES[DATASET]}"
+    return [tag("strong", record["encoder_title"]), f": {cost}; {quality}{_time(record, report)}."]
+
+
+def _point(record: FlopsRecord, report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The counted point of a model at the data set's common size, with its printed quality."""
+    wanted = {"encoder": record["encoder"], "label": record["encoder_title"], "backbone": record["backbone"]}
+    wanted |= {"dataset": DATASET, "source": "measured"}
+    return next(
+        (
+            p
+            for p in report["figures"]["points"]
+            if all(p[key] == value for key, value in wanted.items())
+            and None not in (p["pq"], p["gflops_total"], p["gflops_encoder"])
+        ),
+        None,
+    )
+
+
+def _time(record: FlopsRecord, report: Mapping[str, Any]) -> str:
+    """How much less time it took than the baseline, over all records: least to most."""
+    pairs: Sequence[Mapping[str, Any]] = [
+        pair for pair in report["figures"].get("realised", []) if pair.get("title") == record["title"]
+    ]
+    bounds = spread(pairs)
+    if bounds is None:
+        return ""
+    low, _, high = (100 * share for share in bounds)
+    settings = len({pair["machine"] for pair in pairs})
+    return (
+        f"; {low:.0f} to {high:.0f} % less time than {pairs[0]['baseline']} in {len(pairs)} "
+        f"record{'s' * (len(pairs) > 1)} of {settings} setting{'s' * (settings > 1)}"
+    )
