@@ -92,7 +92,7 @@ BAD = {
     "no timing": (["plot", "pareto", "--x", "latency"], "give timing records with --from"),
     "two backbones": (["plot", "layers", "--backbone", "r50", "--backbone", "r101"], "takes one --backbone"),
     "no picture": (["plot", "layers", "--out", "x.jpg"], "expected a folder or a file in .pdf, .svg, .png"),
-    "missing own file": (["plot", "pareto", "--add", "/no/such.csv"], "cannot read /no/such.csv"),
+    "missing own file": (["plot", "pareto", "--add", "/no/such.csv"], "/no/such.csv is missing"),
     "missing records": (["plot", "realised", "--from", "/no/such"], "/no/such is not a folder"),
     "no table": (["table"], "choose from 1, 2, 5, 6, 7"),
     "unknown table": (["table", "4"], "choose from 1, 2, 5, 6, 7"),
