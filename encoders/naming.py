@@ -7,6 +7,16 @@ from typing import Any
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def layers_in(shapes: Shapes, path: str) -> int:
+    """How many numbered modules stand at a path such as ``decoder.layers``; a number's size says nothing.
+
+    >>> layers_in({"decoder.layers.0.bias": (1,), "decoder.layers.999.bias": (1,)}, "decoder.layers")
+    2
+    """
+    inside = (name.removeprefix(f"{path}.") for name in shapes if name.startswith(f"{path}."))
+    return sum(number.isdigit() for number in {name.partition(".")[0] for name in inside})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Naming:
     """Names of one system's weights.
@@ -25,6 +35,9 @@ class Naming:
         options: shapes by our names -> the options that leave a trace in them.
         classes: our name of an entry with a row for each class; several, one of which there is, apart by
             blanks.
+        no_object: whether one of those rows is "no object".
+        implied: options that leave no trace, as such files were trained.
+        widths: options that number something else than layers.
         queries: our name of one with a row for each query; "" where there is none.
     """
 
@@ -38,4 +51,7 @@ class Naming:
     ignored_beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     options: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
     classes: str
+    no_object: bool = False
+    implied: Mapping[str, Any] = field(default_factory=dict)
+    widths: tuple[str, ...] = ()
     queries: str = ""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.m2f import DIM, DeformablePixelDecoder, LayerStack
+from segmeter.encoders.naming import Naming
 from segmeter.encoders.options import Option, is_integer
 from segmeter.encoders.parts.layers import Levels
 from segmeter.encoders.segmenter.model import backbone_stage, decoder_stage, postprocess_stage
@@ -127,4 +128,14 @@ SYSTEM = System(
     ),
     default_backbone="swin-t",
     default_queries=lambda backbone: QUERIES,
+    naming=Naming(
+        sign=r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.gt\..*",
+        base="detectron2",
+        rules=(),
+        # What was trained with a gate runs with it.
+        implied={"exit": GATE},
+        classes="decoder.class_embed.weight",
+        no_object=True,
+        queries="decoder.query_feat.weight",
+    ),
 )

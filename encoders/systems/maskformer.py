@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
+from segmeter.encoders.naming import Naming, Shapes, layers_in
 from segmeter.encoders.options import Option, whole_number
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.layers import NORM_EPS, ConvNorm, sine_position_code, to_tokens
@@ -271,6 +272,15 @@ def _check_encoder_layers(name: str, value: Any) -> int | None:
     return None if value is None else whole_number(0, MAX_LAYERS)(name, value)
 
 
+def _options(shapes: Shapes) -> dict[str, int]:
+    layers = layers_in(shapes, "decoder.transformer.decoder.layers")
+    found = {"decoder_layers": layers} if layers else {}
+    encoder = layers_in(shapes, "encoder.transformer.encoder.layers")
+    has_resnet = any(name.startswith("backbone.trunk.layer4.") for name in shapes)
+    usual = encoder == (LAYERS_OF_RESNETS if has_resnet else 0)
+    return found if usual else {"encoder_layers": encoder, **found}
+
+
 SYSTEM = System(
     name="maskformer",
     title="MaskFormer",
@@ -290,4 +300,13 @@ SYSTEM = System(
     default_queries=lambda backbone: QUERIES,
     # On COCO it does not pad (SIZE_DIVISIBILITY 0); a Swin takes multiples of 32 all the same.
     size_divisor=1,
+    naming=Naming(
+        sign=r"sem_seg_head\.predictor\.transformer\.decoder\..*",
+        base="detectron2",
+        rules=(),
+        options=_options,
+        classes="decoder.class_embed.weight",
+        no_object=True,
+        queries="decoder.query_embed.weight",
+    ),
 )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
+from segmeter.encoders.naming import Naming, Shapes, layers_in
 from segmeter.encoders.options import Option, whole_number
 from segmeter.encoders.parts.deformable_conv import DeformableUpsampling, deformable_components
 from segmeter.encoders.parts.layers import NORM_EPS, sine_position_code
@@ -299,6 +300,13 @@ def pem_stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
+def _options(shapes: Shapes) -> dict[str, int]:
+    layers = layers_in(shapes, "decoder.transformer_ffn_layers")
+    found = {"decoder_layers": layers} if layers else {}
+    width = shapes.get("encoder.out.conv.weight", ())[1:2]
+    return {**found, "width": width[0]} if width else found
+
+
 SYSTEM = System(
     name="pem",
     title="PEM",
@@ -311,4 +319,14 @@ SYSTEM = System(
     ),
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,
+    naming=Naming(
+        sign=r"sem_seg_head\.pixel_decoder\.in_projections\..*",
+        base="detectron2",
+        rules=(),
+        options=_options,
+        classes="decoder.class_embed.weight",
+        no_object=True,
+        widths=("width",),
+        queries="decoder.query_feat.weight",
+    ),
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, check_channels, check_features
+from segmeter.encoders.naming import Naming, Shapes, layers_in
 from segmeter.encoders.options import Option, whole_number, yes_or_no
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.deformable_conv import DeformableUpsampling, deformable_components
@@ -315,6 +316,15 @@ SEMANTIC = Option(
     check=yes_or_no,
     help="Whether a semantic map is made as well; the official configurations have it off.",
 )
+
+
+def _options(shapes: Shapes) -> dict[str, int]:
+    stages = layers_in(shapes, "decoder.mask_heads")
+    # Linear, norm and activation stand in one list; the last has no weights.
+    fcs = layers_in(shapes, "decoder.mask_heads.0.mask_fcs") // 2
+    return {"stages": stages, "fcs": fcs} if stages else {}
+
+
 SYSTEM = System(
     name="yoso",
     title="YOSO",
@@ -333,4 +343,14 @@ SYSTEM = System(
     ),
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,
+    naming=Naming(
+        sign=r"yoso_head\.mask_heads\..*",
+        base="detectron2",
+        rules=((r"yoso_neck\.(.*)", r"encoder.\1"), (r"yoso_head\.(.*)", r"decoder.\1")),
+        ignored=(r"yoso_head\.criterion\..*",),
+        options=_options,
+        classes="decoder.mask_heads.0.fc_cls.weight",
+        no_object=True,
+        queries="decoder.kernels.weight",
+    ),
 )

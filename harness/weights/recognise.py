@@ -21,6 +21,8 @@ _LAYER = (
     r"encoder\.transformer\.encoder\.layers\.(\d{1,6})\.self_attn\.(sampling_offsets|attention_weights)\..*"
 )
 _ANY_LAYER = r"encoder\.(?:.*\.)?layers\.(\d{1,6})\..*"
+# Of systems whose options number the decoder's layers as well.
+_LAYER_OF_EITHER = r"(?:encoder|decoder)\.(?:.*\.|transformer_\w+_)?layers\.(\d{1,6})\..*"
 # Layers that a small model may lack and still be told by name what it lacks.
 FEW_LAYERS = 6
 # Rows per level of the two layers that have rows for each: 8 heads, 4 points, and (x, y) of a place.
@@ -50,13 +52,13 @@ def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
                 f"{checkpoint.path} names its model: {error}; if it is yours, name it with --encoder"
             ) from None
         if not _is_fixed(spec.system):
-            _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for _, value in spec.options))
+            _refuse_phantoms(checkpoint, _layers_of(spec.system, dict(spec.options)), spec.system)
         return spec
     if named is not None and named.naming is not None:
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
-        options = named.naming.options(shapes)
+        options = {**named.naming.implied, **named.naming.options(shapes)}
         if not _is_fixed(named):
-            _refuse_phantoms(checkpoint, sum(_whole_numbers(value) for value in options.values()))
+            _refuse_phantoms(checkpoint, _layers_of(named, options), named)
         if named.naming.backbone_of is not None:
             backbone = named.naming.backbone_of(shapes)
         else:
@@ -88,7 +90,10 @@ def classes_and_queries(checkpoint: Checkpoint, system: System | None = None) ->
     naming = system.naming if system else None
     if system is not None and naming is not None:
         queries = rows(naming.queries) if naming.queries else system.default_queries("")
-        return rows(*naming.classes.split()), queries
+        classes = rows(*naming.classes.split()) - naming.no_object
+        if classes < 1:
+            raise ValueError(f"{checkpoint.path} has {max(classes, 0)} classes and {queries} queries")
+        return classes, queries
     classes = rows("decoder.class_embed.weight", "decoder.class_embed.bias") - 1
     queries = rows("decoder.query_feat.weight", "decoder.query_embed.weight")
     if classes < 1 or queries < 1:
@@ -160,14 +165,21 @@ def _is_fixed(system: System) -> bool:
     return system.naming is not None and system.naming.backbone_of is not None
 
 
-def _refuse_phantoms(checkpoint: Checkpoint, layers: int) -> None:
+def _refuse_phantoms(checkpoint: Checkpoint, layers: int, system: System | None = None) -> None:
     """A name with the number 999 in it is one entry; a thousand layers take a minute to build and to miss."""
-    names = (re.fullmatch(_ANY_LAYER, name) for name in checkpoint.weights)
+    pattern = _LAYER_OF_EITHER if system and system.naming else _ANY_LAYER
+    names = (re.fullmatch(pattern, name) for name in checkpoint.weights)
     present = len({name[1] for name in names if name})
     if layers > 2 * present + FEW_LAYERS:
         raise ValueError(
             f"{checkpoint.path} speaks of {layers} encoder layers and holds entries of {present} of them"
         )
+
+
+def _layers_of(system: System, options: Mapping[str, Any]) -> int:
+    """Sum of the options that number layers, as far as is known."""
+    others = system.naming.widths if system.naming else ()
+    return sum(_whole_numbers(value) for name, value in options.items() if name not in others)
 
 
 def _whole_numbers(value: Any) -> int:
