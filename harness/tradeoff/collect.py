@@ -119,7 +119,7 @@ def _published(rows: Sequence[PublishedRow]) -> Point:
         reference=f"{where}, {row.place}",
         command=_printed_command(row, figures),
         size=size,
-        encoder_basis=size if "gflops_encoder" in figures else "",
+        encoder_basis=size if known and "gflops_encoder" in figures else "",
         total_basis=total if known and "gflops_total" in figures else "",
         speed_basis=f"published by {where}, {row.image_size}".rstrip(", ") if "fps" in figures else "",
         convention=UNIT,
