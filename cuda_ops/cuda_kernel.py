@@ -22,6 +22,7 @@ from segmeter.cuda_ops.cuda_build import (
     prepare,
 )
 from segmeter.cuda_ops.cuda_plan import Plan, for_wide_loads, kind_of, plan, refusal_of_size
+from segmeter.plain import one_line
 
 # What the driver says of a file that is no code for this GPU; anything else is no fault of the file.
 DAMAGED = frozenset(
@@ -73,7 +74,13 @@ def _kernels(kind: Kind, architecture: int) -> dict[str, Any]:
 
 
 def _load(code: bytes) -> Any:
-    return checked(_driver().cuLibraryLoadData(code, [], [], 0, [], [], 0))
+    driver = _driver()
+    try:
+        found = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
+    except (ImportError, OSError, RuntimeError) as error:
+        # The bindings look for the driver's library with the first call.
+        raise KernelUnavailableError(f"no NVIDIA driver can be loaded: {one_line(error)}") from None
+    return checked(found)
 
 
 def _mended(kind: Kind, architecture: int, error: CudaError) -> Any:

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# The reader of lines that pytest loads tells children a width of 80; tables would be drawn for that.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+    os.unsetenv(name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

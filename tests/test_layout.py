@@ -203,7 +203,7 @@ def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
     for place in (
         "harness/audit/__init__.pyi",
         "cuda_ops/csrc/cpu.cpp",
-        "commands.make_known.json",
+        "commands/known.json",
         "py.typed",
     ):
         assert f"segmeter/{place}" in names

@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from segmeter.plain import plain
+
 EMPTY = ("", "-")
 # Beside each column's text: a space on either side and a border; and the last border.
 BESIDE, LAST = 3, 1
@@ -74,7 +76,7 @@ def _flat(cell: object) -> str:
 
 
 def _plain(cell: object) -> str:
-    return cell.plain if isinstance(cell, Text) else str(cell)
+    return cell.plain if isinstance(cell, Text) else plain(str(cell))
 
 
 def _lines(cell: object) -> list[str]:

@@ -80,7 +80,9 @@ def backbone_gmacs(backbone: Backbone, height: int, width: int) -> float:
 
 
 def test_table_has_a_row_for_each_short_name() -> None:
-    assert list(BACKBONES) == list(CHANNELS)
+    # Those that other systems brought have their channels checked where those systems are.
+    assert [name for name in BACKBONES if name in CHANNELS] == list(CHANNELS)
+    assert set(BACKBONES) - set(CHANNELS) == {"r50-bn", "r50vd", "convnext-l"}
 
 
 @pytest.mark.parametrize("name", CHANNELS)
@@ -430,7 +432,10 @@ def test_windowed_attention_stays_in_its_window(window: int | None, reaches: boo
         ("R50", "did you mean 'r50'"),
         ("convnext_tinny", "did you mean 'convnext_tiny'"),
         ("resnet50.a1_in1k", "did you mean 'resnet50'"),
-        ("???", "choose from r50, r101, swin-t, swin-s, swin-b, swin-l, mvit-t, or a timm model"),
+        (
+            "???",
+            "convnext-l, mvit-t, or a timm model",
+        ),
     ],
 )
 def test_unknown_name_is_told_the_nearest(name: str, advice: str) -> None:

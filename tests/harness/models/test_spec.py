@@ -1,7 +1,7 @@
 """Models as users write them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmeter.harness.models.spec import ModelSpec, model_from_parts, model_spec, parse_model
@@ -20,6 +20,7 @@ def test_the_written_form_has_every_part() -> None:
     assert spec.title == "PRO-SCALE (1,1,3) + 3x3 conv, R50"
 
 
+@settings(deadline=None)
 @given(
     stages=st.tuples(*[st.integers(0, 9)] * 3).filter(any),
     pixel_embedding=st.sampled_from(["conv", "lpe", "lpe-avg"]),

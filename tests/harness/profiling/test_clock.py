@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from segmeter.encoders.chain import Pixels
 from segmeter.harness.machine.energy import EnergyUnavailable, measure_energy, throttle_names
 from segmeter.harness.machine.memory import parameter_bytes, peak_memory
 from segmeter.harness.machine.watch import Watch
@@ -123,7 +124,7 @@ def test_intervals_of_few_blocks_hold_what_a_repeat_finds(rounds: int) -> None:
 def test_a_fresh_copy_gives_the_same_and_lies_elsewhere() -> None:
     settings = Settings((64, 64), plan=Plan(warm_up_seconds=0))
     with torch.inference_mode():
-        inputs = make_inputs(settings)
+        inputs = make_inputs(settings, Pixels())
         subject = make_subject(parse_model("pro-scale@r50"), settings, inputs)
         before = subject.model
         was = before(inputs[0])

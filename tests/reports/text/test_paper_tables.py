@@ -43,15 +43,15 @@ def test_table_6_has_the_papers_rows_with_measured_figures(six: dict[str, Any]) 
     assert sizes["PRO-SCALE (1,3,1)"] == "800x1216" and sizes["PRO-SCALE (1,1,1)"] == "800x1088"
 
 
-def test_table_2_keeps_the_rows_that_are_not_modelled() -> None:
+def test_table_2_marks_what_the_audit_says_of_other_systems_too() -> None:
     data = table_data(2)
     rows = rows_of(data)
     assert len(rows) == 13
     remax = next(row for row in rows if row["model"] == "ReMaX")
-    assert remax["total"]["printed"] == 294.7 and remax["total"]["measured"] is None
+    assert remax["total"]["printed"] == 294.7 and remax["total"]["verdict"] == "not reproduced"
     assert remax["encoder"] is None and remax["miou"] is None
     markdown = render({**data, "blocks": [{"title": "R50", "rows": [remax]}]}, "md")
-    assert "| ReMaX | R50 | 65.40 | - | - | 294.70 | -43.77 % | - | - | - | - | - |" in markdown
+    assert "| ReMaX | R50 | 65.40 | - | - | 294.70 | -43.77 % | 372.30 ! | - | - | - | - |" in markdown
 
 
 def test_csv_reads_back(six: dict[str, Any]) -> None:
