@@ -55,7 +55,7 @@ def crosscheck_notes(record: Mapping[str, Any], reasons: Mapping[str, str]) -> l
     seen = {op for row in record["rows"] for op in row["explained"]}
     lines += [f"  {title(op)}: {reasons[op]}" for op in reasons if op in seen]
     lines += [
-        f"  {op}: has a formula of your own, which no other counter knows"
+        f"  {title(op)}: has a formula here, a registered one or our own, that no other counter knows"
         for op in sorted(seen - reasons.keys())
     ]
     unsupported: dict[str, int] = {}

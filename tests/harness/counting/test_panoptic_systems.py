@@ -61,3 +61,47 @@ def test_parameters_and_what_is_not_counted(row: dict[str, Any]) -> None:
     assert (left_out.get("masked_attention_scores") or 0) / GIGA == pytest.approx(expected, abs=1e-4)
     sampling = (left_out.get("deformable_sampling") or 0) / GIGA
     assert sampling == pytest.approx(row["sampling_grid_gmacs"], abs=1e-4)
+
+
+def of(text: str, size: tuple[int, int], part: str, **heads: int) -> float:
+    figures = count_model(parse_model(text, **heads), ImageSize(size, size), "published").figures
+    return figures.of(part) / GIGA if part != "total" else figures.total / GIGA
+
+
+@pytest.mark.parametrize("size", [(608, 992), (1280, 704)])
+def test_encoders_at_other_sizes_follow_from_their_structure(size: tuple[int, int]) -> None:
+    n4, n8, n16, n32 = (size[0] // s * (size[1] // s) for s in (4, 8, 16, 32))
+    c = 256
+    fpn = sum(n * (width * c + 9 * c**2 + 10 * c) for n, width in ((n4, 256), (n8, 512), (n16, 1024)))
+    layer = 4 * n32 * c**2 + 2 * n32**2 * c + 4096 * n32 * c + 10 * n32 * c
+    maskformer = fpn + n32 * 2048 * c + 6 * layer + n32 * (9 * c**2 + 5 * c) + n4 * 9 * c**2
+    assert of("maskformer@r50", size, "encoder") == pytest.approx(maskformer / GIGA, abs=1e-6)
+    d = 128
+    levels = ((n4, 256), (n8, 512), (n16, 1024), (n32, 2048))
+    pem = sum(n * (width * d + 2 * d) for n, width in levels) + n4 * (256 * d + 512)
+    pem += (n8 + n16 + n32) * (9 * 27 * d + 2 * d + 16 * d**2 + 8 * d)
+    # And the pooled branch, once.
+    assert of("pem@r50", size, "encoder") == pytest.approx(pem / GIGA, abs=5e-4)
+    # One layer less of ECO-M2F: dl(K, K, 3 levels, FFN 1024).
+    k = n8 + n16 + n32
+    layer = k * c**2 + k * c * 192 + k * c * 96 + k * c**2 + k * 2 * c * 1024 + 10 * k * c
+    saved = of("eco-m2f@swin-t:exit=6", size, "encoder") - of("eco-m2f@swin-t:exit=5", size, "encoder")
+    assert saved == pytest.approx(layer / GIGA, abs=1e-6)
+
+
+def test_post_processing_and_class_heads_follow_from_classes_and_queries() -> None:
+    size, pixels = (608, 992), 608 * 992
+    masks = 2 * 4 * 50 * pixels
+    assert of("yoso@r50", size, "postprocess", num_queries=50) == pytest.approx(masks / GIGA, abs=1e-6)
+    semantic = masks + 7 * 50 * pixels
+    found = of("pem@r50", size, "postprocess", num_classes=7, num_queries=50)
+    assert found == pytest.approx(semantic / GIGA, abs=1e-6)
+    # Products of queries x 256 x positions at stride 4: YOSO has 5, one a convolution; RAP-SAM 9, two of
+    # them its adaptor's. What a kernel costs besides does not grow with the image.
+    for text, products in (("yoso@r50", 5), ("rap-sam@r50", 9)):
+        a_kernel = [
+            of(text, each, "decoder", num_queries=101) - of(text, each, "decoder")
+            for each in (size, (608, 1984))
+        ]
+        growth = products * 256 * pixels / 16 / GIGA
+        assert a_kernel[1] - a_kernel[0] == pytest.approx(growth, abs=1e-6)
