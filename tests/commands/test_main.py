@@ -89,9 +89,9 @@ def test_crosscheck_leaves_nothing_unexplained() -> None:
 
 def test_reproduce_prints_measured_beside_published() -> None:
     done = run("reproduce", "--table", 7)
-    assert "1949.70" in done.stdout and "16 exact" in done.stdout
+    assert "1949.70" in done.stdout and "16 stated size: reproduced" in done.stdout
     cells = json.loads(run("reproduce", "--table", 7, "--json").stdout)["cells"]
-    assert len(cells) == 16 and all(c["verdict"] == "exact" for c in cells)
+    assert len(cells) == 16 and all(c["verdict"] == "stated size" for c in cells)
 
 
 def test_models_lists_what_can_be_named() -> None:

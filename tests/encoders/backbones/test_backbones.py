@@ -432,10 +432,7 @@ def test_windowed_attention_stays_in_its_window(window: int | None, reaches: boo
         ("R50", "did you mean 'r50'"),
         ("convnext_tinny", "did you mean 'convnext_tiny'"),
         ("resnet50.a1_in1k", "did you mean 'resnet50'"),
-        (
-            "???",
-            "convnext-l, mvit-t, or a timm model",
-        ),
+        ("???", "choose from r50, r50-bn, r50vd, r101, swin-t, swin-s, swin-b, swin-l, convnext-l, mvit-t"),
     ],
 )
 def test_unknown_name_is_told_the_nearest(name: str, advice: str) -> None:
