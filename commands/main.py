@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from segmeter.commands import (
     audit,
+    card,
     count,
     evaluate,
     gate,
@@ -28,7 +29,7 @@ EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 
 # The commands by what each is about; what is in none comes last.
 GROUPS = {
-    "Cost": ("flops", "compare", "tokens", "models"),
+    "Cost": ("flops", "compare", "card", "tokens", "models"),
     "Speed on this machine": ("profile", "sweep", "results", "op", "doctor"),
     "Truth of printed figures": ("audit", "reproduce", "reconcile", "crosscheck", "table"),
     "What the cost buys": ("report", "plot"),
@@ -73,7 +74,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (audit, count, evaluate, gate, miou, op, plot, profile, report, results, sweep, tokens):
+for group in (audit, card, count, evaluate, gate, miou, op, plot, profile, report, results, sweep, tokens):
     group.register(app)
 
 

@@ -86,6 +86,7 @@ OLD_NAMES = {
     "audit": {"--records": "--from"},
     "check": {"--output": "--out"},
     "compare": {"--photo": "--images", "--published": "--beside-published"},
+    "make": {"--output": "--out", "--size": "--padded-size"},
     "evaluate": {"--gflops": "--total-gflops"},
     "update": {"--output": "--out"},
 }

@@ -16,6 +16,8 @@ COMPONENTS = "components."
 INPUT = "input."
 # Libraries whose models are named as LIBRARY:NAME.
 LIBRARIES = ("hf", "timm", "torchvision")
+# A plain name in a library's registry or on the Hub: no folder, no file, no option.
+_LIBRARY_NAME = re.compile(r"(?:timm|torchvision):[\w.]+|hf:[\w-]+/[\w.-]+")
 _SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
 
 
@@ -111,6 +113,15 @@ def library_name(text: str) -> tuple[str, str] | None:
     """
     library, colon, name = text.partition(":")
     return (library, name) if colon and name and library in LIBRARIES else None
+
+
+def is_library_name(text: str) -> bool:
+    """Whether a text out of a file names a model of an installed library and nothing else.
+
+    >>> is_library_name("timm:resnet18"), is_library_name("hf:../x"), is_library_name("mine.py:Net")
+    (True, False, False)
+    """
+    return _LIBRARY_NAME.fullmatch(text) is not None
 
 
 def is_source(text: str) -> bool:

@@ -28,7 +28,9 @@ HARNESS = {
     "counting": {"models", "inputs", "records"},
     "weights": {"models", "records"},
     "op": {"machine", "records"},
-    **dict.fromkeys(("crosscheck", "gate", "tradeoff", "audit", "profiling", "quality", "tokens"), STOOD_ON),
+    **dict.fromkeys(
+        ("card", "crosscheck", "gate", "tradeoff", "audit", "profiling", "quality", "tokens"), STOOD_ON
+    ),
 }
 FOLDERS = set(HARNESS)
 OVER_ALL = {"api", "catalogue", "report"}

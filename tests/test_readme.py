@@ -70,7 +70,7 @@ def test_commands_are_found() -> None:
 def test_a_named_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line)[1:]
     # A group's command is two words, as in `op build`.
-    groups = {"op", "results", "datasets", "baseline"}
+    groups = {"op", "results", "datasets", "baseline", "card"}
     command = words[: 2 if words[0] in groups else 1]
     done = subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), *command, "--help"], capture_output=True, text=True, cwd=ROOT

@@ -1,3 +1,14 @@
+from .card import CARD_SCHEMA as CARD_SCHEMA
+from .card import Card as Card
+from .card import CardModel as CardModel
+from .card import Cost as Cost
+from .card import Measured as Measured
+from .card import NotCounted as NotCounted
+from .card import card_schema as card_schema
+from .card import check_sum as check_sum
+from .card import component_cost as component_cost
+from .card import read_card as read_card
+from .card import top_components as top_components
 from .compare import beside_published as beside_published
 from .compare import compare_runs as compare_runs
 from .files import to_json as to_json

@@ -16,6 +16,7 @@ COMMANDS = (
     "reconcile m2f@r50 --published 117.0",
     "crosscheck rt-m2f@r50 --padded-size 64x64",
     "models",
+    "card m2f@r50 --padded-size 64x64",
     "doctor",
     "compare --from results/records",
     "results list --from results/records",
