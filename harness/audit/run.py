@@ -15,6 +15,7 @@ from segmeter.harness.audit.cells import (
 )
 from segmeter.harness.audit.chance import accepted_share, wrong_figures_met
 from segmeter.harness.audit.findings.cost import cost_findings
+from segmeter.harness.audit.findings.counted import counted_findings
 from segmeter.harness.audit.findings.hosts import host_findings
 from segmeter.harness.audit.findings.printed import print_findings
 from segmeter.harness.audit.means import images_by_id
@@ -65,6 +66,7 @@ def run_audit(
     found = [
         *cost_findings(audited, percentages),
         *host_findings(audited),
+        *counted_findings(audited, statements),
         *print_findings(rows, statements, percentages, speeds),
     ]
     chosen = set(audit_tables() if set(GFLOPS_TABLES) <= set(tables) else tables)

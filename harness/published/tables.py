@@ -149,8 +149,9 @@ CLAIM_KINDS = {
     "value": "the first cell's figure",
     "percent": "change from the second cell to the first, in percent",
     "points": "the first cell less the second",
-    "share": "the first cell's share of the second, in percent",
+    "share": "the first cell's share of the second, in percent; counted on one input",
     "not_below": "the first cell less the second must not be below the figure",
+    "lowest": "the first cell is the lowest of them",
     "reduction_at_least": "the reduction from the second cell to the first, in percent, must reach it",
 }
 CLAIM_COLUMNS = ("place", "quote", "kind", "claimed", "cells")
@@ -325,7 +326,7 @@ def claims(folder: Path | None = None) -> list[Claim]:
                 raise where.error("cells", f"{text!r} is not a cell TABLE.ROW/DATASET/METRIC of the tables")
             named.append(cell)
         needed = 1 if row["kind"] == "value" else 2
-        if len(named) != needed:
+        if len(named) != needed and not (row["kind"] == "lowest" and len(named) > needed):
             raise where.error("cells", f"{row['kind']} needs {needed}, got {len(named)}")
         claimed = _number(where, "claimed", row["claimed"])
         found.append(Claim(row["place"], row["quote"], row["kind"], claimed, tuple(named)))

@@ -1,5 +1,6 @@
 """Level 0: what follows from the printed figures alone. Every figure is the range that would print so."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,6 +34,13 @@ RULES = {
 # Means of times and of speeds differ by their spread.
 SPEED_SLACK = 0.03
 SUM_SLACK = 1e-9
+# Classes of another data set change a head: parameters by less than that factor.
+OTHER_HEAD = 1.25
+# A backbone's name alone is no model's: tables of other heads have rows of the same names.
+_BACKBONE = re.compile(
+    r"(?:r|x|resnet|resnext|swin|vit|deit|mit|convnext|mobilenet)[-_ ]?[a-z0-9]{1,4}(?:[-/ ][\w/]{1,6})?",
+    re.I,
+)
 HIGHER = {"fps": True, "metric": True, "params": False, "cost": False, "latency": False, "memory": False}
 
 
@@ -257,6 +265,7 @@ def _betters(other: Figure, own: Figure, higher: bool) -> bool:
 def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:
     seen: dict[tuple[Any, ...], tuple[Table, Row, Column]] = {}
     labels = Counter(tuple(sorted(filter(None, row.label))) for table in tables for row in table.rows)
+    whole: dict[tuple[Any, ...], tuple[Table, Row, Column]] = {}
     for table in tables:
         has_model = any(True for _ in table.of("model"))
         sames = [column.same_figure for column in table.columns]
@@ -269,7 +278,10 @@ def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:
                 if column.kind == "change":
                     continue
                 # Other tables may be of other data: a metric is looked for within its own.
-                own = (table.source, table.number) if column.kind == "metric" else ()
+                within = column.kind == "metric" or _BACKBONE.fullmatch(row.model)
+                own = (table.source, table.number) if within else ()
+                if column.kind == "params" and not own and row.who != row.model:
+                    yield from _other_data(whole, table, row, column)
                 key = (label, sames[index], table.shared(row, column), own)
                 before = seen.setdefault(key, (table, row, column))
                 if before[1] is row:
@@ -284,3 +296,21 @@ def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:
                     same = column.kind == "params" or (column.kind == "cost" and sized)
                     sure = CONTRADICTION if same else SUSPICIOUS
                     yield Finding("repeat", LEVEL, sure, text, computed, places, where)
+
+
+def _other_data(
+    seen: dict[tuple[Any, ...], tuple[Table, Row, Column]], table: Table, row: Row, column: Column
+) -> Iterator[Finding]:
+    """Parameters of one model on one backbone, printed for two data sets."""
+    figure = row.figures[column.index]
+    first, before, of = seen.setdefault((row.who.lower(), column.part), (table, row, column))
+    other = before.figures[of.index]
+    if before is row or min(figure.low, other.low) <= 0:
+        return
+    ratio = max(other.low / figure.high, figure.low / other.high)
+    data = [t.context(r, c, "dataset") for t, r, c in ((first, before, of), (table, row, column))]
+    if ratio > OTHER_HEAD and data[0] != data[1]:
+        text = f"{row.who}: {column.header} of {data[0]} and {data[1]} differ by more than a head's classes"
+        places = (place(first, before, of), place(table, row, column))
+        computed = f"{other.value:g} and {figure.value:g}"
+        yield Finding("repeat", LEVEL, SUSPICIOUS, text, computed, places, (table.source, table.number))

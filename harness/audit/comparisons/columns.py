@@ -22,21 +22,22 @@ _CHANGE = re.compile(
     r"change|delta|Δ|reduc|saving|saved|decrement|speed-?up|relative|\bgain\b|^%|% of", re.IGNORECASE
 )
 _FPS = re.compile(
-    r"\bfps\b|im(?:g|age)?s?\s*/\s*s|images? per s|frames? per s|throughput|samples?/s", re.IGNORECASE
+    r"\bfps\b|im(?:g|age)?s?\s*/\s*s|(?:image|frame|sample)s? per s|throughput|samples?/s", re.IGNORECASE
 )
 _LATENCY = re.compile(
     r"latenc|runtime|run time|inf(?:er(?:ence)?)?\.? time|speed|\(ms\)|\bms\b|time", re.IGNORECASE
 )
 _MEMORY = re.compile(r"\bmem(?:ory)?\b|\bvram\b", re.IGNORECASE)
 _SIZE = re.compile(
-    r"^(?:input|image|img|crop|test|infer(?:ence)?)?[ _-]*(?:size|resolution|res\.?|crop)$|^input$", re.I
+    r"^(?:(?:input|image|img|crop|test|infer(?:ence)?)[ _-]*){0,3}(?:size|resolution|res\.?|crop)$|^input$",
+    re.I,
 )
 _EXACT = {
     "model": r"(models?|methods?|names?|arch(itecture)?s?|networks?|variants?|systems?)",
     "backbone": r"backbones?|encoders?",
     "device": r"devices?|gpus?|hardware|cpus?|platform",
     "dtype": r"d-?types?|precision|data ?types?",
-    "batch": r"batch|batch[ _-]?size|bs",
+    "batch": r"(?:infer(?:ence)?[ _-]?)?(?:batch|batch[ _-]?size|bs)",
     "form": r"forms?|mode|phase",
     "counter": r"counters?|tools?|counted (with|by)",
     "dataset": r"data[ _-]?sets?|split",
@@ -68,7 +69,9 @@ _SQUARE = re.compile(r"@\s*(\d{2,5})(?![\w.])|(\d{2,5})\s*(?:²|\^2|px)")
 _BATCH = re.compile(r"(?:batch(?:[ _-]?size)?|\bbs)\s*(?:of|=|:)?\s*(\d{1,5})", re.IGNORECASE)
 _G = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "b": 1e9}
 _COLUMN_UNIT = re.compile(
-    r"[(\[/]\s*(?:[\u00d7x]?\s*10\^?)?(?P<unit>k|m|g|b|t|ms|s|sec|mi?b|gi?b|9|6)\s*[)\]]?\s*$", re.I
+    r"[(\[/]\s*(?:[\u00d7x]?\s*10\^?)?(?P<unit>k|m|g|b|t|ms|s|sec|mi?b|gi?b|9|6)"
+    r"(?:\s*/\s*(?:im(?:g|age)?|frame|sample))?\s*[)\]]?\s*$",
+    re.I,
 )
 
 
@@ -184,6 +187,7 @@ def _column(index: int, header: str, before: Sequence[Column]) -> Column:
 
 def _figure_kind(low: str) -> tuple[str, str, float | None]:
     """Kind of figure, cost's unit, and the scale that the header gives."""
+    low = low.replace("_", " ")
     written = _COLUMN_UNIT.search(low)
     unit = written["unit"].lower() if written else ""
     cost = _COST.search(low)

@@ -64,6 +64,15 @@ def written(value: Any) -> str:
     return f"{value[0]}x{value[1]}" if isinstance(value, tuple) else str(value)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "row"), counted(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _mixed(table: Table, column: Column) -> Iterator[Finding]:
     rows = [row for row in table.rows if column.index in row.figures]
     for what in DEPENDS[column.kind]:
@@ -84,7 +93,7 @@ def _mixed(table: Table, column: Column) -> Iterator[Finding]:
         if len({row.who for row in rows}) == 1:
             continue
         listed = "; ".join(
-            f"{written(value)}: {len(group)} rows, {group[0].who} first"
+            f"{written(value)}: {counted(len(group), 'row')}, {group[0].who} first"
             for value, group in list(values.items())[:4]
         )
         text = f"column {column.header!r} mixes {len(values)} values of {what}: {listed}"
@@ -166,6 +175,16 @@ def _missing(table: Table) -> Iterator[Finding]:
     for unsaid, headers in said.items():
         text = f"not said of {', '.join(map(repr, headers))}: {unsaid}"
         yield _finding("missing", UNKNOWN, text, "", table)
+    unexplained: dict[str, list[tuple[Row, Column]]] = {}
+    for row in table.rows:
+        for index, mark in row.marks.items():
+            if mark not in table.marks:
+                unexplained.setdefault(mark, []).append((row, table.columns[index]))
+    for mark, cells in unexplained.items():
+        header = cells[0][1].header
+        many = f"{counted(len(cells), 'figure')} marked {mark}"
+        text = f"{many}, {cells[0][0].who} in {header!r} first: no note says why"
+        yield _finding("missing", UNKNOWN, text, "", table, *cells[:4])
     if not any(True for _ in table.of("model")):
         text = "no column names the models: rows are called by their numbers"
         yield _finding("missing", UNKNOWN, text, "", table)

@@ -12,7 +12,16 @@ from typing import Any
 
 from segmeter.harness.audit.chance import DRAWS, LEAST, MOST, SEED
 from segmeter.harness.audit.comparisons.naming import Named, is_library_name
-from segmeter.harness.audit.comparisons.table import SUSPICIOUS, Column, Figure, Finding, Place, Row, place
+from segmeter.harness.audit.comparisons.table import (
+    SUSPICIOUS,
+    UNKNOWN,
+    Column,
+    Figure,
+    Finding,
+    Place,
+    Row,
+    place,
+)
 from segmeter.harness.audit.reconcile import PATHS, WHOLE, path_sums
 from segmeter.harness.counting import DataDependentError, work_of
 from segmeter.harness.inputs import ImageSize, Size, format_size
@@ -92,6 +101,9 @@ def _row(one: Named) -> Iterator[tuple[Measured, list[Finding]]]:
                 yield _cost(one, column, cell, spec)
         except (ValueError, DataDependentError, OSError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
+            if one.implied and reason.startswith(("unknown encoder", "unknown backbone")):
+                # A name of the field that is not modelled here, or not on this backbone.
+                continue
             yield Measured(cell, one.model, "-", None, "", "not counted", None, reason), []
 
 
@@ -201,7 +213,11 @@ def share_taken(figure: Figure, counts: Collection[float]) -> float:
 def _fault(rule: str, text: str, computed: str, one: Named, cell: Place) -> Finding:
     table = (one.table.source, one.table.number)
     sentence = f"{cell.model}, {cell.column} of {cell.text}: {text}"
-    return Finding(rule, LEVEL, SUSPICIOUS, sentence, computed, (cell,), table)
+    sure = SUSPICIOUS
+    if one.implied:
+        sentence += f" in the configuration that is {one.model} here; the table does not say which it means"
+        sure = UNKNOWN
+    return Finding(rule, LEVEL, sure, sentence, computed, (cell,), table)
 
 
 def measured_record(one: Measured) -> dict[str, Any]:

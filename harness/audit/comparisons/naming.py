@@ -16,11 +16,17 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True)
 class Named:
-    """A row, and the model it names as the command line would."""
+    """A row, and the model it names as the command line would.
+
+    Attributes:
+        implied: the name was put together from the row's cells: which configuration of that name is meant,
+            the table does not say.
+    """
 
     table: Table
     row: Row
     model: str
+    implied: bool = False
 
 
 def is_library_name(model: str) -> bool:
@@ -55,7 +61,8 @@ def _named(tables: Sequence[Table]) -> Iterator[Named]:
             if not model and (library_name(row.model) or row.model.lower().partition("@")[0] in TITLES):
                 model = row.model if library_name(row.model) or "@" in row.model else ""
                 model = model.lower() if "@" in model and not library_name(model) else model
-            if not model and on and name in TITLES:
+            implied = not model and bool(on) and name in TITLES
+            if implied:
                 model = f"{name}@{on}"
             if model:
-                yield Named(table, row, model)
+                yield Named(table, row, model, implied)

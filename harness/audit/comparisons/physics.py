@@ -20,7 +20,7 @@ from segmeter.harness.audit.comparisons.table import (
 LEVEL = "physics"
 RULES = {
     "peak": "operations a second above the device's peak at that precision",
-    "memory": "memory below that of the parameters",
+    "memory": "memory below that of the parameters, or above that of any machine",
     "pixels": "cost that does not grow with the pixels: about as much at least, as their square at most",
     "part": "a part that saves more than the whole does",
 }
@@ -30,6 +30,8 @@ FEWEST_PRODUCTS = 4
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 # Work of fixed size (queries, classes) does not grow; all else grows at least with the pixels.
 LEAST_GROWTH = 0.7
+# MB: eight devices of 288 GB, the most that one has (NVIDIA, Blackwell Ultra data sheet), and room to spare.
+MOST_MEMORY = 2_500_000
 _BY_NAME = {device.name: device for device in DEVICES}
 
 
@@ -39,6 +41,8 @@ def physics(tables: Sequence[Table]) -> Iterator[Finding]:
         for row in table.rows:
             yield from _peak(table, row)
             yield from _memory(table, row)
+        for column in table.of("memory"):
+            yield from _too_much_memory(table, column)
         for column in table.of("cost"):
             yield from _pixels(table, column)
         yield from _part(table)
@@ -73,7 +77,7 @@ def _peak(table: Table, row: Row) -> Iterator[Finding]:
             dtype = table.context(row, speed, "dtype")
             most, at = peak(device, dtype)
             reached = each * work.low * rate / 1000
-            if reached <= most:
+            if not most or reached <= most:
                 continue
             sure = CONTRADICTION if reached > FEWEST_PRODUCTS * most else SUSPICIOUS
             computed = (
@@ -82,6 +86,19 @@ def _peak(table: Table, row: Row) -> Iterator[Finding]:
             )
             text = f"{row.who}: cost and speed come to {reached / most:.3g} times the peak of {device.name}"
             yield _finding("peak", sure, text, computed, table, (row, cost), (row, speed))
+
+
+def _too_much_memory(table: Table, column: Column) -> Iterator[Finding]:
+    """Figures that no machine has: the header's unit is not theirs."""
+    rows = [r for r in table.rows if column.index in r.figures and r.figures[column.index].low > MOST_MEMORY]
+    if rows:
+        value = rows[0].figures[column.index].value
+        text = (
+            f"{len(rows)} figures of {column.header!r} are more than any server's devices have, "
+            f"{rows[0].who} first"
+        )
+        computed = f"{value / 1e3:g} GB by the header; a thousandth of it is {value / 1e6:g} GB"
+        yield _finding("memory", SUSPICIOUS, text, computed, table, *((row, column) for row in rows[:20]))
 
 
 def _memory(table: Table, row: Row) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""CSV, Markdown and LaTeX files into tables: markup taken away, context from headers and notes."""
+"""CSV, Markdown, LaTeX and HTML files into tables: markup taken away, context from headers and notes."""
 
 import csv
 import re
@@ -12,10 +12,13 @@ from segmeter.files import read_bytes, read_toml
 from segmeter.harness.audit.comparisons.columns import KINDS, read_columns, read_context, said
 from segmeter.harness.audit.comparisons.figures import EMPTY, PREFIX, clean, is_bold, read_figure, scaled
 from segmeter.harness.audit.comparisons.table import CONTEXTS, FIGURES, Column, Figure, Row, Table
+from segmeter.harness.audit.comparisons.web_tables import MARKS, web_tables
 from segmeter.plain import shown
 from segmeter.words import nearest
 
 MAX_BYTES = 1 << 27
+# A page, which is read sign by sign.
+MAX_PAGE = 1 << 24
 HEADER_KEYS = (*CONTEXTS, "unit", "baseline", "title", "citation", "columns", "models")
 # The line that begins and ends a TOML header within a table's file.
 FENCE = "+++"
@@ -27,6 +30,7 @@ _RULES = re.compile(
 )
 _SPAN = re.compile(r"\\multicolumn\{(\d{1,3})\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
 _DOWN = re.compile(r"\\multirow(?:\[[^\]]*\])?\{-?\d{1,4}\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
+_MARKED = re.compile(r"\d\s*[%kKMGTB]?\s*(?:\$?\^?\{?\s*)\\?([*†‡§¶])\}?\$?")
 _RULE_LINE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
 
 
@@ -40,7 +44,7 @@ class Grid:
 
 
 def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Table]:
-    """The tables of one file: Markdown by .md, LaTeX by .tex, all else CSV.
+    """The tables of one file: Markdown by .md, LaTeX by .tex, HTML by .html, all else CSV.
 
     Args:
         path: the file; it may begin with a TOML header between two lines of ``+++``.
@@ -57,8 +61,14 @@ def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Tab
     own, text = _own_header(path, text)
     both = {**(header or {}), **own}
     suffix = path.suffix.lower()
-    reader = {".md": _markdown, ".markdown": _markdown, ".tex": _latex}.get(suffix, _csv)
-    read = [_table(path.name, n, grid, both) for n, grid in enumerate(reader(text), 1)]
+    reader = READERS.get(suffix, _csv)
+    if reader is _csv and text.lstrip().startswith("<"):
+        reader = _web
+    try:
+        grids = reader(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    read = [_table(path.name, n, grid, both) for n, grid in enumerate(grids, 1)]
     tables = [table for table in read if table is not None]
     if not tables:
         raise ValueError(f"{path} holds no table with a header and a row")
@@ -144,9 +154,15 @@ def _csv(text: str) -> list[Grid]:
     return [Grid(rows, notes, mark == ";")]
 
 
+def _web(text: str) -> list[Grid]:
+    if len(text) > MAX_PAGE:
+        raise ValueError(f"HTML of {len(text)} letters, read are {MAX_PAGE} at most")
+    return [Grid(_one_header(table.rows), table.notes) for table in web_tables(text)]
+
+
 def _markdown(text: str) -> list[Grid]:
     lines = text.splitlines()
-    grids: list[Grid] = []
+    grids: list[Grid] = _web(text) if "<table" in text.lower() else []
     at = 0
     while at < len(lines):
         starts = at + 1 < len(lines) and "|" in lines[at] and "-" in lines[at + 1]
@@ -157,10 +173,11 @@ def _markdown(text: str) -> list[Grid]:
         while end < len(lines) and "|" in lines[end]:
             end += 1
         rows = [(n + 1, _piped(lines[n])) for n in (at, *range(at + 2, end))]
-        grids.append(Grid(rows, [line for line in lines[max(0, at - 3) : at] if line.strip()]))
+        above = [line for line in lines[max(0, at - 3) : at] if line.strip() and "|" not in line]
+        grids.append(Grid(rows, above))
         grids[-1].notes += [line for line in lines[end : end + 4] if line.strip() and "|" not in line]
         at = end
-    return grids
+    return sorted(grids, key=lambda grid: grid.rows[0][0])
 
 
 def _piped(line: str) -> list[str]:
@@ -216,12 +233,16 @@ def _one_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]
     return [(rows[0][0], joined), *rows[2:]]
 
 
+READERS = {".md": _markdown, ".markdown": _markdown, ".tex": _latex, ".html": _web, ".htm": _web}
+
+
 def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> Table | None:
     if len(grid.rows) < 2:
         return None
     columns = read_columns([clean(cell) for cell in grid.rows[0][1]], header.get("columns", {}))
-    notes = _noted(grid.notes)
-    table = Table(source, number, columns, [], header, notes)
+    columns = _with_names(columns, grid)
+    notes, marks = _noted(grid.notes)
+    table = Table(source, number, columns, [], header, notes, marks=marks)
     commas = _decimal_commas(columns, grid, table)
     settled = tuple(_settled(column, grid.rows[1:]) for column in columns)
     table.columns = settled
@@ -234,14 +255,44 @@ def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> T
     return table
 
 
-def _noted(notes: Iterable[str]) -> dict[str, Any]:
-    """What notes say, unless two of them say different things."""
+def _with_names(columns: tuple[Column, ...], grid: Grid) -> tuple[Column, ...]:
+    """Columns of which one names the rows: a first column of words, where none is called a model."""
+    if not columns or any(column.kind == "model" for column in columns):
+        return columns
+    first = columns[0]
+    cells = [cells[0] for _, cells in grid.rows[1:30] if len(cells) == len(columns)]
+    words = sum(bool(cell.strip()) and read_figure(clean(cell)) is None for cell in cells)
+    if first.kind not in ("source", "other") or words <= len(cells) / 2:
+        return columns
+    return (Column(0, first.header, "model"), *columns[1:])
+
+
+def _noted(notes: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What notes say of all figures, and of those that bear a mark; nothing where two of them disagree.
+
+    >>> _noted(["FPS on an H100. \\* on a B200"])
+    ({'device': 'H100'}, {'*': {'device': 'B200'}})
+    """
+    everywhere: list[str] = []
+    marked: dict[str, list[str]] = {}
+    for note in notes:
+        first, *others = re.split(rf"\\?([{''.join(MARKS)}])", note.replace("**", ""))
+        everywhere.append(first)
+        for mark, text in zip(others[::2], others[1::2], strict=True):
+            marked.setdefault(mark, []).append(text)
+    agreed = {mark: _agreed(texts) for mark, texts in marked.items() if any(text.strip() for text in texts)}
+    general = _agreed(everywhere)
+    general.pop("form", None)
+    return general, agreed
+
+
+def _agreed(texts: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     clashing = set()
-    for note in notes:
-        for key, value in said(clean(note)).items():
+    for text in texts:
+        for key, value in said(clean(text)).items():
             clashing |= {key} if found.setdefault(key, value) != value else set()
-    return {key: value for key, value in found.items() if key not in clashing and key != "form"}
+    return {key: value for key, value in found.items() if key not in clashing}
 
 
 def _decimal_commas(columns: tuple[Column, ...], grid: Grid, table: Table) -> dict[int, bool]:
@@ -298,6 +349,7 @@ def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping
     texts = [clean(cell) for cell in cells]
     figures: dict[int, Figure] = {}
     context: dict[str, Any] = {}
+    of_marks: dict[int, str] = {}
     label = []
     model = ""
     for column, text, raw in zip(table.columns, texts, cells, strict=True):
@@ -317,9 +369,19 @@ def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping
                 scale = 1e3
             marked = raw != text and is_bold(raw)
             figures[column.index] = scaled(printed.figure, scale, marked)
+            if not raw[-1:].isdigit():
+                mark = _MARKED.search(
+                    raw.replace("\\ddagger", "‡").replace("\\dagger", "†").replace("**", "")
+                )
+                if mark:
+                    of_marks[column.index] = mark[1]
             continue
         if kind == "model":
             model = f"{model} {text}".strip()
+            size = read_context("size", text) if "@" in text else None
+            if isinstance(size, tuple):
+                # "Net@384"
+                context.setdefault("size", size)
         elif kind in CONTEXTS:
             value = read_context(kind, text)
             if value is not None:
@@ -328,5 +390,5 @@ def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping
             label.append(text.lower())
     model = model or f"row {number}"
     backbones = [text for column, text in zip(table.columns, texts, strict=True) if column.kind == "backbone"]
-    who = " ".join((model, *filter(None, backbones)))
-    return Row(number, line, model, texts, figures, context, tuple(label), who)
+    who = " ".join((model, *(text for text in backbones if text.lower() not in EMPTY)))
+    return Row(number, line, model, texts, figures, context, tuple(label), who, of_marks)

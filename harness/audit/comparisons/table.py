@@ -85,6 +85,7 @@ class Row:
         figures: column index -> figure.
         said: what its own cells say of size, device and so on.
         label: every describing cell of it, as one key.
+        marks: column index -> the footnote mark that its figure bears.
     """
 
     number: int
@@ -95,6 +96,7 @@ class Row:
     said: dict[str, Any]
     label: tuple[str, ...] = ()
     who: str = ""
+    marks: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Table:
         ragged: (row number, line, cells found) of rows with another number of cells.
         unread: (row number, line, column, text) of cells that should be figures.
         mixed_marks: headers of columns with decimal commas and decimal points.
+        marks: footnote mark -> what its note says; no key for a mark without a note.
     """
 
     source: str
@@ -122,6 +125,7 @@ class Table:
     ragged: list[tuple[int, int, int]] = field(default_factory=list)
     unread: list[tuple[int, int, str, str]] = field(default_factory=list)
     mixed_marks: list[str] = field(default_factory=list)
+    marks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> Iterator[Column]:
         """Columns of these kinds."""
@@ -138,6 +142,10 @@ class Table:
         """What is known of a figure's size, device, dtype, batch, form, counter or unit; None for nothing."""
         if what == "unit":
             return column.unit or self.header.get("unit")
+        if row.marks:
+            noted = self.marks.get(row.marks.get(column.index, ""), {}).get(what)
+            if noted is not None:
+                return noted
         for known in (column.context, row.said, self.header, self.noted):
             if known.get(what) is not None:
                 return known[what]

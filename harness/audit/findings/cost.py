@@ -209,10 +209,10 @@ def _other_images(audited: Sequence[AuditedCell]) -> list[Finding]:
         names = once(f"{model(a.cell)} ({a.cell.value:.2f})" for a in cells)
         sentences.append(f"Other images are needed for {listed(names)}: {note}.")
         if len({a.subject.spec for a in cells}) < FEWEST_LIKE:
-            sentences.append("So few figures pin down little: take that sample as possible, not as shown.")
+            sentences.append("So few figures pin down little: that sample is possible, not shown.")
     return finding(
         "other-images",
-        "The COCO totals are means over two different sets of images",
+        f"The COCO totals are consistent with means over {len(solved) + 1} sets of images",
         sentences,
         (a.cell.table for a in totals),
     )

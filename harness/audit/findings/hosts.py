@@ -56,7 +56,7 @@ def _borrowed(audited: Sequence[AuditedCell]) -> list[Finding]:
 
 
 def _dropped_level(audited: Sequence[AuditedCell]) -> list[Finding]:
-    """A saving that is partly a level left out: the two models have different numbers of levels."""
+    """A saving that can be read as partly a level left out: one fit of several, and told so."""
     cells = {
         bool(a.cell.modifier): a
         for a in audited
@@ -77,8 +77,10 @@ def _dropped_level(audited: Sequence[AuditedCell]) -> list[Finding]:
     printed = 100 * (reduced.cell.value / whole.cell.value - 1)
     return finding(
         "dropped-level",
-        "A saving is partly that of a level left out",
+        "A saving can be read as partly that of a level left out",
         [
+            "One reading of several: neither figure is met at the stated size, both are at a size that was "
+            "solved for, which wrong figures would often find as well.",
             f"{place(whole.cell)}, {model(whole.cell)}: {whole.cell.value:.2f} is what its four levels, "
             f"strides 8 to 64, cost at {format_size(size)} ({whole.measured:.2f}).",
             f"{place(reduced.cell)}, {model(reduced.cell)}: {reduced.cell.value:.2f} is what its label gives "
