@@ -249,3 +249,10 @@ def test_a_measured_card_is_of_the_schema(card: Any, taken: Any, tmp_path: Path)
     content["models"][0]["measured"] = taken
     write_json(tmp_path / "card.json", content)
     assert read_card(tmp_path / "card.json")["models"][0]["measured"]["latency_ms"]["samples"] == 16
+
+
+def test_a_card_made_with_another_python_and_torch_verifies_here() -> None:
+    found = read_card(ROOT / "tests" / "data" / "cards" / "torch-2.12.1-python-3.12.json")
+    assert (found["made_with"]["torch"], found["made_with"]["python"]) == ("2.12.1", "3.12.1")
+    check = verify_card(found)
+    assert [one["differences"] for one in check["models"]] == [[], [], [], []]
