@@ -15,6 +15,7 @@ from segmeter.commands import (
     gate,
     miou,
     op,
+    paper,
     plot,
     profile,
     report,
@@ -33,6 +34,7 @@ GROUPS = {
     "Speed on this machine": ("profile", "sweep", "results", "op", "doctor"),
     "Truth of printed figures": ("audit", "reproduce", "reconcile", "crosscheck", "table"),
     "What the cost buys": ("report", "plot"),
+    "A paper's own numbers": ("paper",),
     "Quality of predictions": ("evaluate", "miou", "predict", "convert", "datasets"),
     "Gate for CI": ("check", "baseline"),
 }
@@ -74,7 +76,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (audit, card, count, evaluate, gate, miou, op, plot, profile, report, results, sweep, tokens):
+for group in (
+    audit,
+    card,
+    count,
+    evaluate,
+    gate,
+    miou,
+    op,
+    paper,
+    plot,
+    profile,
+    report,
+    results,
+    sweep,
+    tokens,
+):
     group.register(app)
 
 

@@ -29,7 +29,8 @@ HARNESS = {
     "weights": {"models", "records"},
     "op": {"machine", "records"},
     **dict.fromkeys(
-        ("card", "crosscheck", "gate", "tradeoff", "audit", "profiling", "quality", "tokens"), STOOD_ON
+        ("card", "crosscheck", "gate", "paper", "tradeoff", "audit", "profiling", "quality", "tokens"),
+        STOOD_ON,
     ),
 }
 FOLDERS = set(HARNESS)

@@ -24,6 +24,7 @@ from .flops import FlopsRecord as FlopsRecord
 from .flops import Spread as Spread
 from .flops import compared_parts as compared_parts
 from .flops import component_tree as component_tree
+from .flops import component_units as component_units
 from .flops import part_figure as part_figure
 from .reading import Records as Records
 from .reading import collect as collect

@@ -116,3 +116,20 @@ def part_figure(record: FlopsRecord, part: str) -> float:
         return record["total_gmacs"]
     node = record["components"].get(part)
     return node["gmacs"] if node else 0.0
+
+
+def component_units(record: FlopsRecord, component: str) -> float | None:
+    """The figure of a dotted component, such as ``encoder.ffn``, or of ``total``, in the record's unit.
+
+    None where the model has no such component.
+    """
+    if component == "total":
+        return record["total_gmacs"]
+    level = record["components"]
+    node: Component | None = None
+    for name in component.split("."):
+        node = level.get(name)
+        if node is None:
+            return None
+        level = node["parts"]
+    return node["gmacs"] if node else None
