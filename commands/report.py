@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
-from segmeter.commands.options import BackboneOpt, JsonOpt, chosen_spec
+from segmeter.commands.options import (
+    BackboneOpt,
+    ConventionOpt,
+    JsonOpt,
+    PaddedOpt,
+    check_convention,
+    chosen_spec,
+)
 
 DEFAULT_RECORDS = Path("results")
 
@@ -18,6 +25,10 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RECORDS]...", help="With --site: record files and folders of them."),
+    ] = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="A photo or a folder of photos; may be repeated.")
     ] = None,
@@ -32,10 +43,23 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where to write. A folder.")] = Path("results/latest"),
+    site: Annotated[
+        Path | None, typer.Option(help="Write a leaderboard of the given RECORDS into this folder instead.")
+    ] = None,
+    padded_size: PaddedOpt = None,
+    convention: ConventionOpt = "published",
     json: JsonOpt = False,
 ) -> None:
     """Measure all four models, audit the papers' tables, draw every figure; write it all as one report."""
+    if site is not None:
+        with user_input():
+            if images or add:
+                raise ValueError("--images and --add go with the report, not with --site")
+            folders = [*(files or []), *([records] if records else [])] or [DEFAULT_RECORDS]
+            return _site(site, folders, padded_size, convention, json)
     with user_input():
+        if files or padded_size or convention != "published":
+            raise ValueError("RECORDS, --padded-size and --convention go with --site DIR")
         from segmeter.files import prepare_folder
         from segmeter.harness.inputs import find_photos
 
@@ -72,6 +96,36 @@ def report(
     show(*(comparison(group) for group in record["records"].values()))
     show(*count_lines(record["audit"]))
     show("written:", *(f"  {path}" for path in files))
+
+
+def _site(out: Path, paths: list[Path], padded_size: str | None, convention: str, json: bool) -> None:
+    """Write the leaderboard's page, ``index.html``."""
+    check_convention(convention)
+    from segmeter.files import prepare_folder
+    from segmeter.harness.inputs import parse_padded_size
+    from segmeter.harness.records import read_paths
+
+    size = parse_padded_size(padded_size) if padded_size else None
+    found = read_paths(paths)
+    for damaged in found.damaged:
+        warn(f"passed over {damaged.path}: {damaged.reason}")
+    if not (found.runs or found.cards or found.qualities):
+        raise ValueError(f"no timing, quality record or card in {', '.join(map(str, paths))}")
+    prepare_folder(out)
+    from segmeter.harness.leaderboard import distinct_models, leaderboard
+    from segmeter.harness.records import write_text
+    from segmeter.reports.html.site import site_html
+
+    with progress_bar("counting", len(distinct_models(found))) as advance:
+        record = leaderboard(found, size, convention, advance)
+    words = shlex.join(["segmeter", "report", "--site", str(out), *map(str, paths)])
+    page = out / "index.html"
+    write_text(page, site_html(record, words))
+    if json:
+        return show_json({**record, "files": [str(page)]})
+    rows, size_text = len(record["rows"]), record["size"]
+    show(f"{rows} rows, counted at {size_text}, convention '{convention}'", f"written: {page}")
+    return None
 
 
 def _records(folder: Path | None) -> Path | None:

@@ -29,7 +29,18 @@ HARNESS = {
     "weights": {"models", "records"},
     "op": {"machine", "records"},
     **dict.fromkeys(
-        ("card", "crosscheck", "gate", "paper", "tradeoff", "audit", "profiling", "quality", "tokens"),
+        (
+            "card",
+            "crosscheck",
+            "gate",
+            "leaderboard",
+            "paper",
+            "tradeoff",
+            "audit",
+            "profiling",
+            "quality",
+            "tokens",
+        ),
         STOOD_ON,
     ),
 }

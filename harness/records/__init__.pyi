@@ -8,6 +8,7 @@ from .card import card_schema as card_schema
 from .card import check_sum as check_sum
 from .card import component_cost as component_cost
 from .card import read_card as read_card
+from .card import run_of_card as run_of_card
 from .card import top_components as top_components
 from .compare import beside_published as beside_published
 from .compare import compare_runs as compare_runs
@@ -29,6 +30,7 @@ from .flops import part_figure as part_figure
 from .reading import Records as Records
 from .reading import collect as collect
 from .reading import read_folder as read_folder
+from .reading import read_paths as read_paths
 from .reading import read_runs as read_runs
 from .runs import DEFAULT_FOLDER as DEFAULT_FOLDER
 from .runs import SCHEMA_NAME as SCHEMA_NAME

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from segmeter.files import check_regular, read_json
+from segmeter.harness.records.runs import Run
 from segmeter.plain import plain
 
 CARD_SCHEMA = "segmeter.card/1"
@@ -161,6 +162,25 @@ def top_components(cost: Cost) -> dict[str, int]:
         top = name.partition(".")[0]
         found[top] = found.get(top, 0) + units
     return found
+
+
+def run_of_card(model: CardModel) -> Run | None:
+    """What a card says of a measurement as a run's record; None where nothing was measured."""
+    taken = model["measured"]
+    if taken is None:
+        return None
+    return Run(
+        id=taken["record"],
+        time=taken["time"],
+        kind="profile",
+        status="ok",
+        model=model["model"],
+        title=model["title"],
+        settings={**taken["settings"], "num_classes": model["num_classes"]},
+        figures={"fps": taken["images_per_s"]},
+        statistics={"latency_ms": dict(taken["latency_ms"])},
+        environment=taken["environment"],
+    )
 
 
 def _short(text: str) -> str:

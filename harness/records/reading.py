@@ -1,5 +1,6 @@
 """Every record of a folder, whatever it measures; damaged files are named, not fatal."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import orjson
 
 from segmeter.files import read_bytes
+from segmeter.harness.records.card import CARD_SCHEMA, Card, card_from
 from segmeter.harness.records.runs import MAX_BYTES, SCHEMA_NAME, SCHEMA_VERSION, Damaged, Run, run_from
 from segmeter.plain import one_line, shown
 
@@ -20,12 +22,14 @@ class Records:
     Attributes:
         runs: timings, oldest first, each with its file.
         qualities: contents of quality records, each with its file, by name.
+        cards: efficiency cards, each with its file, by name.
         others: JSON files of another kind.
         damaged: files that are no record, or a broken one.
     """
 
     runs: list[tuple[Path, Run]] = field(default_factory=list)
     qualities: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    cards: list[tuple[Path, Card]] = field(default_factory=list)
     others: list[Damaged] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
 
@@ -39,15 +43,43 @@ def read_folder(folder: Path, *, below: bool = True) -> Records:
     if not folder.is_dir():
         raise FileNotFoundError(f"no records: {folder} is not a folder")
     found = Records()
-    for path in sorted(folder.rglob("*.json") if below else folder.glob("*.json")):
-        if path.name.startswith("."):
-            continue
-        try:
-            _read(path, found)
-        except (ValueError, OSError, RecursionError) as error:
-            found.damaged.append(Damaged(path, one_line(error)))
+    _read_all(folder, below, found)
+    return found
+
+
+def read_paths(paths: Sequence[Path]) -> Records:
+    """As :func:`read_folder`, of several folders and files, each file once.
+
+    Raises:
+        ValueError: a path that is not there.
+    """
+    found = Records()
+    for path in paths:
+        if path.is_dir():
+            _read_all(path, True, found)
+        elif path.exists():
+            _try(path, found)
+        else:
+            raise ValueError(f"no records: {path} is neither a file nor a folder")
+    for name in ("runs", "qualities", "cards"):
+        kept = getattr(found, name)
+        setattr(found, name, list({path.resolve(): (path, content) for path, content in kept}.values()))
     found.runs.sort(key=lambda pair: (pair[1].time, pair[1].id))
     return found
+
+
+def _read_all(folder: Path, below: bool, found: Records) -> None:
+    for path in sorted(folder.rglob("*.json") if below else folder.glob("*.json")):
+        if not path.name.startswith("."):
+            _try(path, found)
+    found.runs.sort(key=lambda pair: (pair[1].time, pair[1].id))
+
+
+def _try(path: Path, found: Records) -> None:
+    try:
+        _read(path, found)
+    except (ValueError, OSError, RecursionError) as error:
+        found.damaged.append(Damaged(path, one_line(error)))
 
 
 def _read(path: Path, found: Records) -> None:
@@ -58,6 +90,9 @@ def _read(path: Path, found: Records) -> None:
     schema = str(content.get("schema", "")) if isinstance(content, dict) else ""
     if schema == QUALITY_SCHEMA:
         found.qualities.append((path, content))
+        return
+    if schema == CARD_SCHEMA:
+        found.cards.append((path, card_from(content)))
         return
     if isinstance(content, dict) and schema.partition("/")[0] != SCHEMA_NAME:
         found.others.append(Damaged(path, _other(content.get("schema"))))
@@ -73,7 +108,8 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Damaged]]:
     """
     found = read_folder(folder, below=False)
     qualities = [Damaged(path, _other(QUALITY_SCHEMA)) for path, _ in found.qualities]
-    damaged = sorted([*found.damaged, *found.others, *qualities], key=lambda file: file.path)
+    cards = [Damaged(path, _other(CARD_SCHEMA)) for path, _ in found.cards]
+    damaged = sorted([*found.damaged, *found.others, *qualities, *cards], key=lambda file: file.path)
     return [run for _, run in found.runs], damaged
 
 

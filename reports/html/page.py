@@ -1,15 +1,13 @@
 """The report as one self-contained HTML page: no request leaves it, so a mail attachment will do."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from segmeter.reports.html import sections
 from segmeter.reports.html.answer import answer
 from segmeter.reports.html.audit import audit, summary
 from segmeter.reports.html.parts import Html, embedded_json, inline_svg, join, picture, tag
+from segmeter.reports.html.shell import FOOTER, whole_page
 from segmeter.reports.html.tokens import tokens_section
 from segmeter.reports.plots.common import DATASET_TITLES
 from segmeter.reports.plots.named import KINDS, REPORT_PARETO
@@ -59,26 +57,8 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
             tag("footer", tag("p", "Made by ", tag("code", report["command"]), ". ", FOOTER)),
         ]
     )
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Styles may stand in attributes, as matplotlib writes them into its drawings; only our own script runs.
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     css = looks_css(sections.chart_points(report["figures"]["points"]))
-    head = (
-        '<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"{tag('title', f'{TITLE}: segmeter report')}\n<style>\n{_asset('report.css')}{css}</style>\n"
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}</head>\n<body>\n{body}\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
+    return whole_page(f"{TITLE}: segmeter report", body, SCRIPTS, css)
 
 
 def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> dict[str, Html]:
@@ -152,7 +132,6 @@ TRADE_OFFS = (
     "machines are not to be compared, so one is shown at a time. Hollow marks are figures as published, "
     "filled ones have their cost measured by segmeter; stars are your own."
 )
-FOOTER = "This page holds all that it shows; it sends nothing and asks for nothing."
 # As :func:`harness.tokens.run.demo_record` does it.
 KEEP_LIGHT = ("layers",)
 TOKENS_COMMAND = "segmeter tokens --short-side 448"
@@ -243,7 +222,3 @@ def _data_of(name: str) -> str:
 
 def _subtitle(report: Mapping[str, Any]) -> str:
     return f"Measured by segmeter on {report['made']}, backbone {report['backbone']}."
-
-
-def _asset(name: str) -> str:
-    return (files("segmeter.reports.html") / "assets" / name).read_text(encoding="utf-8")
