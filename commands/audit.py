@@ -1,7 +1,7 @@
 """The papers' figures, held to measurement: audit, reconcile."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from segmeter.commands.options import (
     chosen_spec,
     encoder_options,
 )
+
+if TYPE_CHECKING:
+    from segmeter.harness.audit import Subject
 
 # Papers that cut tokens, whose claims have an audit of their own.
 REDUCTION_PAPERS = ("algm", "segformer", "segformer++", "step")
@@ -151,6 +154,14 @@ def reconcile(
     model: ModelArg = None,
     published: Annotated[str | None, typer.Option(help="The figure as printed, e.g. 117.0.")] = None,
     what: Annotated[str, typer.Option(metavar="encoder|total", help="What it is said to be.")] = "encoder",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="MODEL=FIGURE",
+            help="Another figure of the source, solved at once. Repeatable.",
+        ),
+    ] = None,
     encoder: EncoderOpt = None,
     backbone: BackboneOpt = None,
     json: JsonOpt = False,
@@ -170,15 +181,39 @@ def reconcile(
         spec = chosen_spec(model, encoder, backbone, 133, None, encoder_options(context))
         if not spec.backbone:
             raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
-        from segmeter.harness.audit import reconcile_figure
+        from segmeter.harness.audit import Subject, joint_steps, reconcile_figure, reconcile_jointly
 
-        with progress_bar("trying sizes", reconcile_steps()) as advance:
-            record = reconcile_figure(
-                spec.encoder, spec.backbone, published, what, options=dict(spec.options), step=advance
-            )
+        subject = Subject.of(spec, model or "")
+        if beside:
+            figures = [(subject, published), *(_other_figure(text) for text in beside)]
+            with progress_bar("trying sizes", joint_steps(len(figures))) as advance:
+                joint = reconcile_jointly(figures, what, advance)
+        else:
+            with progress_bar("trying sizes", reconcile_steps()) as advance:
+                record = reconcile_figure(subject, published, what, step=advance)
+    if beside:
+        if json:
+            return show_json(joint)
+        from segmeter.reports.text.reconcile import joint_notes, joint_table
+
+        return show(joint_table(joint), *joint_notes(joint))
     if json:
         return show_json(record)
     from segmeter.reports.text.reconcile import reconcile_notes, reconcile_table
 
     table = reconcile_table(record)
     show(*([table] if record["matches"] else []), *reconcile_notes(record))
+
+
+def _other_figure(text: str) -> tuple["Subject", str]:
+    """MODEL=FIGURE; the model's own options hold "=" too."""
+    from segmeter.harness.audit import Subject, read_figure
+
+    model, mark, published = text.rpartition("=")
+    if not mark or not model:
+        raise ValueError(f"--with must be MODEL=FIGURE such as m2f@r50=226, got {text!r}")
+    read_figure(published)
+    spec = chosen_spec(model, None, None, 133, None)
+    if not spec.backbone:
+        raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
+    return Subject.of(spec, model), published

@@ -85,7 +85,17 @@ def test_reconcile_shows_what_was_tried(run: Runner) -> None:
     assert "800x1088" in out and "tried" in out and "by chance" in out
     record = json.loads(run("reconcile", "pro-scale", "--published", "123.45", "--json")[1])
     assert record["verdict"] == "nothing does"
-    assert "nothing does: no unit" in run("reconcile", "pro-scale", "--published", "123.45")[1]
+    out = run("reconcile", "pro-scale", "--published", "123.45")[1]
+    assert "nothing does: no unit" in out and "a wrong figure would be explained" in out
+
+
+def test_reconcile_of_several_figures_at_once(run: Runner) -> None:
+    arguments = ["reconcile", "m2f@swin-t", "--published", "117.0", "--with", "pro-scale=56.18"]
+    code, out, _ = run(*arguments)
+    assert code == 0 and "no offset: one unit, size and boundary give all figures" in out
+    assert "pro-scale@swin-t: printed 56.18, counted 56.17" in out and "of 400 such sets" in out
+    record = json.loads(run(*arguments, "--json")[1])
+    assert record["schema"] == "segmeter.reconcile-jointly/1" and len(record["figures"]) == 2
 
 
 BAD = {
@@ -100,6 +110,10 @@ BAD = {
     "no figure": (["reconcile", "m2f"], "--published 117.0"),
     "no number": (["reconcile", "m2f", "--published", "x"], "positive number"),
     "unknown what": (["reconcile", "m2f", "--published", "1", "--what", "ttal"], "did you mean 'total'"),
+    "no joint figure": (
+        ["reconcile", "m2f", "--published", "1", "--with", "m2f@r50"],
+        "--with must be MODEL=FIGURE",
+    ),
     "no encoder": (["reconcile", "--published", "117"], "no encoder given"),
     "unknown backbone": (["reconcile", "m2f@swin-x", "--published", "117"], "did you mean"),
 }

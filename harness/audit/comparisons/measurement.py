@@ -22,7 +22,7 @@ from segmeter.harness.audit.comparisons.table import (
     Row,
     place,
 )
-from segmeter.harness.audit.reconcile import PATHS, WHOLE, path_sums
+from segmeter.harness.audit.hypotheses import PATHS, WHOLE, path_sums
 from segmeter.harness.counting import DataDependentError, work_of
 from segmeter.harness.inputs import ImageSize, Size, format_size
 from segmeter.harness.models import ModelSpec, blaming, parameters, parse_model, usual_input
