@@ -5,6 +5,7 @@ from typing import Any
 
 from segmeter.harness.records import FlopsRecord, part_figure
 from segmeter.reports.html.parts import Cell, Html, Number, figure_cell, join, percent_cell, table, tag
+from segmeter.reports.text.audit import records_range
 from segmeter.reports.units import change
 
 # What changes most of what a reader would take from the tables: figures of two inputs stand side by side.
@@ -133,7 +134,7 @@ def _speeds(found: Sequence[Mapping[str, Any]]) -> Html:
         measured = Number("-", None)
         if one["measured_ratio"] is not None:
             low, high = one["interval"]
-            text = f"{one['measured_ratio']:.2f} ({low:.2f} to {high:.2f})"
+            text = f"{one['measured_ratio']:.2f} ({low:.2f} to {high:.2f}){records_range(one)}"
             measured = Number(text, one["measured_ratio"])
         rows.append(
             [

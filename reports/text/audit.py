@@ -27,6 +27,7 @@ CELL_HEADER = (
 PERCENT_HEADER = ("table", "row", "model", "figure", "printed", "from the figures", "on one input", "note")
 # Terminal and LaTeX show the percentages that do not hold, markdown all of them.
 FPS_HEADER = ("table", "row", "model", "data set", "FPS", "printed x M2F", "measured x M2F", "note")
+SPEED_HEADER = ("model", "measured x M2F", "where", "record")
 CSV_COLUMNS = (
     "table",
     "row",
@@ -124,6 +125,9 @@ def _markdown(record: Mapping[str, Any]) -> str:
             "## Images a second against M2F",
             markdown_table(FPS_HEADER, _fps_rows(record)),
         ]
+        measured = speed_record_rows(record)
+        if measured:
+            sections += ["### Every record of these", markdown_table(SPEED_HEADER, measured)]
     notes = _cell_notes(record)
     if notes:
         sections += ["## Notes on cells (table.row)", "\n".join(f"- {markdown(note)}" for note in notes)]
@@ -269,4 +273,25 @@ def _ratio(speed: Mapping[str, Any]) -> str:
     if speed["measured_ratio"] is None:
         return "-"
     low, high = speed["interval"]
-    return f"{speed['measured_ratio']:.2f} ({low:.2f} to {high:.2f})"
+    return f"{speed['measured_ratio']:.2f} ({low:.2f} to {high:.2f}){records_range(speed)}"
+
+
+def records_range(speed: Mapping[str, Any]) -> str:
+    """What the other records of a speed give, where there are any."""
+    ratios = [one["ratio"] for one in speed.get("records", ())]
+    if len(ratios) < 2:
+        return ""
+    return f"; {min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} records"
+
+
+def speed_record_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Each record of each model's speed once, whichever figures it is held against."""
+    rows: dict[str, list[str]] = {}
+    for speed in record["fps"]:
+        for one in speed.get("records", ()):
+            low, high = one["interval"]
+            name = f"{speed['model']}, {speed['backbone']}"
+            rows[one["record"]] = [
+                *(name, f"{one['ratio']:.2f} ({low:.2f} to {high:.2f})", one["where"], one["record"])
+            ]
+    return list(rows.values())

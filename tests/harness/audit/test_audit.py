@@ -27,6 +27,7 @@ from segmeter.harness.models.spec import parse_model
 from segmeter.harness.published.cells import gflops_cells
 from segmeter.harness.records.flops import GIGA
 from segmeter.harness.records.runs import Run, save
+from segmeter.reports.text.audit import records_range
 from tests.helpers.places import ROOT
 
 PUBLISHED = ROOT / "results" / "published" / "proscale.csv"
@@ -312,6 +313,9 @@ def test_of_many_records_the_one_nearest_to_how_papers_time_is_taken(tmp_path: P
     speeds = {s["row"]: s for s in run_audit((9,), records=(tmp_path,))["fps"]}
     assert speeds[3]["measured_ratio"] == 1.2
     assert speeds[3]["where"] == "cpu, fp32, batch 1, 800x1216"
+    # The others are told too.
+    assert sorted(one["ratio"] for one in speeds[3]["records"]) == [1.1, 1.2, 1.3, 1.4, 1.5]
+    assert records_range(speeds[3]) == "; 1.10 to 1.50 in 5 records"
     made("6", 1.6, device="cuda", dtype="fp16", batch=8)
     speeds = {s["row"]: s for s in run_audit((9,), records=(tmp_path,))["fps"]}
     assert speeds[3]["measured_ratio"] == 1.6
