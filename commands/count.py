@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmeter.commands.answers import answer_file, keep_answer, kept_answer
 from segmeter.commands.console import (
     EXIT_FAILED,
     progress_bar,
@@ -129,29 +130,41 @@ def flops(
     """Count one model: GMACs or GFLOPs per component, and what was not counted."""
     with user_input():
         check_convention(convention)
-        named = model or encoder
-        sizes = chosen_sizes(
-            padded_size, image_size, resize_rule, dataset, annotations, original_size, named, backbone
+        check_model(model)
+        check_model(encoder)
+    place = None
+    if not any((images, photo, weights, input, annotations, training, freeze)):
+        place = answer_file(
+            *("flops", (model, encoder), backbone, num_classes, num_queries, padded_size, image_size),
+            *(resize_rule, dataset, original_size, convention, *encoder_options(context).items()),
         )
-        spec = chosen_spec(
-            model,
-            encoder,
-            backbone,
-            chosen_classes(num_classes, sizes, named),
-            num_queries,
-            encoder_options(context),
-            inputs=input,
-        )
-        sizes = sizes_of(spec, sizes, padded_size, image_size, dataset, annotations)
+    record = kept_answer(place)
+    if record is None:
+        with user_input():
+            named = model or encoder
+            sizes = chosen_sizes(
+                padded_size, image_size, resize_rule, dataset, annotations, original_size, named, backbone
+            )
+            spec = chosen_spec(
+                model,
+                encoder,
+                backbone,
+                chosen_classes(num_classes, sizes, named),
+                num_queries,
+                encoder_options(context),
+                inputs=input,
+            )
+            sizes = sizes_of(spec, sizes, padded_size, image_size, dataset, annotations)
+        if images:
+            record = count_on_images(spec, sizes, convention, images, batch, weights)
+            for fault in record["skipped"]:
+                warn(f"skipped: {fault}")
+        else:
+            record = count_at(spec, sizes, convention, photo or [])
+            keep_answer(place, record)
     from segmeter.reports.text.flops import flops_notes, flops_tree
     from segmeter.reports.text.images import images_notes, images_tables
 
-    if images:
-        record = count_on_images(spec, sizes, convention, images, batch, weights)
-        for fault in record["skipped"]:
-            warn(f"skipped: {fault}")
-    else:
-        record = count_at(spec, sizes, convention, photo or [])
     trained: list[Any] = []
     if training or freeze:
         trained = _add_training(record, spec, sizes, optimiser, freeze or [])
@@ -217,20 +230,25 @@ def compare(
                 "--beside-published and --markdown need --from FOLDER, e.g. --from results/records"
             )
         check_convention(convention)
-        first = model[0] if model else None
-        sizes = chosen_sizes(
-            padded_size, image_size, resize_rule, dataset, annotations, original_size, first, backbone
-        )
-        classes = chosen_classes(num_classes, sizes, first)
         if len(model) < 2:
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
         for text in model:
             check_model(text)
-        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
+    asked = (padded_size, image_size, resize_rule, dataset, annotations, original_size)
+    place = None
+    if not images and not annotations:
+        place = answer_file("compare", model, backbone, num_classes, num_queries, convention, *asked)
+    counted = kept_answer(place)
+    if counted is None:
+        with user_input():
+            sizes = chosen_sizes(*asked, model[0], backbone)
+            classes = chosen_classes(num_classes, sizes, model[0])
+            specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
+        given = (padded_size, image_size, dataset, annotations)
+        counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, images or []) for spec in specs]
+        keep_answer(place, counted)
     from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
-    given = (padded_size, image_size, dataset, annotations)
-    counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, images or []) for spec in specs]
     if json:
         return show_json({"models": counted, "changes": comparison_summary(counted)})
     show(comparison(counted), flops_notes(counted[0])[0])
