@@ -303,29 +303,47 @@ def crosscheck(
 
 
 def reproduce(
-    table: Annotated[int | None, typer.Option(help="One of the paper's tables. 1 to 7; default all.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="One of the paper's tables. 1 to 11, 15 or 16; default all.")
+    ] = None,
+    format: Annotated[str, typer.Option(metavar="text|md|csv|latex", help="Form of the output.")] = "text",
     json: JsonOpt = False,
 ) -> None:
-    """Measure every published GFLOPs cell of the M2F family beside the printed figure."""
+    """Measure every published GFLOPs cell beside the printed figure, in the PRO-SCALE paper's order."""
     with user_input():
         # Before torch is loaded: which tables there are is data.
-        from segmeter.harness.published import family_cells
+        from segmeter.harness.audit import TABLES, find_table
+        from segmeter.reports.text.reproduce import (
+            FORMATS,
+            reproduction_notes,
+            reproduction_tables,
+            reproduction_text,
+        )
+        from segmeter.words import nearest
 
-        tables = sorted({cell.table for cell in family_cells(table)})
+        tables = list(TABLES) if table is None else [find_table(table)]
+        if format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        if format != "text" and json:
+            raise ValueError("give --format or --json, not both")
     from segmeter.harness.audit import (
         CONSISTENT,
         REPRODUCED,
         VERDICTS,
         reproduce_steps,
         reproduced_cells,
+        reproduced_speeds,
         reproduction_row,
     )
     from segmeter.harness.counting import CONVENTION
-    from segmeter.reports.text.reproduce import reproduction_notes, reproduction_tables
 
     with progress_bar("measuring published cells", reproduce_steps(tables)) as advance:
         rows = [reproduction_row(found) for found in reproduced_cells(tables, advance)]
+    speeds = reproduced_speeds(tables)
     if json:
         verdicts = {"verdicts": VERDICTS, "reproduced": REPRODUCED, "consistent": CONSISTENT}
-        return show_json({"convention": CONVENTION, **verdicts, "cells": rows})
-    show(*reproduction_tables(rows), *reproduction_notes(rows, VERDICTS))
+        return show_json({"convention": CONVENTION, **verdicts, "cells": rows, "fps": speeds})
+    if format != "text":
+        typer.echo(reproduction_text(rows, speeds, VERDICTS, format), nl=False)
+        return
+    show(*reproduction_tables(rows, speeds), *reproduction_notes(rows, VERDICTS, speeds))

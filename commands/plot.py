@@ -298,7 +298,7 @@ def _write(figure: Any, out: Path, name: str) -> list[Path]:
 
 
 def table(
-    number: Annotated[str | None, typer.Argument(metavar="TABLE", help="1, 2, 5, 6 or 7.")] = None,
+    number: Annotated[str | None, typer.Argument(metavar="TABLE", help="1 to 11, 15 or 16.")] = None,
     format: Annotated[
         str, typer.Option(metavar="text|md|csv|latex|html", help="Form of the output.")
     ] = "text",
@@ -309,12 +309,12 @@ def table(
 ) -> None:
     """Print one of the PRO-SCALE paper's tables with measured GFLOPs beside the printed ones."""
     with user_input():
-        from segmeter.harness.audit import TABLES, table_number
+        from segmeter.harness.audit import find_table, known_tables
         from segmeter.reports.text.paper_tables import FORMATS, render, terminal_table
 
         if number is None:
-            raise ValueError(f"no table given; choose from {', '.join(str(n) for n in TABLES)}")
-        chosen = table_number(number)
+            raise ValueError(f"no table given; choose from {known_tables()}")
+        chosen = find_table(number)
         _one_of("--format", format, FORMATS)
         if out is not None and format == "text":
             raise ValueError("--out needs --format md, csv, latex or html")

@@ -16,6 +16,7 @@ from .reduction import audit_reduction as audit_reduction
 from .reduction import reduction_steps as reduction_steps
 from .reproduce import reproduce_steps as reproduce_steps
 from .reproduce import reproduced_cells as reproduced_cells
+from .reproduce import reproduced_speeds as reproduced_speeds
 from .reproduce import reproduction_row as reproduction_row
 from .run import audit_steps as audit_steps
 from .run import run_audit as run_audit
@@ -24,4 +25,4 @@ from .tables import GFLOPS_TABLES as GFLOPS_TABLES
 from .tables import TABLES as TABLES
 from .tables import check_tables as check_tables
 from .tables import find_table as find_table
-from .tables import table_number as table_number
+from .tables import known_tables as known_tables

@@ -1,22 +1,27 @@
-"""The four encoders' published GFLOPs cells beside what is measured: the audit's cells, no findings."""
+"""The published GFLOPs and FPS cells beside what is measured: the audit's cells, no findings."""
 
 from collections.abc import Callable, Collection
 from typing import Any
 
 from segmeter.harness.audit.cells import AuditedCell, audit_cells
-from segmeter.harness.published import FAMILY
+from segmeter.harness.audit.speeds import audit_fps, fps_records, profile_runs
 
 
 def reproduced_cells(
     tables: Collection[int], step: Callable[[str], None] = lambda what: None
 ) -> list[AuditedCell]:
-    """The cells of these tables whose model is one of the four encoders, as the audit judges them.
+    """The GFLOPs cells of these tables, as the audit judges them.
 
     Args:
-        tables: numbers from 1 to 7.
+        tables: numbers from 1 to 11; others hold no GFLOPs.
         step: called with what is measured next, :func:`reproduce_steps` times.
     """
-    return [a for a in audit_cells(tables, step=step) if a.cell.model in FAMILY]
+    return audit_cells(tables, step=step)
+
+
+def reproduced_speeds(tables: Collection[int]) -> list[dict[str, Any]]:
+    """The FPS cells of these tables beside the ratios in the records that are there, as plain data."""
+    return list(fps_records(audit_fps(tables, profile_runs())))
 
 
 def reproduce_steps(tables: Collection[int]) -> int:

@@ -13,6 +13,7 @@ TITLES = {
     "maskclip": "MaskCLIP",
     "fc-clip": "FC-CLIP",
     "maskdino": "MaskDINO",
+    "dino": "DINO",
     "lite-detr": "Lite-DETR",
     "rt-detr": "RT-DETR",
     "segmenter": "Segmenter",

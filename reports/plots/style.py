@@ -46,7 +46,15 @@ SYSTEM_LOOKS = {
     "pro-scale": Look("#D55E00", "#FF8A3D", "s"),
 }
 SYSTEM_TITLES = {"m2f": "M2F", "lite-m2f": "Lite-M2F", "rt-m2f": "RT-M2F", "pro-scale": "PRO-SCALE"}
-# For other systems: their name, not their neighbours in a picture, picks colour and marker.
+# Other systems: six colours and seven markers, so that no two of the first 42 look alike.
+OTHER_SYSTEMS = (
+    *("maskformer", "pem", "yoso", "rap-sam", "remax", "eco-m2f", "maskclip", "fc-clip", "maskdino"),
+    *("dino", "lite-detr", "rt-detr", "segmenter", "segformer", "segformer++", "algm", "step", "upsnet"),
+    *("lpsnet", "fpsnet", "bgrnet", "pandeeplab", "realtimepan", "bisenetv1", "bisenetv2-l", "stdc1"),
+    *("stdc2", "stdc1-seg75", "stdc2-seg75", "ddrnet-23", "ddrnet-23-s", "pidnet-s", "pidnet-m", "pidnet-l"),
+)
+# What papers call a system that is called otherwise here.
+PAPER_NAMES = {"kmax": "remax", "kmaxdeeplab": "remax", "lite-dino": "lite-detr"}
 OTHER_COLOURS = (
     ("#5B5EA6", "#A6A8E6"),
     ("#8B5A2B", "#D2A679"),
@@ -83,9 +91,14 @@ def look_of(system: str, own: bool = False) -> Look:
         return OWN_LOOK
     if system in SYSTEM_LOOKS:
         return SYSTEM_LOOKS[system]
-    number = zlib.crc32(system.encode("utf-8", "replace"))
+    known = PAPER_NAMES.get(system, system)
+    # Of anybody else's system the name, not its neighbours in a picture, picks colour and marker.
+    if known in OTHER_SYSTEMS:
+        number = OTHER_SYSTEMS.index(known)
+    else:
+        number = zlib.crc32(known.encode("utf-8", "replace"))
     light, dark = OTHER_COLOURS[number % len(OTHER_COLOURS)]
-    return Look(light, dark, OTHER_MARKERS[number // len(OTHER_COLOURS) % len(OTHER_MARKERS)])
+    return Look(light, dark, OTHER_MARKERS[number % len(OTHER_MARKERS)])
 
 
 COLUMN_INCHES, PAGE_INCHES = 3.35, 6.9

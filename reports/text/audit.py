@@ -63,7 +63,7 @@ def audit_tables(record: Mapping[str, Any]) -> list[Table]:
         title = f"{len(percentages)} of {len(record['percentages'])} printed percentages do not hold"
         tables.append(_table(title, PERCENT_HEADER, percentages))
     if record["fps"]:
-        tables.append(_table("Images a second against M2F", FPS_HEADER, _fps_rows(record)))
+        tables.append(_table("Images a second against M2F", FPS_HEADER, fps_rows(record["fps"])))
     return tables
 
 
@@ -123,7 +123,7 @@ def _markdown(record: Mapping[str, Any]) -> str:
     if record["fps"]:
         sections += [
             "## Images a second against M2F",
-            markdown_table(FPS_HEADER, _fps_rows(record)),
+            markdown_table(FPS_HEADER, fps_rows(record["fps"])),
         ]
         measured = speed_record_rows(record)
         if measured:
@@ -161,22 +161,23 @@ def _latex(record: Mapping[str, Any]) -> str:
     parts = []
     for number, cells in _by_table(record).items():
         caption = f"The paper's Table {number}, audited; GMACs, {record['convention']} convention."
-        parts.append(_latex_table(caption, CELL_HEADER, [_cell_row(cell) for cell in cells]))
+        parts.append(latex_table(caption, CELL_HEADER, [_cell_row(cell) for cell in cells]))
     percentages = _percent_rows(record)
     if percentages:
         # The last column's sentences are too long for a line.
         rows = [row[:-1] for row in percentages]
-        parts.append(_latex_table("Printed percentages that do not hold.", PERCENT_HEADER[:-1], rows))
+        parts.append(latex_table("Printed percentages that do not hold.", PERCENT_HEADER[:-1], rows))
     if record["fps"]:
-        rows = [row[:-1] for row in _fps_rows(record)]
-        parts.append(_latex_table("Images a second against M2F.", FPS_HEADER[:-1], rows))
+        rows = [row[:-1] for row in fps_rows(record["fps"])]
+        parts.append(latex_table("Images a second against M2F.", FPS_HEADER[:-1], rows))
     items = "\n".join(f"\\item \\textbf{{{_tex(f['title'])}.}} {_tex(f['text'])}" for f in record["findings"])
     if items:
         parts.append(f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}")
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
 
 
-def _latex_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def latex_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A booktabs ``table`` environment."""
     columns = "".join("l" if name in WORDS else "r" for name in header)
     lines = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in (header, *rows)]
     return "\n".join(
@@ -253,7 +254,8 @@ def _percent_rows(record: Mapping[str, Any], all_of_them: bool = False) -> list[
     ]
 
 
-def _fps_rows(record: Mapping[str, Any]) -> list[list[str]]:
+def fps_rows(speeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows under :data:`FPS_HEADER`, of :func:`harness.audit.speeds.fps_records`."""
     return [
         [
             str(s["table"]),
@@ -265,7 +267,7 @@ def _fps_rows(record: Mapping[str, Any]) -> list[list[str]]:
             _ratio(s),
             "; ".join(part for part in (s["where"], s["note"]) if part),
         ]
-        for s in record["fps"]
+        for s in speeds
     ]
 
 

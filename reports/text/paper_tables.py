@@ -13,15 +13,21 @@ from segmeter.reports.text.markdown import markdown_table
 from segmeter.reports.units import giga
 
 FORMATS = ("md", "csv", "latex", "html", "text")
-HEADER = (
-    *("model", "backbone", "PQ", "mIoU", "AP"),
-    *("total printed", "change", "total measured"),
-    *("encoder printed", "change", "encoder measured", "encoder at"),
-)
-LEFT = (0, 1, 11)
+# What is said of each cost; under "encoder" also where it was measured.
+COLUMNS = {
+    "total": ("total printed", "change", "total measured"),
+    "encoder": ("encoder printed", "change", "encoder measured", "encoder at"),
+}
+WORDS = ("model", "backbone", "encoder at")
 MISSING = "-"
 
 Data = Mapping[str, Any]
+
+
+def header(data: Data) -> tuple[str, ...]:
+    """The names of a table's columns: the qualities and costs that it has."""
+    named = (*data["metrics"].values(), *(name for what in data["costs"] for name in COLUMNS[what]))
+    return ("model", "backbone", *named)
 
 
 def render(data: Data, kind: str) -> str:
@@ -39,8 +45,8 @@ def render(data: Data, kind: str) -> str:
 def terminal_table(data: Data) -> Table:
     """The same as a rich table."""
     table = Table(title=heading(data), title_justify="left")
-    for index, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if index in LEFT else "right")
+    for name in header(data):
+        table.add_column(name, justify="left" if name in WORDS else "right")
     for block, rows in _blocks(data):
         table.add_section()
         table.add_row(Text(plain(block), style="bold"))
@@ -56,19 +62,18 @@ def heading(data: Data) -> str:
 
 def _blocks(data: Data) -> Iterator[tuple[str, list[list[str]]]]:
     for block in data["blocks"]:
-        yield block["title"], [_cells(row) for row in block["rows"]]
+        yield block["title"], [_cells(data, row) for row in block["rows"]]
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    total, encoder = row["total"] or {}, row["encoder"] or {}
-    return [
-        row["model"],
-        backbone_title(row["backbone"]),
-        *(_number(row[key]) for key in ("pq", "miou", "ap")),
-        *(_number(total.get("printed")), _change(total.get("change")), _measured(total)),
-        *(_number(encoder.get("printed")), _change(encoder.get("change")), _measured(encoder)),
-        encoder.get("size") or MISSING,
-    ]
+def _cells(data: Data, row: Mapping[str, Any]) -> list[str]:
+    cells = [row["model"], backbone_title(row["backbone"])]
+    cells += [_number(row[name]) for name in data["metrics"]]
+    for what in data["costs"]:
+        figure = row[what] or {}
+        cells += [_number(figure.get("printed")), _change(figure.get("change")), _measured(figure)]
+        if what == "encoder":
+            cells.append(figure.get("size") or MISSING)
+    return cells
 
 
 def _number(value: float | None) -> str:
@@ -76,13 +81,13 @@ def _number(value: float | None) -> str:
 
 
 # Beside a measured figure, what the audit says of it; all others are not met.
-MARKS = {"stated size": "=", "solved size": "~", "solved mean": "~"}
+MARKS = {"stated size": " =", "solved size": " ~", "solved mean": " ~", "not printed": ""}
 
 
 def _measured(figure: Mapping[str, Any]) -> str:
     if figure.get("measured") is None:
         return MISSING
-    return f"{giga(figure['measured'])} {MARKS.get(figure.get('verdict', ''), '!')}"
+    return giga(figure["measured"]) + MARKS.get(figure.get("verdict", ""), " !")
 
 
 def _change(percent: float | None) -> str:
@@ -92,20 +97,20 @@ def _change(percent: float | None) -> str:
 def _markdown(data: Data) -> str:
     parts = [f"### {markdown(heading(data))}"]
     for block, rows in _blocks(data):
-        parts += [f"**{markdown(block)}**", markdown_table(HEADER, rows)]
+        parts += [f"**{markdown(block)}**", markdown_table(header(data), rows)]
     return "\n\n".join([*parts, markdown(data["method"])]) + "\n"
 
 
 def _csv(data: Data) -> str:
     """Plain numbers, one line a row, an empty cell for a missing figure."""
-    names = ["table", "row", "block", "model", "backbone", "dataset", "pq", "miou", "ap"]
+    names = ["table", "row", "block", "model", "backbone", "dataset", *data["metrics"]]
     parts = ("printed", "change", "measured", "size", "verdict")
-    names += [f"{what}_{part}" for what in ("total", "encoder") for part in parts]
+    names += [f"{what}_{part}" for what in data["costs"] for part in parts]
     rows: list[list[Any]] = [names]
     for block in data["blocks"]:
         for row in block["rows"]:
             known = {"table": data["table"], "block": block["title"], **row}
-            for what in ("total", "encoder"):
+            for what in data["costs"]:
                 known.update({f"{what}_{part}": (row[what] or {}).get(part) for part in parts})
             rows.append([known[name] for name in names])
     return csv_text(rows)
@@ -113,7 +118,16 @@ def _csv(data: Data) -> str:
 
 def _latex(data: Data) -> str:
     r"""A ``table`` environment; the document needs ``\usepackage{booktabs}``."""
-    columns = "".join("l" if index in LEFT else "r" for index in range(len(HEADER)))
+    names = header(data)
+    columns = "".join("l" if name in WORDS else "r" for name in names)
+    # Above the names of columns: whose costs they are.
+    first = 3 + len(data["metrics"])
+    above, rules = " & " * (first - 2), ""
+    for what in data["costs"]:
+        width = len(COLUMNS[what])
+        above += rf" & \multicolumn{{{width}}}{{c}}{{{what}}}"
+        rules += rf"\cmidrule(lr){{{first}-{first + width - 1}}}"
+        first += width
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -121,12 +135,12 @@ def _latex(data: Data) -> str:
         rf"\caption{{{latex(heading(data))}. {latex(data['method'])}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        r" & & & & & \multicolumn{3}{c}{total} & \multicolumn{4}{c}{encoder} \\",
-        r"\cmidrule(lr){6-8}\cmidrule(lr){9-12}",
-        _latex_row([name.removeprefix("total ").removeprefix("encoder ") for name in HEADER]),
+        above + r" \\",
+        rules,
+        _latex_row([name.removeprefix("total ").removeprefix("encoder ") for name in names]),
     ]
     for block, rows in _blocks(data):
-        lines += [r"\midrule", rf"\multicolumn{{{len(HEADER)}}}{{l}}{{\textit{{{latex(block)}}}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{{len(header(data))}}}{{l}}{{\textit{{{latex(block)}}}}} \\"]
         lines += [_latex_row(row) for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -142,12 +156,12 @@ def _html(data: Data) -> str:
         return html.escape(plain(content))
 
     lines = ["<table>", f"<caption>{text(heading(data))}</caption>", "<thead>", "<tr>"]
-    lines += [f'<th scope="col">{text(name)}</th>' for name in HEADER]
+    lines += [f'<th scope="col">{text(name)}</th>' for name in header(data)]
     lines += ["</tr>", "</thead>"]
     for block, rows in _blocks(data):
         lines += [
             "<tbody>",
-            f'<tr><th scope="rowgroup" colspan="{len(HEADER)}">{text(block)}</th></tr>',
+            f'<tr><th scope="rowgroup" colspan="{len(header(data))}">{text(block)}</th></tr>',
         ]
         for model, *cells in rows:
             row = "".join(f"<td>{text(cell)}</td>" for cell in cells)

@@ -94,8 +94,8 @@ BAD = {
     "no picture": (["plot", "layers", "--out", "x.jpg"], "expected a folder or a file in .pdf, .svg, .png"),
     "missing own file": (["plot", "pareto", "--add", "/no/such.csv"], "/no/such.csv is missing"),
     "missing records": (["plot", "realised", "--from", "/no/such"], "/no/such is not a folder"),
-    "no table": (["table"], "choose from 1, 2, 5, 6, 7"),
-    "unknown table": (["table", "4"], "choose from 1, 2, 5, 6, 7"),
+    "no table": (["table"], "choose from 1 to 11, 15, 16"),
+    "unknown table": (["table", "13"], "choose from 1 to 11, 15, 16; nearest: 11"),
     "unknown format": (["table", "2", "--format", "markdown"], "choose from md, csv, latex, html, text"),
     "text to a file": (["table", "2", "--out", "x.txt"], "--out needs --format"),
 }

@@ -334,8 +334,13 @@ def test_one_table_has_the_verdicts_it_has_among_all(audit: dict[str, Any]) -> N
 
 
 def test_an_unknown_table_or_paper_brings_the_nearest() -> None:
-    assert find_table(" Table 7") == 7 and set(GFLOPS_TABLES) == set(range(1, 12))
-    for text, told in (("12", "nearest: 11"), ("0", "nearest: 1"), ("seven", "must be a number")):
+    assert find_table(" Table 7") == find_table("7") == find_table("table7.") == 7
+    assert set(GFLOPS_TABLES) == set(range(1, 12))
+    for text, told in (
+        ("12", "nearest: 11"),
+        ("0", "nearest: 1"),
+        ("seven", "got 'seven'; choose from 1 to 11, 15, 16"),
+    ):
         with pytest.raises(ValueError, match=told):
             find_table(text)
     with pytest.raises(ValueError, match="did you mean 'pro-scale'"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.tradeoff.figure_data import collect_figures
 from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
 from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, darkened
@@ -281,7 +282,7 @@ def test_a_colour_means_one_thing() -> None:
     systems = [look.light for look in SYSTEM_LOOKS.values()]
     found = [*PART_COLOURS.values(), *ENCODER_PART_COLOURS.values(), *DATASET_COLOURS.values(), *systems]
     assert len({colour.lower() for colour in found}) == len(found)
-    looks = {name: look_of(name) for name in ("m2f", "pem", "yoso", "maskformer", "remax", "fc-clip")}
+    looks = {name: look_of(name) for name in (*SYSTEMS, "algm", "step", "segformer++")}
     assert len({(look.light, look.marker) for look in looks.values()}) == len(looks)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from segmeter.harness.audit.paper_tables import table_data
-from segmeter.harness.audit.tables import TABLES, table_number
+from segmeter.harness.audit.reproduce import reproduced_cells, reproduced_speeds, reproduction_row
+from segmeter.harness.audit.tables import TABLES
 from segmeter.plain import latex
-from segmeter.reports.text.paper_tables import HEADER, render, terminal_table
+from segmeter.reports.text.paper_tables import header, render, terminal_table
+from segmeter.reports.text.reproduce import reproduction_text
 
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}%s\end{document}"
 
@@ -67,7 +69,7 @@ def test_every_format_has_every_row_and_figure(six: dict[str, Any]) -> None:
         for wanted in ("PRO-SCALE (1,1,3)", "79.49", "118.07", "Cityscapes, Swin-T"):
             assert wanted in text, kind
     table = terminal_table(six)
-    assert len(table.columns) == len(HEADER) and table.row_count == 12
+    assert len(table.columns) == len(header(six)) == 12 and table.row_count == 12
 
 
 class Counter(html.parser.HTMLParser):
@@ -90,7 +92,7 @@ class Counter(html.parser.HTMLParser):
 def test_html_is_well_formed_and_rectangular(six: dict[str, Any]) -> None:
     counter = Counter()
     counter.feed(render(six, "html"))
-    assert counter.open == [] and set(counter.cells) == {len(HEADER)}
+    assert counter.open == [] and set(counter.cells) == {len(header(six))}
 
 
 def test_latex_escapes_what_latex_reads() -> None:
@@ -113,6 +115,8 @@ def test_latex_takes_names_that_it_would_stumble_over(tmp_path: Path) -> None:
         "title": TABLES[1],
         "source": "PRO_SCALE, Table 1",
         "method": "50 % of_all",
+        "metrics": {"pq": "PQ", "miou": "mIoU", "ap": "AP"},
+        "costs": ["total", "encoder"],
         "blocks": [{"title": "COCO & more", "rows": [row]}],
     }
     (tmp_path / "table.tex").write_text(DOCUMENT % render(data, "latex"))
@@ -133,10 +137,42 @@ def test_a_real_table_compiles_and_fits(six: dict[str, Any], tmp_path: Path) -> 
     assert "Overfull" not in done.stdout
 
 
-def test_a_tables_name() -> None:
-    assert table_number("2") == table_number("table2") == table_number("Table 2") == 2
-    for bad in ("3", "x", "", "table"):
-        with pytest.raises(ValueError, match="unknown table"):
-            table_number(bad)
+def test_a_table_has_the_columns_that_the_paper_prints() -> None:
+    names = {table: table_data(table) for table in (3, 9, 10, 11)}
+    assert header(names[3])[2:5] == ("PQ", "FPS", "encoder printed") and names[3]["costs"] == ["encoder"]
+    # No cost is printed in Table 9; both are counted.
+    assert header(names[9])[2:4] == ("PQ", "FPS") and names[9]["costs"] == ["total", "encoder"]
+    assert header(names[10])[2:4] == ("PQ", "PQ, ADE20K")
+    first = rows_of(names[10])[0]
+    assert (first["pq"], first["pq_ade20k"], first["total"]["printed"]) == (29.98, 15.12, 549.2)
+    assert header(names[11])[2:4] == ("mask AP", "box AP")
+
+
+@pytest.mark.parametrize("table", [3, 8, 9, 10])
+def test_the_tables_of_other_columns_compile_and_fit(table: int, tmp_path: Path) -> None:
+    if not shutil.which("pdflatex"):
+        pytest.skip("no pdflatex is installed")
+    wide = DOCUMENT.replace("{article}", "{article}\\usepackage[margin=2cm]{geometry}")
+    rows = [reproduction_row(a) for a in reproduced_cells([table])]
+    cells = reproduction_text(rows, reproduced_speeds([table]), {}, "latex")
+    (tmp_path / "table.tex").write_text(wide % (render(table_data(table), "latex") + cells))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_reproduced_cells_in_every_form_have_every_figure() -> None:
+    rows = [reproduction_row(a) for a in reproduced_cells([11])]
+    for kind in ("md", "csv", "latex"):
+        text = reproduction_text(rows, [], {"solved size": "met at a real image's size"}, kind)
+        assert "203.8" in text and "maskdino" in text, kind
+    read = list(csv.DictReader(io.StringIO(reproduction_text(rows, [], {}, "csv"))))
+    assert [float(r["measured_gmacs"]) for r in read] == [r["measured_gmacs"] for r in rows]
+    speeds = reproduction_text([], reproduced_speeds([9]), {}, "md")
+    assert "| 9 | 2 | pem, r50 |" in speeds.replace(":--", "") and "7.31" in speeds
+
+
+def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one of md, csv, latex, html"):
         render({}, "pdf")
