@@ -12,6 +12,7 @@ from segmeter.commands import (
     card,
     count,
     evaluate,
+    export,
     gate,
     miou,
     op,
@@ -37,6 +38,7 @@ GROUPS = {
     "A paper's own numbers": ("paper",),
     "Quality of predictions": ("evaluate", "miou", "predict", "convert", "datasets"),
     "Gate for CI": ("check", "baseline"),
+    "Other runtimes": ("export",),
 }
 
 
@@ -81,6 +83,7 @@ for group in (
     card,
     count,
     evaluate,
+    export,
     gate,
     miou,
     op,

@@ -88,6 +88,7 @@ OLD_NAMES = {
     "compare": {"--photo": "--images", "--published": "--beside-published"},
     "make": {"--output": "--out", "--size": "--padded-size"},
     "evaluate": {"--gflops": "--total-gflops"},
+    "export": {"--output": "--out", "--size": "--padded-size"},
     "update": {"--output": "--out"},
 }
 # A precision by the names that torch, papers and other tools have for it.

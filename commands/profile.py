@@ -51,6 +51,13 @@ def profile(
     ] = 0.01,
     min_rounds: Annotated[int, typer.Option(help="Fewest rounds, whatever the time.")] = 5,
     compile: Annotated[bool, typer.Option("--compile", help="Time under torch.compile.")] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="eager|compile|onnxruntime|openvino",
+            help="What the models run in. May be repeated: each model is timed under each, in turn.",
+        ),
+    ] = None,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of a CUDA graph.")] = False,
     keep_memory: Annotated[
         bool,
@@ -98,6 +105,7 @@ def profile(
             batch=batch,
             threads=threads,
             compile=compile,
+            runtimes=tuple(runtime or ()),
             cuda_graph=cuda_graph,
             keep_memory=keep_memory,
             images=tuple(images or ()),
@@ -108,7 +116,7 @@ def profile(
             raise ValueError(f"--roofline must end in .pdf, .svg or .png, got {roofline.name!r}")
         check_folder(out)
         try:
-            with progress_bar("profiling", 2 * len(specs) + 2) as advance:
+            with progress_bar("profiling", 2 * len(specs) * len(settings.chosen_runtimes) + 2) as advance:
                 runs = measure(specs, settings, advance)
         except OutOfMemory as error:
             warn(str(error))
@@ -121,7 +129,7 @@ def profile(
 
         show(*ratio_lines(records), latency_table(records))
         for record in records:
-            show(*component_tables(record), *notes(record))
+            show(*(component_tables(record) if record["components"] else ()), *notes(record))
     # Printed before they are written: a full disk does not take the figures along.
     with user_input():
         paths = [save(run, out) for run in runs]

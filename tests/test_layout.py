@@ -28,6 +28,8 @@ HARNESS = {
     "counting": {"models", "inputs", "records"},
     "weights": {"models", "records"},
     "op": {"machine", "records"},
+    "export": {"models", "inputs"},
+    "profiling": STOOD_ON | {"export"},
     **dict.fromkeys(
         (
             "card",
@@ -37,7 +39,6 @@ HARNESS = {
             "paper",
             "tradeoff",
             "audit",
-            "profiling",
             "quality",
             "tokens",
         ),

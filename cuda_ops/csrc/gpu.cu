@@ -60,9 +60,16 @@ __device__ __forceinline__ void widen_two(unsigned word, Real& low, Real& high) 
 typedef unsigned short Stored;
 __device__ __forceinline__ Real widen(Stored x) { return __uint_as_float((unsigned)x << 16); }
 __device__ __forceinline__ Stored narrow(Real x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    // The instruction came with sm_80. To the nearest, of two alike near the even one; NaN stays NaN.
+    const unsigned bits = __float_as_uint(x);
+    if ((bits << 1) > 0xff000000u) return 0x7fff;
+    return (Stored)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#else
     Stored y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
+#endif
 }
 __device__ __forceinline__ void widen_two(unsigned word, Real& low, Real& high) {
     low = __uint_as_float(word << 16);

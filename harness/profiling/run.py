@@ -3,6 +3,7 @@
 All models stay in memory and are timed in turn, so that a drifting machine is in every model's time alike.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,7 +37,16 @@ from segmeter.harness.profiling.components import (
 from segmeter.harness.profiling.on_inputs import work_on_inputs
 from segmeter.harness.profiling.roofline import Peaks, Work, component_work, measure_peaks
 from segmeter.harness.profiling.statistics import COPY_ROUNDS, speedup, summarise
-from segmeter.harness.profiling.subjects import DTYPES, Settings, Subject, make_inputs, make_subject
+from segmeter.harness.profiling.subjects import (
+    COMPILE,
+    DTYPES,
+    EAGER,
+    TOLERANCES,
+    Settings,
+    Subject,
+    make_inputs,
+    make_subject,
+)
 from segmeter.harness.records import Run, new_id, now
 from segmeter.model_text import is_source
 
@@ -72,9 +82,9 @@ def profile(
         }
         peaks = measure_peaks(device, dtype)
         subjects = []
-        for spec in specs:
+        for spec, runtime in itertools.product(specs, settings.chosen_runtimes):
             say(f"warming up {spec.title}")
-            subjects.append(make_subject(spec, settings, batches[spec.system.pixels]))
+            subjects.append(make_subject(spec, settings, batches[spec.system.pixels], runtime))
         say("timing in turn")
         watch = Watch(device)
         # Through the subject, whose call changes with its copy.
@@ -99,6 +109,7 @@ def profile(
                     "baseline": runs[0].id,
                     "baseline_model": runs[0].model,
                     "baseline_title": runs[0].title,
+                    "baseline_runtime": runs[0].settings["runtime"],
                     "times_faster": found.median,
                     "low": found.low,
                     "high": found.high,
@@ -136,11 +147,26 @@ def _run(
     summary = summarise(times)
     notes: dict[str, str] = {}
     work = _work(spec, settings, notes)
-    timer = ComponentTimer(subject.model, device, settings.depth)
-    parts = component_times(timer, subject.eager, device, component_seconds)
-    notes["components"] = _told(parts)
-    components = _component_figures(timer, parts, subject, settings, work, peaks)
-    memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
+    components: dict[str, dict[str, float | None]] = {}
+    sums: dict[str, float | None] = {}
+    samples: dict[str, list[float]] = {}
+    if subject.runtime in (EAGER, COMPILE):
+        timer = ComponentTimer(subject.model, device, settings.depth)
+        parts = component_times(timer, subject.eager, device, component_seconds)
+        notes["components"] = _told(parts)
+        components = _component_figures(timer, parts, subject, settings, work, peaks)
+        sums = _component_sums(parts)
+        samples["without_hooks_ms"] = parts.plain
+        samples |= {f"component_ms.{name}": taken for name, taken in parts.samples.items()}
+        memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
+    else:
+        notes["components"] = f"not parted: {subject.runtime} runs the model as one graph of its own"
+        memory, notes["memory"] = peak_memory(subject.timed, device, parameter_bytes(subject.model))
+    if subject.difference is not None:
+        notes["outputs"] = (
+            f"{subject.runtime}'s differ from eager's by {subject.difference:.2g} of an output's largest "
+            f"entry, tolerance {TOLERANCES[settings.dtype]:g}"
+        )
     energy: dict[str, float | None] = {"joules_per_image": None, "watts": None}
     try:
         taken = measure_energy(subject.timed, device)
@@ -163,7 +189,7 @@ def _run(
         status="ok",
         model=spec.text,
         title=spec.title,
-        settings=settings.record(spec),
+        settings=settings.record(spec, subject.runtime),
         figures={
             "fps": 1e3 * settings.batch / summary.median,
             "parameter_bytes": float(parameter_bytes(subject.model)),
@@ -173,18 +199,15 @@ def _run(
             **_achieved(flops, traffic, summary.median, peaks),
             "peak_tflops": peaks.tflops,
             "peak_gbytes_per_s": peaks.gbytes_per_s,
-            **_component_sums(parts),
+            **sums,
+            "output_difference": subject.difference,
             "first_call_ms": subject.warm.first_ms,
             "warm_up_calls": float(subject.warm.calls),
             "fresh_copies": float(subject.copies),
         },
         statistics={"latency_ms": summary.record()},
         components=components,
-        samples={
-            "latency_ms": times,
-            "without_hooks_ms": parts.plain,
-            **{f"component_ms.{name}": taken for name, taken in parts.samples.items()},
-        },
+        samples={"latency_ms": times, **samples},
         environment=read_environment(device, DTYPES[settings.dtype]),
         notes=notes,
     )

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Pixels
 from segmeter.encoders.images import normalise
+from segmeter.harness.export import RUNTIMES as OTHER_RUNTIMES
+from segmeter.harness.export import Settings as ExportSettings
+from segmeter.harness.export import check_packages, export, make_session, named_tensors, relative_errors
 from segmeter.harness.inputs import Size, find_photos, format_size, read_photo
 from segmeter.harness.machine import is_out_of_memory, keeps_freed_memory, lasting
 from segmeter.harness.models import ModelSpec, real_model
@@ -20,7 +23,12 @@ from segmeter.words import nearest
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INPUTS = 4
+# Of a runtime's outputs from eager's, over an output's largest entry: sums in another order, in float32, or
+# the 11 and 8 bits of the half precisions, through a model's dozens of layers.
+TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.2}
 DEVICES = ("cpu", "cuda")
+EAGER, COMPILE = "eager", "compile"
+RUNTIMES = (EAGER, COMPILE, *OTHER_RUNTIMES)
 METHOD = (
     "forward pass with post-processing, images already on the device; random weights; autocast for fp16 and "
     "bf16; warm-up until the median is stable; models timed in turn, in random order and back; four "
@@ -48,6 +56,7 @@ class Settings:
     images: tuple[Path, ...] = ()
     depth: int = 2
     plan: Plan = field(default_factory=Plan)
+    runtimes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         kind = self.device.partition(":")[0]
@@ -66,6 +75,26 @@ class Settings:
             raise ValueError("--cuda-graph needs --device cuda")
         if self.keep_memory and kind != "cpu":
             raise ValueError("--keep-memory is for --device cpu; on CUDA torch keeps freed memory anyway")
+        self._check_runtimes(kind)
+
+    def _check_runtimes(self, kind: str) -> None:
+        if self.compile and self.runtimes:
+            raise ValueError("--compile is --runtime compile: give one of the two")
+        for runtime in self.runtimes:
+            if runtime not in RUNTIMES:
+                raise ValueError(f"unknown runtime {runtime!r}{nearest(runtime, RUNTIMES)}")
+        others = [runtime for runtime in self.runtimes if runtime in OTHER_RUNTIMES]
+        if others and (kind != "cpu" or self.dtype != "fp32"):
+            raise ValueError(f"--runtime {others[0]} is timed on --device cpu in --dtype fp32")
+        for runtime in others:
+            check_packages(runtime)
+        if self.cuda_graph and others:
+            raise ValueError(f"--cuda-graph does not go with --runtime {others[0]}")
+
+    @property
+    def chosen_runtimes(self) -> tuple[str, ...]:
+        """The runtimes that each model is timed under, each once."""
+        return tuple(dict.fromkeys(self.runtimes)) or (COMPILE if self.compile else EAGER,)
 
     @property
     def torch_device(self) -> torch.device:
@@ -93,9 +122,10 @@ class Settings:
         }
         return " and ".join(name for name, precision in parts.items() if precision == "tf32") or None
 
-    def record(self, spec: ModelSpec) -> dict[str, Any]:
+    def record(self, spec: ModelSpec, runtime: str = EAGER) -> dict[str, Any]:
         """As plain data, with the model's own sizes."""
         return {
+            "runtime": runtime,
             "device": self.device,
             "dtype": self.dtype,
             "tf32": self.tf32,
@@ -103,7 +133,7 @@ class Settings:
             "padded_size": format_size(self.padded_size),
             "num_classes": spec.num_classes or None,
             "num_queries": spec.num_queries or None,
-            "compile": self.compile,
+            "compile": runtime == COMPILE,
             "cuda_graph": self.cuda_graph,
             # Once memory is kept it is for the rest of the process, later measurements included.
             "keep_memory": self.keep_memory or keeps_freed_memory(),
@@ -123,6 +153,9 @@ class Subject:
         call_of: makes a forward pass of a model; None where the model must stay where it is, being compiled
             or captured there.
         copies: how often the model was copied afresh.
+        runtime: one of :data:`RUNTIMES`.
+        difference: of the runtime's outputs from eager's, largest over an output's largest entry; None where
+            it is eager.
     """
 
     spec: ModelSpec
@@ -132,6 +165,8 @@ class Subject:
     warm: WarmUp
     call_of: Callable[[nn.Module], Callable[[], object]] | None
     copies: int = 0
+    runtime: str = EAGER
+    difference: float | None = None
 
     def copy_afresh(self) -> None:
         """Go on with a copy of the model, weights and Python objects elsewhere in memory, called once.
@@ -185,27 +220,41 @@ def make_inputs(settings: Settings, pixels: Pixels) -> list[Tensor]:
     return [batch.to(settings.torch_device) for batch in batches]
 
 
-def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> Subject:
-    """Build a model (weights from seed 0), compile or capture it if asked, and warm it up.
+def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor], runtime: str = EAGER) -> Subject:
+    """Build a model (weights from seed 0) in a runtime, captured if asked, and warm it up.
 
     Raises:
-        ValueError: it cannot be built or does not run so; told with the model's name.
+        ValueError: it cannot be built, does not run so, or gives other outputs than eager; told with the
+            model's name.
     """
     device = settings.torch_device
     model = lasting(lambda: real_model(spec).to(device))
     eager = timed = _caller(model, inputs, settings)
+    difference = None
     try:
-        chosen = torch.compile(model) if settings.compile else model
+        chosen: Callable[..., Any] = model
+        if runtime == COMPILE:
+            chosen = torch.compile(model)
+        elif runtime in OTHER_RUNTIMES:
+            chosen = _exported(spec, settings, runtime)
         if settings.cuda_graph:
             timed = _graphed(chosen, inputs, settings)
-        elif settings.compile:
+        elif runtime != EAGER:
             timed = _caller(chosen, inputs, settings)
+        if runtime != EAGER:
+            difference = _difference(spec, model, chosen, settings, inputs[0], runtime)
         warm = warm_up(timed, device, settings.plan.warm_up_seconds)
     except Exception as error:
         # Whatever a model of the user's own, a compiler or a capture raises; memory has a word of its own.
         if is_out_of_memory(error):
             raise
-        asked = {"torch.compile": settings.compile, "a CUDA graph": settings.cuda_graph}
+        if isinstance(error, RuntimeRefusedError):
+            raise ValueError(str(error)) from error
+        asked = {
+            "torch.compile": runtime == COMPILE,
+            runtime: runtime in OTHER_RUNTIMES,
+            "a CUDA graph": settings.cuda_graph,
+        }
         ways = [way for way, wanted in asked.items() if wanted]
         under = " under " + " and ".join(ways) if ways else ""
         first = next(iter(str(error).strip().splitlines()), "no message")
@@ -215,8 +264,53 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor]) -> S
         ) from error
     movable = timed is eager
     return Subject(
-        spec, model, timed, eager, warm, (lambda moved: _caller(moved, inputs, settings)) if movable else None
+        spec,
+        model,
+        timed,
+        eager,
+        warm,
+        (lambda moved: _caller(moved, inputs, settings)) if movable else None,
+        runtime=runtime,
+        difference=difference,
     )
+
+
+class RuntimeRefusedError(Exception):
+    """A runtime's outputs are not eager's; one line."""
+
+
+def _exported(spec: ModelSpec, settings: Settings, runtime: str) -> Callable[[Tensor], list[Tensor]]:
+    """The model as a call in another runtime."""
+    # What is made in inference mode cannot be traced; the seed makes the same weights again.
+    with torch.inference_mode(False):
+        made = export(spec, real_model(spec), ExportSettings(settings.padded_size, settings.batch))
+    session = make_session(runtime, made.content)
+    return lambda images: session([images])
+
+
+def _difference(
+    spec: ModelSpec,
+    model: nn.Module,
+    chosen: Callable[..., Any],
+    settings: Settings,
+    images: Tensor,
+    runtime: str,
+) -> float:
+    """How far a runtime's outputs are from eager's.
+
+    Raises:
+        RuntimeRefusedError: further than the tolerance.
+    """
+    expected = dict(named_tensors(_forward(model, images, settings)))
+    found = [tensor for _, tensor in named_tensors(_forward(chosen, images, settings))]
+    errors = dict(zip(expected, relative_errors(list(expected.values()), found), strict=True))
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= TOLERANCES[settings.dtype]:
+        raise RuntimeRefusedError(
+            f"{spec.title} under {runtime} is not timed: {worst} differs from eager's by {errors[worst]:.2g} "
+            f"of its largest entry, more than {TOLERANCES[settings.dtype]:g}"
+        )
+    return errors[worst]
 
 
 def _caller(model: Callable[..., Any], inputs: list[Tensor], settings: Settings) -> Callable[[], object]:

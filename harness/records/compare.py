@@ -17,7 +17,7 @@ from segmeter.words import nearest
 # What must be equal for two times to be compared at all. Threads and hardware are the environment's.
 CONDITIONS = (
     *("padded_size", "batch", "dtype", "tf32", "device", "compile", "cuda_graph", "keep_memory", "inputs"),
-    "num_classes",
+    *("num_classes", "runtime"),
 )
 # What records from before a setting was there were measured with.
 BEFORE = {"keep_memory": False}
@@ -63,7 +63,12 @@ def compare_runs(runs: Sequence[Run], models: Sequence[str] = ()) -> dict[str, A
 
 
 def _conditions(run: Run) -> dict[str, Any]:
-    return {key: run.settings.get(key, BEFORE.get(key)) for key in CONDITIONS}
+    return {**{key: run.settings.get(key, BEFORE.get(key)) for key in CONDITIONS}, "runtime": runtime_of(run)}
+
+
+def runtime_of(run: Run) -> str:
+    """What the model ran in; records from before it was kept were eager or compiled."""
+    return str(run.settings.get("runtime") or ("compile" if run.settings.get("compile") else "eager"))
 
 
 def _machines(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -135,7 +140,9 @@ def _ratio(run: Run, baseline: str, base: Run | None, same_machine: bool) -> dic
     if run is base:
         return nothing
     for ratio in run.ratios if run.model != baseline else []:
-        if ratio.get("baseline_model") == baseline:
+        # Of another runtime it would compare those.
+        same = ratio.get("baseline_runtime") in (None, runtime_of(run))
+        if ratio.get("baseline_model") == baseline and same:
             kept = {key: ratio[key] for key in ("times_faster", "low", "high", "verdict")}
             return {**kept, "how": f"in turn, {ratio['rounds']} rounds"}
     if base is None:

@@ -257,6 +257,8 @@ def how_measured(run: Run) -> str:
     machine = run.environment.get("device_name") or settings.get("device", "unknown machine")
     tf32 = f" with {settings['tf32']} in TF32" if settings.get("tf32") else ""
     words = [str(machine), f"{settings.get('dtype')}{tf32}", f"batch {settings.get('batch') or 1}"]
+    if settings.get("runtime") not in (None, "eager", "compile"):
+        words.append(str(settings["runtime"]))
     return ", ".join(words + [name for key, name in WAYS.items() if settings.get(key)])
 
 

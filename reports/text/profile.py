@@ -27,10 +27,12 @@ def ratio_lines(runs: Sequence[Record]) -> list[str]:
     lines = []
     for run in runs:
         for r in run["ratios"]:
+            one, other = run["title"], r["baseline_title"]
+            runtime = run["settings"].get("runtime")
+            if r.get("baseline_runtime") not in (None, runtime):
+                one, other = f"{one} in {runtime}", f"{other} in {r['baseline_runtime']}"
             says = f"{r['times_faster']:.3f}x, 95 % interval {r['low']:.3f} to {r['high']:.3f}"
-            lines.append(
-                f"{run['title']} against {r['baseline_title']}: {r['verdict']} ({says}, {r['rounds']} rounds)"
-            )
+            lines.append(f"{one} against {other}: {r['verdict']} ({says}, {r['rounds']} rounds)")
     return lines
 
 
@@ -46,6 +48,8 @@ def conditions(settings: Mapping[str, Any]) -> str:
         words.append("1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads")
     ways = {"compile": "compiled", "cuda_graph": "CUDA graph", "keep_memory": "freed memory kept"}
     words += [name for key, name in ways.items() if settings.get(key)]
+    if settings.get("runtime") not in (None, "eager", "compile"):
+        words.append(str(settings["runtime"]))
     if settings.get("inputs") == "photos":
         words.append("photos")
     return ", ".join(words)
@@ -53,17 +57,25 @@ def conditions(settings: Mapping[str, Any]) -> str:
 
 def latency_table(runs: Sequence[Record]) -> Table:
     """Latency, FPS, memory and energy of each model."""
-    table = Table(title=f"Measured at {conditions(runs[0]['settings'])}", title_justify="left")
+    settings = runs[0]["settings"]
+    runtimes = [run["settings"].get("runtime") for run in runs]
+    several = len(set(runtimes)) > 1
+    if several:
+        settings = {**settings, "runtime": None, "compile": False}
+    table = Table(title=f"Measured at {conditions(settings)}", title_justify="left")
     table.add_column("model")
+    if several:
+        table.add_column("runtime")
     names = ("median ms", "95 % interval", "IQR", "p90", "p99", "images/s")
     memory = ("peak memory", "parameters")
     for name in (*names, *memory, "J/image", "W", "TFLOP/s", "of peak", "rounds"):
         table.add_column(name, justify="right")
-    for run in runs:
+    for run, runtime in zip(runs, runtimes, strict=True):
         latency, figures = run["statistics"]["latency_ms"], run["figures"]
         share = figures.get("peak_share")
         table.add_row(
             run["title"],
+            *([str(runtime)] if several else []),
             number(latency["median"], 4),
             f"{number(latency['low'], 4)} to {number(latency['high'], 4)}",
             f"{number(latency['q25'], 4)} to {number(latency['q75'], 4)}",
