@@ -5,13 +5,17 @@ passed over, comments and verbatim text too. A comment ``% segmeter: ignore`` pa
 """
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from segmeter.files import inside, read_bytes
 
 MAX_BYTES, MAX_FILES = 1 << 24, 500
+# Letters of an argument that is a name or a length.
+LONGEST_ARGUMENT = 4000
 IGNORE = re.compile(r"%\s*segmeter:\s*ignore\b")
 # Commands whose arguments are names, not text: how many in braces go with them.
 SILENT = {
@@ -42,9 +46,12 @@ SHAPED = {
     "multicols": 1,
 }
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
-_VERBATIM = re.compile(r"\\begin\{(verbatim\*?|lstlisting|comment|minted)\}.*?\\end\{\1\}", re.S)
+_VERBATIM = re.compile(r"\\begin\{(verbatim\*?|lstlisting|comment|minted)\}")
 _INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}\n]{1,500})\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+_SPACES = re.compile(r"[ \t\n]{0,200}")
+# A bracket, or anything behind a backslash, which is none.
+_BRACKET = re.compile(r"\\.|[{}\[\]()]", re.S)
 _LENGTH = re.compile(
     r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*(?:(?:pt|em|ex|cm|mm|in|bp|sp|dd|pc|fill?l?)\b|\\(?:text|line|column|paper)"
     r"(?:width|height)|\\(?:base|col|h)\w*|\\(?:tabcolsep|hsize|vsize))"
@@ -55,7 +62,7 @@ _NUMBER = re.compile(
 )
 # What may stand between a figure and its unit, and the unit.
 _AFTER = re.compile(
-    r"(?:[\s~]|\\[,;:! ]|\\thinspace|\{\}|\$|\}|\\text(?:rm)?\{|\\mathrm\{)*"
+    r"(?:[\s~]|\\[,;:! ]|\\thinspace|\{\}|\$|\}|\\text(?:rm)?\{|\\mathrm\{){0,20}"
     r"(?P<unit>\\?%|[A-Za-z]+(?:/[a-z]+)?)?"
 )
 
@@ -72,9 +79,14 @@ class Source:
     text: str
     ignored: frozenset[int]
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where the lines end."""
+        return [found.start() for found in re.finditer("\n", self.text)]
+
     def line(self, place: int) -> int:
         """The line of a place in the text, from 1."""
-        return self.text.count("\n", 0, place) + 1
+        return bisect_left(self.ends, place) + 1
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ def _blank(text: str) -> str:
 
 def _blanked(text: str) -> str:
     """The text with everything that no reader sees as spaces."""
-    text = _VERBATIM.sub(lambda found: _blank(found[0]), text)
+    text = _without_verbatim(text)
     text = _COMMENT.sub(lambda found: found[1] + _blank(found[0][len(found[1]) :]), text)
     letters = list(text)
     for start, end in _silent(text):
@@ -158,8 +170,19 @@ def _blanked(text: str) -> str:
     return _LENGTH.sub(lambda found: _blank(found[0]), text)
 
 
+def _without_verbatim(text: str) -> str:
+    parts, place = [], 0
+    while found := _VERBATIM.search(text, place):
+        end = text.find(f"\\end{{{found[1]}}}", found.end())
+        end = len(text) if end < 0 else end
+        parts += [text[place : found.start()], _blank(text[found.start() : end])]
+        place = end
+    return "".join([*parts, text[place:]])
+
+
 def _silent(text: str) -> Iterator[tuple[int, int]]:
     """Where arguments stand that are names or lengths."""
+    closed = _closed(text)
     for command in _COMMAND.finditer(text):
         name, end = command[1], command.end()
         braces = SILENT.get(name, 0)
@@ -169,31 +192,39 @@ def _silent(text: str) -> Iterator[tuple[int, int]]:
                 continue
             end, braces = named.end(), SHAPED.get(named[1], 0)
             # A float's place.
-            end = _argument(text, end, "[", "]") or end
+            end = _argument(text, end, "[", closed) or end
         elif not braces:
             continue
         start = end
         for _ in range(braces):
-            for opening, closing in (("[", "]"), ("(", ")"), ("{", "}")):
-                end = _argument(text, end, opening, closing) or end
+            for opening in "[({":
+                end = _argument(text, end, opening, closed) or end
         yield start, end
 
 
-def _argument(text: str, place: int, opening: str, closing: str) -> int:
+def _argument(text: str, place: int, opening: str, closed: Mapping[int, int]) -> int:
     """The end of an argument that starts here, after spaces; 0 where none does."""
-    while place < len(text) and text[place] in " \t\n":
-        place += 1
-    if place >= len(text) or text[place] != opening:
+    place += len(_SPACES.match(text, place)[0])  # type: ignore[index]
+    if text[place : place + 1] != opening:
         return 0
-    depth = 0
-    for at in range(place, min(len(text), place + 4000)):
-        if text[at] in opening and text[at - 1] != "\\":
-            depth += 1
-        elif text[at] in closing and text[at - 1] != "\\":
-            depth -= 1
-            if not depth:
-                return at + 1
-    return 0
+    end = closed.get(place, 0)
+    return end if end - place < LONGEST_ARGUMENT else 0
+
+
+def _closed(text: str) -> dict[int, int]:
+    """Where each bracket opens -> behind where it closes; each kind by itself, as intervals mix them."""
+    found: dict[int, int] = {}
+    opened: dict[str, list[int]] = {"}": [], "]": [], ")": []}
+    kinds = {"{": "}", "[": "]", "(": ")"}
+    for bracket in _BRACKET.finditer(text):
+        letter, at = bracket[0][-1], bracket.end() - 1
+        if len(bracket[0]) > 1:
+            continue
+        if letter in kinds:
+            opened[kinds[letter]].append(at)
+        elif opened[letter]:
+            found[opened[letter].pop()] = at + 1
+    return found
 
 
 def literals(source: Source) -> Iterator[Literal]:
