@@ -53,7 +53,8 @@ def plot(
         ),
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Argument(help="Your own models or encoders, e.g. mine.py:MyEncoder.")
+        list[str] | None,
+        typer.Argument(help="Your own models or encoders, e.g. mine.py:MyEncoder, or systems."),
     ] = None,
     x: Annotated[
         str | None,
@@ -160,6 +161,7 @@ class _Choice:
             ValueError: several, or one that is not known.
         """
         from segmeter.encoders.backbones.table import check_backbone
+        from segmeter.encoders.systems.table import SYSTEMS
         from segmeter.model_text import ModelText
 
         if len(self.backbones) > 1:
@@ -168,8 +170,12 @@ class _Choice:
             check_backbone(self.backbones[0])
         if self.backbones:
             return self.backbones[0]
-        # The encoders beside a model of one's own are on its backbone, if it names one.
-        named = {ModelText.named(model).backbone for model in self.models} - {""}
+        # The encoders beside a model of one's own are on its backbone, if it names one that they take.
+        written = [ModelText.named(model) for model in self.models]
+        named = {
+            one.backbone for one in written if one.name not in SYSTEMS or SYSTEMS[one.name].backbones is None
+        }
+        named -= {""}
         return named.pop() if len(named) == 1 else "swin-t"
 
 

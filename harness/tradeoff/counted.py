@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from segmeter.encoders.systems.table import SYSTEMS
+from segmeter.encoders.table import ENCODERS
 from segmeter.harness.counting import count_model
 from segmeter.harness.inputs import ImageSize, format_size
 from segmeter.harness.models import ModelSpec, parse_model
 from segmeter.harness.published import CITYSCAPES_SIZE, CLASSES, COCO_ENCODER_SIZES
 from segmeter.harness.tradeoff.point import UNIT, Point
+from segmeter.model_text import ModelText
 
 # One input for all: a 640x480 photo, the most frequent size of COCO, and Cityscapes' only size.
 COMMON_SIZES = {
@@ -24,7 +27,8 @@ def counted_point(model: str, dataset: str, source: str = "measured", backbone: 
     if dataset not in COMMON_SIZES:
         raise ValueError(f"measured GFLOPs are for {' and '.join(COMMON_SIZES)}, got {dataset!r}")
     # Only a model that the user named may be the user's own; others come from tables and records.
-    spec = parse_model(model, backbone=backbone, num_classes=CLASSES[dataset], own=source == "own")
+    taken = figure_backbone(model, backbone)
+    spec = parse_model(model, backbone=taken, num_classes=CLASSES[dataset], own=source == "own")
     size = COMMON_SIZES[dataset]
     padded, original = format_size(size.padded), format_size(size.original)
     return Point(
@@ -42,6 +46,12 @@ def counted_point(model: str, dataset: str, source: str = "measured", backbone: 
         convention=UNIT,
         **_measure(spec, size),
     )
+
+
+def figure_backbone(model: str, backbone: str | None) -> str | None:
+    """The backbone of a figure for its encoders; None for other systems, which have one of their own."""
+    name = ModelText.named(model).name
+    return None if name in SYSTEMS and name not in ENCODERS else backbone
 
 
 def _measure(spec: ModelSpec, size: ImageSize) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from segmeter.harness.models import ModelSpec, parse_model
 from segmeter.harness.published import CLASSES
 from segmeter.harness.records import FlopsRecord
 from segmeter.harness.tradeoff.collect import all_points
-from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point
+from segmeter.harness.tradeoff.counted import COMMON_SIZES, counted_point, figure_backbone
 from segmeter.harness.tradeoff.point import Point
 from segmeter.harness.tradeoff.realised import realised_savings
 from segmeter.harness.tradeoff.records import read_records
@@ -180,7 +180,8 @@ def realised_data(records_dir: Path | None, models: Sequence[str] = ()) -> list[
 
 def _spec(model: str, backbone: str, dataset: str = "cityscapes", own: bool = False) -> ModelSpec:
     """A model on a backbone, unless it names its own or is a whole model of the user's."""
-    return parse_model(model, backbone=backbone, num_classes=CLASSES[dataset], own=own)
+    taken = figure_backbone(model, backbone)
+    return parse_model(model, backbone=taken, num_classes=CLASSES[dataset], own=own)
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
@@ -57,7 +58,8 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
 
 def _bar_name(record: FlopsRecord, with_backbone: bool) -> str:
     """A bar's name on lines of its own: the encoder, its configuration, its backbone where they differ."""
-    name = record["encoder_title"].replace(" (", "\n(")
+    # A long name is broken between its words, so that it does not run into its neighbour's.
+    name = "\n".join(wrap(record["encoder_title"].replace(" (", "\n("), 12, break_long_words=False))
     return f"{name}\n{record['title'].rsplit(', ', 1)[-1]}" if with_backbone else name
 
 
