@@ -1,15 +1,13 @@
 """What the README shows is what happens: every console line is in the command's output."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.in_process import here
 from tests.helpers.places import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -22,14 +20,7 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_a_shown_command_prints_the_shown_lines(command: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *shlex.split(command)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        # Not what the reader of lines behind pytest's debugger puts there for children: a width of 80.
-        env=dict(os.environ),
-    )
+    done = here(*shlex.split(command))
     assert done.returncode == 0, done.stderr
     for line in EXAMPLES[command]:
         if line.strip():
@@ -39,12 +30,7 @@ def test_a_shown_command_prints_the_shown_lines(command: str, tmp_path: Path) ->
 def test_the_readmes_own_encoder_counts(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n# mine.py\n(.*?)```", README, re.S)
     (tmp_path / "mine.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "flops", "mine.py:MyEncoder", "--backbone", "r50", "--json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = here("flops", "mine.py:MyEncoder", "--backbone", "r50", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     encoder = json.loads(done.stdout)["components"]["encoder"]["gmacs"]
     # 256x512 pixels of 256 channels, and a quarter of the pixels of twice the channels at each level down.
@@ -72,9 +58,7 @@ def test_a_named_command_and_its_options_exist(line: str) -> None:
     # A group's command is two words, as in `op build`.
     groups = {"op", "results", "datasets", "baseline", "card"}
     command = words[: 2 if words[0] in groups else 1]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *command, "--help"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = here(*command, "--help")
     assert done.returncode == 0, done.stderr
     for word in words:
         if word.startswith("--"):

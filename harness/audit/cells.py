@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from segmeter.harness.audit.means import (
     FIRST_IMAGES,
@@ -235,25 +236,33 @@ def _images_note(candidates: Sequence[Size]) -> str:
 
 def _explanation(subject: Subject) -> str:
     """Which other model of the tables costs what is printed, if any."""
-    cell = subject.cell
-    known: dict[tuple[object, ...], tuple[str, CostModel]] = {}
-    for other in gflops_cells(range(1, 12)):
-        candidate = subject_of(replace(other, what="encoder"))
+    known = _family_costs()
+    low, high = print_ranges(subject.cell)["rounded"]
+    found = [
+        f"the encoder of {title} at {format_size(size)} ({gmacs:.2f})"
+        for title, size, gmacs in known
+        if low <= gmacs <= high
+    ]
+    if not found:
+        sizes = len({size for _, size, _ in known})
+        return f"no encoder of the tables costs this: {len(known)} tried, at {sizes} sizes"
+    return f"it is what {' and '.join(found[:2])} costs ({len(known)} tried)"
+
+
+@lru_cache(maxsize=1)
+def _family_costs() -> tuple[tuple[str, Size, float], ...]:
+    """Title, padded size and GMACs of each encoder of the tables' family, at each size that is frequent."""
+    models: dict[tuple[object, ...], tuple[str, CostModel]] = {}
+    for cell in gflops_cells(range(1, 12)):
+        candidate = subject_of(replace(cell, what="encoder"))
         spec = candidate.spec
         if spec is not None and candidate.scope == "family":
-            key = (spec.encoder, spec.options, cost_model(spec).encoder(CITYSCAPES_SIZE))
-            known.setdefault(key, (spec.title, cost_model(spec)))
-    sizes = (CITYSCAPES_SIZE, *(s for s, n in real_padded_sizes().items() if n >= 300))
-    low, high = print_ranges(cell)["rounded"]
-    tried, found = 0, []
-    for title, model in known.values():
-        for size in sizes:
-            tried += 1
-            if low <= model.encoder(size) <= high:
-                found.append(f"the encoder of {title} at {format_size(size)} ({model.encoder(size):.2f})")
-    if not found:
-        return f"no encoder of the tables costs this: {tried} tried, at {len(sizes)} sizes"
-    return f"it is what {' and '.join(found[:2])} costs ({tried} tried)"
+            model = cost_model(spec)
+            models.setdefault(
+                (spec.encoder, spec.options, model.encoder(CITYSCAPES_SIZE)), (spec.title, model)
+            )
+    sizes = (CITYSCAPES_SIZE, *(size for size, n in real_padded_sizes().items() if n >= 300))
+    return tuple((title, size, model.encoder(size)) for title, model in models.values() for size in sizes)
 
 
 def _mean_cells(images: Sequence[ImageSize] | None) -> dict[PublishedCell, AuditedCell]:

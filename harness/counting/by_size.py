@@ -10,7 +10,7 @@ that is no such polynomial is counted at every size instead.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -66,6 +66,8 @@ class CostModel:
     encoder_cost: Polynomial | None
     other_cost: Polynomial | None
     per_original_pixel: Fraction
+    # Means over the same images are asked for again and again, and fractions take their time.
+    _totals: dict[ImageSize, float] = field(default_factory=dict, compare=False, repr=False)
 
     def encoder(self, padded: Size) -> float:
         """GMACs of the encoder."""
@@ -75,6 +77,12 @@ class CostModel:
 
     def total(self, size: ImageSize) -> float:
         """GMACs of the whole model."""
+        found = self._totals.get(size)
+        if found is None:
+            found = self._totals[size] = self._total(size)
+        return found
+
+    def _total(self, size: ImageSize) -> float:
         if self.encoder_cost is None or self.other_cost is None:
             return count_model(self.spec, size, CONVENTION).figures.total / GIGA
         rest = _at(self.other_cost, size.padded) + float(self.per_original_pixel * _pixels(size.original))

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segmeter.files import SITE, read_toml
+from segmeter.files import SITE, locked, read_toml
 from segmeter.harness.records import Run, now, read_run, save
 from segmeter.plain import shown
 from segmeter.words import nearest
@@ -161,6 +162,24 @@ def finished(cell: Cell, folder: Path) -> Run | None:
         return None
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have a sweep's folder: a second sweep would measure every cell again, and each would slow the other.
+
+    Raises:
+        ValueError: another process sweeps into it.
+        OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=False) as mine:
+        if not mine:
+            raise ValueError(
+                f"another sweep is at work in {folder}: wait for it (started again, this one does what is "
+                "left), or choose another folder with --out"
+            )
+        yield
+
+
 def run_sweep(
     plan: SweepPlan,
     folder: Path,
@@ -174,16 +193,18 @@ def run_sweep(
 
     Raises:
         KeyboardInterrupt: after the running cell's process has been ended.
+        ValueError: another process sweeps into the folder.
         OSError: a record cannot be written.
     """
     runs = []
-    for cell in plan.cells:
-        run = finished(cell, folder)
-        if run is None or (retry_failed and run.status != "ok"):
-            run = run_cell(cell, folder, plan.timeout_s, worker)
-        runs.append(run)
-        if on_cell:
-            on_cell(cell, run)
+    with alone(folder):
+        for cell in plan.cells:
+            run = finished(cell, folder)
+            if run is None or (retry_failed and run.status != "ok"):
+                run = run_cell(cell, folder, plan.timeout_s, worker)
+            runs.append(run)
+            if on_cell:
+                on_cell(cell, run)
     return runs
 
 

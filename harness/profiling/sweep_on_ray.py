@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segmeter.harness.profiling.sweep import SITE, WORKER, Cell, SweepPlan, finished, run_cell
+from segmeter.harness.profiling.sweep import SITE, WORKER, Cell, SweepPlan, alone, finished, run_cell
 from segmeter.harness.records import Run, now, run_from, save
 
 REACH_SECONDS = 10.0
@@ -40,7 +40,7 @@ def run_on_ray(
         worker: what measures one cell, after the node's Python.
 
     Raises:
-        ValueError: no Ray, or a plan that the cluster cannot run.
+        ValueError: no Ray, a plan that the cluster cannot run, or another process sweeps into the folder.
         OSError: no cluster at the address, or a record cannot be written.
         KeyboardInterrupt: after the running cells have been ended.
     """
@@ -52,6 +52,19 @@ def run_on_ray(
     for cell in plan.cells:
         if cell.device.partition(":")[2]:
             raise ValueError(f"Ray chooses the GPU: write devices = ['cuda'], not {cell.device!r}")
+    with alone(folder):
+        return _gather(ray, plan, folder, on_cell, retry_failed, address, worker)
+
+
+def _gather(
+    ray: Any,
+    plan: SweepPlan,
+    folder: Path,
+    on_cell: Callable[[Cell, Run], None] | None,
+    retry_failed: bool,
+    address: str,
+    worker: Sequence[str],
+) -> list[Run]:
     runs = {cell.id: run for cell in plan.cells if (run := finished(cell, folder)) is not None}
     if retry_failed:
         runs = {name: run for name, run in runs.items() if run.status == "ok"}

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: one process, its output, its exit code."""
+"""The command line as a user runs it: its output, its exit code."""
 
 import json
 import subprocess
@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.in_process import here as run
 from tests.helpers.places import ROOT
 
 
-def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), *(str(a) for a in arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
 def test_help_lists_every_command() -> None:
-    done = run("--help")
+    # In a process of its own, as a shell starts it.
+    started = [sys.executable, str(ROOT / "cli.py"), "--help"]
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     for command in ("models", "flops", "compare", "crosscheck", "reproduce", "report"):
         assert command in done.stdout

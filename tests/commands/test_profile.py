@@ -1,21 +1,13 @@
-"""``profile``, ``results`` and ``sweep`` as a user runs them: one process, its output, its exit code."""
+"""``profile``, ``results`` and ``sweep`` as a user runs them: output and exit code."""
 
 import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from segmeter.commands.main import main
-from tests.helpers.places import ROOT
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), *(str(a) for a in arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
+from tests.helpers.in_process import forked as run
 
 QUICK = ("--padded-size", "64x64", "--threads", 1, "--seconds", 1, "--min-rounds", 5)
 

@@ -4,14 +4,12 @@ import csv
 import html
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.helpers.places import ROOT
+from tests.helpers.in_process import forked
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +20,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = folder.parent / "mine.csv"
     own.write_text("label,dataset,gflops_encoder,pq\n<b>mine</b>,cityscapes,60,61.5\n")
     given = ["--images", str(photo), "--add", str(own), "--out", str(folder)]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "report", *given],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    done = forked("report", *given)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -4,15 +4,18 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from segmeter.harness.profiling.sweep import PARENT_VARIABLE, WORKER, read_plan, run_sweep
+from segmeter.harness.profiling.sweep import PARENT_VARIABLE, WORKER, alone, read_plan, run_sweep
 from segmeter.harness.profiling.sweep_worker import ORPHAN_EXIT
 from segmeter.harness.records.reading import read_runs
 from segmeter.harness.records.runs import Run, save
@@ -20,12 +23,20 @@ from tests.helpers.places import ROOT
 
 # A whole model so small that nearly all of a cell's time goes into importing torch.
 MODEL = """
+from pathlib import Path
 from torch import nn
+FOLDER = Path(__file__).parent
 def small(width: int = 8):
     return nn.Conv2d(3, width, 3)
 class Huge(nn.Module):
     def forward(self, x):
         return x.new_ones(2**28, 64)  # 64 GiB
+class Held(nn.Module):
+    def forward(self, x):
+        # Whoever reads "here" may be sure that the cell runs, and that it goes on for ever.
+        with open(FOLDER / "here", "w") as pipe:
+            pipe.write("here")
+        open(FOLDER / "never").read()
 """
 PARENT = """
 import sys
@@ -42,7 +53,7 @@ taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
 sys.exit(worker.main(*sys.argv[1:]))
 """
-KILLS = 20
+KILLS = 8
 
 
 def sweep_file(folder: Path, models: str, batches: str = "[1]") -> Path:
@@ -63,11 +74,13 @@ def test_the_real_worker_killed_at_random_moments_loses_nothing_finished(tmp_pat
     file, folder = sweep_file(tmp_path, f'["{tmp_path}/mine.py:small"]', "[1, 2, 3]"), tmp_path / "runs"
     folder.mkdir()
     command = [sys.executable, "-c", PARENT, str(file), str(folder)]
-    moments, kept = random.Random(7), {}
-    for _ in range(KILLS):
+    # One kill at a random moment in each eighth of the time that a cell takes, and a little beyond.
+    chance, kept = random.Random(7), {}
+    moments = [0.1 + 3.9 * (part + chance.random()) / KILLS for part in range(KILLS)]
+    for moment in moments:
         process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=moments.uniform(0.1, 4.0))
+            process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -156,27 +169,43 @@ def test_the_kernels_own_full_disk_leaves_no_record(tmp_path: Path) -> None:
     assert (tmp_path / "one.json").read_bytes() == before
 
 
-def test_ctrl_c_ends_the_cell_and_says_one_line(tmp_path: Path) -> None:
-    file, folder = sweep_file(tmp_path, f'["{tmp_path}/mine.py:small"]'), tmp_path / "runs"
+@contextmanager
+def a_sweep_in_its_cell(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A running `segmeter sweep` whose one cell has begun and does not end, and its command."""
+    file = sweep_file(folder, f'["{folder}/mine.py:Held"]')
+    for name in ("here", "never"):
+        os.mkfifo(folder / name)
+    # For reading and writing: opening it waits for nobody.
+    here = os.open(folder / "here", os.O_RDWR)
+    command = [sys.executable, str(ROOT / "cli.py"), "sweep", str(file), "--out", str(folder / "runs")]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), "sweep", str(file), "--out", str(folder)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "1 to run" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        assert select.select([here], [], [], 120)[0], "the cell did not begin"
+        yield process, command
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(here)
+
+
+def test_a_second_sweep_in_the_folder_is_told_and_ctrl_c_ends_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    with a_sweep_in_its_cell(tmp_path) as (process, command):
+        second = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        assert second.returncode == 2 and second.stderr.count("\n") == 1
+        assert f"another sweep is at work in {folder}: wait for it" in second.stderr
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert said == "segmeter: stopped\n"
     assert list(folder.iterdir()) == []
     if Path("/proc/self").exists():
         running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
         assert not any(str(folder).encode() in command for command in running)
+    with alone(folder):
+        pass  # nothing of the lock stays behind
 
 
 def test_the_worker_is_the_one_that_sweeps_use() -> None:

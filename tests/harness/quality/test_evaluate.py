@@ -23,6 +23,7 @@ from segmeter.harness.quality.evaluate import model_cost, quality_record, score_
 from segmeter.harness.quality.inference import Settings, find_states, gather, open_folder, predict_dataset
 from segmeter.harness.quality.miou import confusion, mean_iou
 from segmeter.harness.quality.png_ids import segment_png
+from tests.helpers.in_process import forked as run
 from tests.helpers.places import ROOT
 
 CATEGORIES = [
@@ -223,11 +224,6 @@ def called(capsys, *arguments) -> tuple[int, str, str]:
         main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return ended.value.code, out, err
-
-
-def run(*arguments, env=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "cli.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=300)
 
 
 @pytest.mark.parametrize(
