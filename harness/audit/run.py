@@ -14,6 +14,7 @@ from segmeter.harness.audit.cells import (
     audit_cells,
 )
 from segmeter.harness.audit.chance import accepted_share, wrong_figures_met
+from segmeter.harness.audit.comparisons.run import audit_comparisons, read_comparisons
 from segmeter.harness.audit.findings.cost import cost_findings
 from segmeter.harness.audit.findings.counted import counted_findings
 from segmeter.harness.audit.findings.hosts import host_findings
@@ -27,6 +28,7 @@ from segmeter.harness.counting import CONVENTION, CONVENTIONS, versions
 from segmeter.harness.published import PRO_SCALE, claims, published_rows
 
 SCHEMA = "segmeter.audit/1"
+PAPER = Path(__file__).parents[2] / "results" / "published" / "proscale.csv"
 
 
 def run_audit(
@@ -69,6 +71,7 @@ def run_audit(
         *counted_findings(audited, statements),
         *print_findings(rows, statements, percentages, speeds),
     ]
+    general = general_findings()
     chosen = set(audit_tables() if set(GFLOPS_TABLES) <= set(tables) else tables)
     cells = [a for a in audited if a.cell.table in chosen]
     return {
@@ -98,9 +101,17 @@ def run_audit(
             for f in found
             if chosen & set(f.tables)
         ],
+        # What the rules for anybody's tables say of the paper's: no model is run for them.
+        "general": general if set(GFLOPS_TABLES) <= set(tables) else None,
         "counts": _counts(cells),
         "versions": versions(),
     }
+
+
+def general_findings() -> dict[str, Any]:
+    """The general rules, levels 0 to 2, on the paper's tables as they would judge anybody's."""
+    record = audit_comparisons(read_comparisons([PAPER]), named=[])
+    return {name: record[name] for name in ("rules", "findings", "left_out", "counts")}
 
 
 def audit_steps() -> int:

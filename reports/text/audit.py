@@ -74,7 +74,23 @@ def audit_notes(record: Mapping[str, Any]) -> list[str]:
     lines += ["", f"Findings: {len(record['findings'])}"]
     for number, found in enumerate(record["findings"], start=1):
         lines += [f"{number}. {found['title']}.", *(f"   {sentence}" for sentence in found["sentences"])]
-    return [*lines, "", *count_lines(record)]
+    return [*lines, *general_lines(record), "", *count_lines(record)]
+
+
+def general_lines(record: Mapping[str, Any]) -> list[str]:
+    """What the rules for anybody's tables find, in lines; none where not all tables are reported."""
+    general = record.get("general")
+    if not general:
+        return []
+    counts = ", ".join(f"{n} {name}" for name, n in general["counts"]["findings"].items())
+    lines = [
+        "",
+        f"By the rules for anybody's table (segmeter audit results/published/proscale.csv): {counts}",
+    ]
+    for one in general["findings"]:
+        if one["sure"] != "cannot be known":
+            lines.append(f"   {one['sure']}, {one['rule']}: {one['text']} ({one['arithmetic']})")
+    return lines
 
 
 def _cell_notes(record: Mapping[str, Any]) -> list[str]:
@@ -136,6 +152,12 @@ def _markdown(record: Mapping[str, Any]) -> str:
         f"{n}. **{markdown(f['title'])}.** {markdown(f['text'])}"
         for n, f in enumerate(record["findings"], start=1)
     ]
+    general = general_lines(record)
+    if general:
+        sections += [
+            "## By the general rules",
+            "\n".join(f"- {markdown(line.strip())}" for line in general[1:]),
+        ]
     sections += [
         "## Counts",
         "\n".join(f"- {line.strip()}" for line in count_lines(record)),

@@ -136,6 +136,13 @@ def read_figure(text: str, comma: bool | None = None) -> Printed | None:
     return Printed(figure, match["unit"] or "", mark)
 
 
+def at_least(figure: Figure, half: float) -> Figure:
+    """A figure that stands for a range of at least this half width."""
+    if figure.high - figure.value >= half:
+        return figure
+    return replace(figure, low=figure.value - half, high=figure.value + half)
+
+
 def scaled(figure: Figure, factor: float, marked: bool) -> Figure:
     """A figure in another unit."""
     if factor == 1 and not marked:

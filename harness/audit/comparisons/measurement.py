@@ -6,8 +6,9 @@ figures that the same rule would have taken: the figure moved by 0.5 to 20 %, 40
 """
 
 import random
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segmeter.harness.audit.chance import DRAWS, LEAST, MOST, SEED
@@ -23,7 +24,7 @@ from segmeter.harness.audit.comparisons.table import (
     place,
 )
 from segmeter.harness.audit.hypotheses import PATHS, WHOLE, path_sums
-from segmeter.harness.counting import DataDependentError, work_of
+from segmeter.harness.counting import DataDependentError, find_components, work_of
 from segmeter.harness.inputs import ImageSize, Size, format_size
 from segmeter.harness.models import ModelSpec, blaming, parameters, parse_model, usual_input
 from segmeter.harness.records import GIGA
@@ -101,7 +102,7 @@ def _row(one: Named) -> Iterator[tuple[Measured, list[Finding]]]:
                 yield _cost(one, column, cell, spec)
         except (ValueError, DataDependentError, OSError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
-            if one.implied and reason.startswith(("unknown encoder", "unknown backbone")):
+            if one.implied and re.match(r"unknown (encoder|backbone)|\S+ has no backbone", reason):
                 # A name of the field that is not modelled here, or not on this backbone.
                 continue
             yield Measured(cell, one.model, "-", None, "", "not counted", None, reason), []
@@ -171,6 +172,17 @@ def _cost(one: Named, column: Column, cell: Place, spec: ModelSpec) -> tuple[Mea
             if not is_own:
                 faults.append(_fault("boundary", f"it is the figure of: {boundary}", computed, one, cell))
         return found, faults
+    wide = _zeros_appended(cell.text, figure)
+    met = [key for key, giga in own.items() if wide and wide[0] <= giga <= wide[1]]
+    if met and wide:
+        key = max(met, key=lambda k: (PATHS[k[1]].unit == unit, PATHS[k[1]].plausibility))
+        size, path, boundary = key
+        chance = share_taken(replace(figure, low=wide[0], high=wide[1]), own.values())
+        counted_as = f"{boundary}, {PATHS[path].unit}: {PATHS[path].text}"
+        note = "met if its zeros are appended to a rounded figure"
+        return Measured(
+            *(cell, one.model, format_size(size), counts[key], counted_as, "consistent", chance, note)
+        ), []
     (size, path, boundary), giga = min(own.items(), key=lambda item: abs(item[1] / figure.value - 1))
     off = 100 * (giga / figure.value - 1)
     counted_as = f"{boundary}, {PATHS[path].unit}: {PATHS[path].text}"
@@ -184,6 +196,15 @@ def _cost(one: Named, column: Column, cell: Place, spec: ModelSpec) -> tuple[Mea
     return found, [_fault("count", "the figure is not what is counted", computed, one, cell)]
 
 
+def _zeros_appended(text: str, figure: Figure) -> tuple[float, float] | None:
+    """The range of a figure whose last decimals are zeros that a tool of fewer digits did not print."""
+    match = re.match(r"\d+\.(\d*?)(0+)(?!\d)", text)
+    if match is None:
+        return None
+    half = (figure.high - figure.low) / 2 * 10 ** len(match[2])
+    return figure.value - half, figure.value + half
+
+
 def costs(spec: ModelSpec, size: Size) -> Mapping[tuple[str, str], float]:
     """(counting path, part) -> G of its unit, at one size.
 
@@ -194,8 +215,10 @@ def costs(spec: ModelSpec, size: Size) -> Mapping[tuple[str, str], float]:
     with blaming(f"{spec.text} failed at {format_size(size)}"):
         work = work_of(spec, image).work
         found = dict(path_sums(spec, image))
+    find = find_components(spec)
     for name, path in PATHS.items():
-        found[name, "whole model"] = sum(path.units(one, "") for one in work)
+        # What a counter does not see depends on the component, whatever a model's components are called.
+        found[name, "whole model"] = sum(path.units(one, find(one.module)) for one in work)
     return {key: units / GIGA for key, units in found.items() if units}
 
 

@@ -1,46 +1,33 @@
 """CSV, Markdown, LaTeX and HTML files into tables: markup taken away, context from headers and notes."""
 
-import csv
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segmeter.files import read_bytes, read_toml
 from segmeter.harness.audit.comparisons.columns import KINDS, read_columns, read_context, said
-from segmeter.harness.audit.comparisons.figures import EMPTY, PREFIX, clean, is_bold, read_figure, scaled
+from segmeter.harness.audit.comparisons.figures import (
+    EMPTY,
+    PREFIX,
+    at_least,
+    clean,
+    is_bold,
+    read_figure,
+    scaled,
+)
+from segmeter.harness.audit.comparisons.grids import Grid, read_grids
 from segmeter.harness.audit.comparisons.table import CONTEXTS, FIGURES, Column, Figure, Row, Table
-from segmeter.harness.audit.comparisons.web_tables import MARKS, web_tables
+from segmeter.harness.audit.comparisons.web_tables import MARKS
 from segmeter.plain import shown
 from segmeter.words import nearest
 
 MAX_BYTES = 1 << 27
-# A page, which is read sign by sign.
-MAX_PAGE = 1 << 24
 HEADER_KEYS = (*CONTEXTS, "unit", "baseline", "title", "citation", "columns", "models")
 # The line that begins and ends a TOML header within a table's file.
 FENCE = "+++"
-_TABULAR = re.compile(
-    r"\\begin\{(?P<kind>tabular[xy*]?|longtable)\}(?P<body>.*?)\\end\{(?P=kind)\}", re.DOTALL
-)
-_RULES = re.compile(
-    r"\\(?:toprule|midrule|bottomrule|hline|endhead|endfirsthead)\b|\\c(?:mid)?(?:line|rule)(?:\([^()]*\))?\{[^{}]*\}"
-)
-_SPAN = re.compile(r"\\multicolumn\{(\d{1,3})\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
-_DOWN = re.compile(r"\\multirow(?:\[[^\]]*\])?\{-?\d{1,4}\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
 _MARKED = re.compile(r"\d\s*[%kKMGTB]?\s*(?:\$?\^?\{?\s*)\\?([*†‡§¶])\}?\$?")
-_RULE_LINE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
-
-
-@dataclass
-class Grid:
-    """Raw cells of one table: rows with their lines; the first is the header. Notes stand around it."""
-
-    rows: list[tuple[int, list[str]]]
-    notes: list[str] = field(default_factory=list)
-    semicolons: bool = False
 
 
 def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Table]:
@@ -61,11 +48,8 @@ def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Tab
     own, text = _own_header(path, text)
     both = {**(header or {}), **own}
     suffix = path.suffix.lower()
-    reader = READERS.get(suffix, _csv)
-    if reader is _csv and text.lstrip().startswith("<"):
-        reader = _web
     try:
-        grids = reader(text)
+        grids = read_grids(text, suffix)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     read = [_table(path.name, n, grid, both) for n, grid in enumerate(grids, 1)]
@@ -129,113 +113,6 @@ def _checked(header: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-def _csv(text: str) -> list[Grid]:
-    notes: list[str] = []
-    kept: list[tuple[int, str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("#") and not kept:
-            notes.append(line.lstrip("# "))
-        elif line.strip():
-            kept.append((number, line))
-    if len(kept) < 2:
-        return []
-    mark = max(",;\t", key=lambda m: (kept[0][1].count(m), m == ","))
-    # A cell of several lines would shift the numbers; joined again, the reader keeps count itself.
-    first = kept[0][0]
-    body = "\n" * (first - 1) + "\n".join(text.splitlines()[first - 1 :])
-    reader = csv.reader(body.splitlines(keepends=True), delimiter=mark, skipinitialspace=True)
-    rows = []
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num, cells))
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} is no CSV: {error}") from None
-    return [Grid(rows, notes, mark == ";")]
-
-
-def _web(text: str) -> list[Grid]:
-    if len(text) > MAX_PAGE:
-        raise ValueError(f"HTML of {len(text)} letters, read are {MAX_PAGE} at most")
-    return [Grid(_one_header(table.rows), table.notes) for table in web_tables(text)]
-
-
-def _markdown(text: str) -> list[Grid]:
-    lines = text.splitlines()
-    grids: list[Grid] = _web(text) if "<table" in text.lower() else []
-    at = 0
-    while at < len(lines):
-        starts = at + 1 < len(lines) and "|" in lines[at] and "-" in lines[at + 1]
-        if not starts or not _RULE_LINE.fullmatch(lines[at + 1][:2000]):
-            at += 1
-            continue
-        end = at + 2
-        while end < len(lines) and "|" in lines[end]:
-            end += 1
-        rows = [(n + 1, _piped(lines[n])) for n in (at, *range(at + 2, end))]
-        above = [line for line in lines[max(0, at - 3) : at] if line.strip() and "|" not in line]
-        grids.append(Grid(rows, above))
-        grids[-1].notes += [line for line in lines[end : end + 4] if line.strip() and "|" not in line]
-        at = end
-    return sorted(grids, key=lambda grid: grid.rows[0][0])
-
-
-def _piped(line: str) -> list[str]:
-    line = line.strip().removeprefix("|")
-    if line.endswith("|") and not line.endswith("\\|"):
-        line = line[:-1]
-    return [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)]
-
-
-def _latex(text: str) -> list[Grid]:
-    text = re.sub(r"(?<!\\)%.*", "", text)
-    grids = []
-    for found in _TABULAR.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
-        body = found["body"]
-        body = re.sub(
-            r"^(?:\s*\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})+", "", body, count=1
-        )
-        line += found["body"].count("\n") - body.count("\n")
-        rows: list[tuple[int, list[str]]] = []
-        for part in re.split(r"\\\\(?:\[[^\]]*\])?|\\tabularnewline", body):
-            shown_part = _RULES.sub(" ", part)
-            start = line + shown_part[: len(shown_part) - len(shown_part.lstrip())].count("\n")
-            line += part.count("\n")
-            cells = _ampersands(shown_part)
-            if any(cell.strip() for cell in cells):
-                rows.append((start, cells))
-        near = text[max(0, found.start() - 1500) : found.end() + 1500]
-        captions = re.findall(r"\\caption\{((?:[^{}]|\{[^{}]*\})*)\}", near)
-        grids.append(Grid(_one_header(rows), captions[:1]))
-    return grids
-
-
-def _ampersands(text: str) -> list[str]:
-    cells: list[str] = []
-    for cell in re.split(r"(?<!\\)&", text):
-        cell = cell.strip()
-        span, down = _SPAN.fullmatch(cell), _DOWN.fullmatch(cell)
-        if span:
-            cells += [span[2]] * min(int(span[1]), 100)
-        else:
-            cells.append(down[1] if down else cell)
-    return cells
-
-
-def _one_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """A header of two lines as one: what spans several columns stands before what is below it."""
-    if len(rows) < 3 or len(rows[0][1]) != len(rows[1][1]):
-        return rows
-    if any(read_figure(clean(cell)) for cell in rows[1][1]) or len(set(rows[0][1])) == len(rows[0][1]):
-        return rows
-    joined = [" ".join(dict.fromkeys((a, b))).strip() for a, b in zip(rows[0][1], rows[1][1], strict=True)]
-    return [(rows[0][0], joined), *rows[2:]]
-
-
-READERS = {".md": _markdown, ".markdown": _markdown, ".tex": _latex, ".html": _web, ".htm": _web}
-
-
 def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> Table | None:
     if len(grid.rows) < 2:
         return None
@@ -244,6 +121,7 @@ def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> T
     notes, marks = _noted(grid.notes)
     table = Table(source, number, columns, [], header, notes, marks=marks)
     commas = _decimal_commas(columns, grid, table)
+    widened = _appended_zeros(columns, grid)
     settled = tuple(_settled(column, grid.rows[1:]) for column in columns)
     table.columns = settled
     for at, (line, cells) in enumerate(grid.rows[1:], 1):
@@ -251,7 +129,7 @@ def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> T
             if len([cell for cell in cells if cell.strip()]) > 1:
                 table.ragged.append((at, line, len(cells)))
             continue
-        table.rows.append(_row(table, at, line, cells, commas))
+        table.rows.append(_row(table, at, line, cells, commas, widened))
     return table
 
 
@@ -345,7 +223,32 @@ def _settled(column: Column, rows: list[tuple[int, list[str]]]) -> Column:
 _BASE = {"cost": 1e9, "params": 1e6, "memory": 1e6}
 
 
-def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping[int, bool]) -> Row:
+def _appended_zeros(columns: tuple[Column, ...], grid: Grid) -> dict[int, float]:
+    """Column -> half of the last digit that is not a zero in every row: 188.00, 158.30 have one decimal."""
+    halves = {}
+    for column in columns:
+        if column.kind not in FIGURES:
+            continue
+        decimals = []
+        for _, cells in grid.rows[1:]:
+            text = cells[column.index] if column.index < len(cells) else ""
+            found = re.match(r"\D*\d+\.(\d+)(?!\d)", text)
+            if found:
+                decimals.append(found[1])
+        zeros = min((len(text) - len(text.rstrip("0")) for text in decimals), default=0)
+        if zeros and len(decimals) > 1:
+            halves[column.index] = 0.5 * 10.0 ** -(max(map(len, decimals)) - zeros)
+    return halves
+
+
+def _row(
+    table: Table,
+    number: int,
+    line: int,
+    cells: list[str],
+    commas: Mapping[int, bool],
+    widened: Mapping[int, float],
+) -> Row:
     texts = [clean(cell) for cell in cells]
     figures: dict[int, Figure] = {}
     context: dict[str, Any] = {}
@@ -368,7 +271,8 @@ def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping
             elif printed.unit == "s" and kind == "latency":
                 scale = 1e3
             marked = raw != text and is_bold(raw)
-            figures[column.index] = scaled(printed.figure, scale, marked)
+            half = widened.get(column.index, 0.0)
+            figures[column.index] = scaled(at_least(printed.figure, half), scale, marked)
             if not raw[-1:].isdigit():
                 mark = _MARKED.search(
                     raw.replace("\\ddagger", "‡").replace("\\dagger", "†").replace("**", "")
@@ -390,5 +294,6 @@ def _row(table: Table, number: int, line: int, cells: list[str], commas: Mapping
             label.append(text.lower())
     model = model or f"row {number}"
     backbones = [text for column, text in zip(table.columns, texts, strict=True) if column.kind == "backbone"]
-    who = " ".join((model, *(text for text in backbones if text.lower() not in EMPTY)))
+    named = (text for text in backbones if text.lower() not in EMPTY and text.lower() not in model.lower())
+    who = " ".join((model, *named))
     return Row(number, line, model, texts, figures, context, tuple(label), who, of_marks)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def audit_comparisons(
         measured = [measurement.measured_record(one) for one in counted]
         rules |= _rules(measurement.LEVEL, measurement.RULES)
         verdicts = measurement.VERDICTS
+    findings = _once_a_file(findings)
     sure = Counter(one.sure for one in findings)
     by_rule: Counter[str] = Counter()
     told = []
@@ -107,6 +108,21 @@ def audit_comparisons(
             "verdicts": dict(Counter(one["verdict"] for one in measured)),
         },
     }
+
+
+def _once_a_file(findings: Sequence[Finding]) -> list[Finding]:
+    """What is said of whole tables, once for all tables of a file of which it holds."""
+    tables: dict[tuple[str, str, str], list[int]] = {}
+    for one in findings:
+        if not one.cells:
+            tables.setdefault((one.rule, one.text, one.table[0]), []).append(one.table[1])
+    kept = []
+    for one in findings:
+        numbers = [] if one.cells else tables[one.rule, one.text, one.table[0]]
+        if not numbers or one.table[1] == numbers[0]:
+            more = f" (tables {', '.join(map(str, numbers))})" if len(numbers) > 1 else ""
+            kept.append(replace(one, text=one.text + more))
+    return kept
 
 
 def _rules(level: str, rules: Mapping[str, str]) -> dict[str, dict[str, str]]:
