@@ -18,23 +18,28 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: JsonOpt = False) -> None:
-    """Show which implementation of the op runs for each device and dtype, and why."""
+    """Show which implementation of the op runs, why, and which libraries' models it would speed up."""
     from segmeter.harness.op import diagnose
-    from segmeter.reports.text.op import doctor_notes, implementations_table
+    from segmeter.reports.text.op import doctor_notes, drop_in_lines, implementations_table, libraries_table
 
     with user_input():
         record = diagnose()
     if json:
         show_json(record)
     else:
-        show(*doctor_notes(record), implementations_table(record))
+        show(
+            *doctor_notes(record),
+            implementations_table(record),
+            libraries_table(record),
+            *drop_in_lines(record),
+        )
 
 
 @op.command()
 def build(
     arch: Annotated[
         list[int] | None,
-        typer.Option(help="80, 86, 89, 90, 100 or 120; may be repeated. Default: the GPUs at hand."),
+        typer.Option(help="70, 75, 80, 86, 89, 90, 100 or 120; may be repeated. Default: the GPUs at hand."),
     ] = None,
     json: JsonOpt = False,
 ) -> None:

@@ -20,7 +20,9 @@ from segmeter.compiler import KernelUnavailableError, cached_file, digest, repla
 SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ITEM_BYTES = {number: dtype.itemsize for dtype, number in DTYPES.items()}
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
+# NVRTC of CUDA 13 begins with the latter.
+FIRST_OF_CUDA_13 = 75
 LOAD_BYTES = 16  # the widest load of one thread
 # What any GPU gives a block without being asked for more.
 SHARED_BYTES = 48 * 1024
@@ -176,9 +178,11 @@ def compile_kind(kind: Kind, architecture: int) -> Build:
         text = log.decode(errors="replace").rstrip("\0 \n")
         if int(outcome):
             first = next((line for line in text.splitlines() if "error" in line), outcome.name)
+            hint = "a newer torch brings a newer NVRTC"
+            if architecture < FIRST_OF_CUDA_13:
+                hint = "NVRTC of CUDA 12, which a torch for CUDA 12 brings, is the last that does"
             raise KernelUnavailableError(
-                f"NVRTC {nvrtc_version()} could not build for sm_{architecture}: {first}; "
-                "a newer torch brings a newer NVRTC"
+                f"NVRTC {nvrtc_version()} could not build for sm_{architecture}: {first}; {hint}"
             )
         cubin = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
         checked(nvrtc.nvrtcGetCUBIN(program, cubin))

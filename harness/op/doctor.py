@@ -10,6 +10,7 @@ import torch
 
 from segmeter.compiler import KernelUnavailableError, cache_folder, find_compiler
 from segmeter.cuda_ops import cpu_kernel, cuda_build, implementation_for
+from segmeter.harness.op.libraries import drop_ins, library_rows
 
 SCHEMA = "segmeter.doctor/1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -20,7 +21,7 @@ HOT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def diagnose() -> dict[str, Any]:
-    """A record of schema ``segmeter.doctor/1``: versions, tools, and the implementation for each dtype."""
+    """A record of schema ``segmeter.doctor/1``: versions, tools, implementations, what they speed up."""
     return {
         "schema": SCHEMA,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -39,6 +40,8 @@ def diagnose() -> dict[str, Any]:
             for dtype in DTYPES
             for chosen in [implementation_for(device, dtype)]
         ],
+        "libraries": library_rows(),
+        "drop_ins": drop_ins(),
     }
 
 

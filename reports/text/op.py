@@ -62,6 +62,22 @@ def implementations_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
+def libraries_table(record: Mapping[str, Any]) -> Table:
+    """Which installed libraries' models the op speeds up, of a ``segmeter.doctor/1`` record."""
+    table = Table(title="other libraries' models", title_justify="left")
+    for name in ("library", "version", "accelerated", "how"):
+        table.add_column(name)
+    for row in record["libraries"]:
+        found = ", ".join(row["accelerated"]) if row["version"] else "-"
+        table.add_row(row["name"], row["version"] or "not installed", found or "none known", row["note"])
+    return table
+
+
+def drop_in_lines(record: Mapping[str, Any]) -> list[str]:
+    """What is at hand beside the op, a line each."""
+    return [f"{row['name']}: {row['state']}" for row in record["drop_ins"]]
+
+
 def doctor_notes(record: Mapping[str, Any]) -> list[str]:
     """Versions and tools of a ``segmeter.doctor/1`` record, a line each."""
     gpus = ", ".join(f"{gpu['name']} (sm_{gpu['architecture']})" for gpu in record["gpus"])

@@ -92,6 +92,7 @@ static int atomicExch(int* at, int next) { return __atomic_exchange_n(at, next, 
 
 static float __int_as_float(int bits) { return same_bits<float>(bits); }
 static float __uint_as_float(unsigned bits) { return same_bits<float>(bits); }
+[[maybe_unused]] static unsigned __float_as_uint(float x) { return same_bits<unsigned>(x); }
 
 using std::exp;
 
