@@ -6,6 +6,7 @@ from typing import Any
 from segmeter.harness.records import FlopsRecord, part_figure
 from segmeter.reports.html.parts import Html, inline_svg, join, tag
 from segmeter.reports.plots.common import DATASET_TITLES
+from segmeter.reports.plots.named import one_setting
 from segmeter.reports.plots.realised import spread
 from segmeter.reports.units import change, giga
 
@@ -31,7 +32,13 @@ def answer(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -
         )
     first = next(iter(report["records"].values()))
     sentences = [tag("li", *sentence(record, first[0], report)) for record in first]
-    return join([tag("ul", *sentences, class_="answers"), tag("div", *charts, class_="twins")])
+    return join(
+        [
+            tag("ul", *sentences, class_="answers"),
+            tag("div", *charts, class_="twins"),
+            tag("p", conditions(report), class_="note"),
+        ]
+    )
 
 
 def sentence(record: FlopsRecord, reference: FlopsRecord, report: Mapping[str, Any]) -> list[str]:
@@ -44,11 +51,42 @@ def sentence(record: FlopsRecord, reference: FlopsRecord, report: Mapping[str, A
         cost = f"{giga(record['total_gmacs'])} GMACs at {record['size']}"
         cost += f", {giga(part_figure(record, 'encoder'))} of them the encoder's; quality unknown"
         return [tag("strong", record["encoder_title"]), f": {cost}."]
-    cost = f"{here['gflops_total']:.1f} GMACs, {here['gflops_encoder']:.1f} of them the encoder's"
+    against = ""
     if there is not None and there is not here:
-        cost += f" ({change(here['gflops_total'], there['gflops_total'])} against {there['label']})"
-    quality = f"PQ {here['pq']:.2f} on {DATASET_TITLES[DATASET]}"
-    return [tag("strong", record["encoder_title"]), f": {cost}; {quality}{_time(record, report)}."]
+        against = f" ({change(here['gflops_total'], there['gflops_total'])})"
+    cost = f"{here['gflops_total']:.1f} GMACs{against}, the encoder {here['gflops_encoder']:.1f}"
+    told = [cost, f"PQ {here['pq']:.2f}"]
+    timed = _timed(record, report)
+    if timed is not None:
+        told.append(f"{timed['latency_ms']:.0f} ms")
+    return [tag("strong", record["encoder_title"]), f": {'; '.join(told)}{_time(record, report)}."]
+
+
+def conditions(report: Mapping[str, Any]) -> str:
+    """What the sentences' figures were taken under."""
+    first = next(iter(report["records"].values()))
+    cost, timed = _point(first[0], report), _timed(first[0], report)
+    lines = []
+    if cost is not None:
+        lines.append(
+            f"GMACs of the whole model, {cost['convention']!r} convention, at "
+            f"{DATASET_TITLES[DATASET]}'s input {cost['total_basis']}; changes against {cost['label']}."
+        )
+        lines.append(f"PQ as printed on {DATASET_TITLES[DATASET]}.")
+    if timed is not None:
+        lines.append(f"Times: {timed['speed_basis']}.")
+    return " ".join(lines)
+
+
+def _timed(record: FlopsRecord, report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model's point in the chart against time, whose points are all of one machine and setting."""
+    points = [p for p in report["figures"]["points"] if None not in (p["latency_ms"], p["pq"])]
+    points = [p for p in points if (p["dataset"], p["backbone"]) == (DATASET, record["backbone"])]
+    if not points:
+        return None
+    wanted = (record["encoder"], record["encoder_title"])
+    own = [p for p in one_setting(points) if (p["encoder"], p["label"]) == wanted]
+    return own[0] if len(own) == 1 else None
 
 
 def _point(record: FlopsRecord, report: Mapping[str, Any]) -> Mapping[str, Any] | None:

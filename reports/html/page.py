@@ -8,7 +8,7 @@ from segmeter.reports.html.answer import answer
 from segmeter.reports.html.audit import audit, summary
 from segmeter.reports.html.parts import Html, embedded_json, inline_svg, join, picture, tag
 from segmeter.reports.html.shell import FOOTER, whole_page
-from segmeter.reports.html.tokens import tokens_section
+from segmeter.reports.html.tokens import tokens_answer, tokens_section
 from segmeter.reports.plots.common import DATASET_TITLES
 from segmeter.reports.plots.named import KINDS, REPORT_PARETO
 from segmeter.reports.plots.style import DARK, look_of
@@ -20,6 +20,8 @@ SCRIPTS = ("page.js", "tables.js", "front.js", "chart.js")
 ONE_COLUMN_POINTS = 300
 # Figures of their own option are drawn on a backbone; these two compare backbones or timing records.
 WITHOUT_BACKBONE = ("backbones",)
+# What a reader wants first, in a handful of screens; the others are to look things up.
+ANSWERS = ("summary", "speed", "measured", "tokens", "audit")
 ABOUT_SECTIONS = {
     "summary": "Which encoder?",
     "speed": "Speed",
@@ -27,6 +29,9 @@ ABOUT_SECTIONS = {
     "tokens": "Tokens",
     "audit": "Audit",
     "trade-offs": "All points",
+    "costs": "Costs in full",
+    "tokens-in-full": "Tokens in full",
+    "audit-in-full": "Audit in full",
     "figures": "Figures",
     "forward": "Forward passes",
     "records": "Records",
@@ -46,6 +51,8 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
     """
     parts = _sections(report, drawings)
     links = [tag("li", tag("a", ABOUT_SECTIONS[name], href=f"#{name}")) for name in parts]
+    first = [part for name, part in parts.items() if name in ANSWERS]
+    others = [part for name, part in parts.items() if name not in ANSWERS]
     theme = tag("button", "Dark colours", id="theme", type="button", hidden=True)
     bar = tag("div", tag("ul", *links), theme)
     body = join(
@@ -53,7 +60,7 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
             tag("a", "Skip to the report", href="#main", class_="skip"),
             tag("header", tag("h1", TITLE), tag("p", _subtitle(report), class_="lead"), class_="top"),
             tag("nav", bar, class_="bar", aria_label="Sections"),
-            tag("main", *parts.values(), id="main", tabindex="-1"),
+            tag("main", *first, tag("p", APPENDICES, class_="divider"), *others, id="main", tabindex="-1"),
             tag("footer", tag("p", "Made by ", tag("code", report["command"]), ". ", FOOTER)),
         ]
     )
@@ -73,20 +80,15 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
         "summary": join([answer(report, drawings), tag("p", sections.measured_text(report), class_="note")]),
         "speed": _gallery(report, shown, "realised"),
         "measured": join(
-            [
-                _gallery(report, shown, "breakdown"),
-                sections.measured_costs(report),
-                tag("h3", "Not counted"),
-                sections.not_counted(first),
-            ]
+            [_gallery(report, shown, "breakdown"), _more("costs", "Each size and part in a table")]
         ),
         "tokens": join(
             [
-                tokens_section(report["tokens"], report["tokens_missing"]),
-                tag("div", *_figures(report, about_tokens), class_="gallery"),
+                tokens_answer(report["tokens"], report["tokens_missing"]),
+                _more("tokens-in-full", "Similarities and figures") if report["tokens"] else "",
             ]
         ),
-        "audit": join([summary(report), tag("p", AUDIT), audit(report["audit"])]),
+        "audit": join([summary(report), _more("audit-in-full", "Every cell, percentage and finding")]),
         "trade-offs": join(
             [
                 tag("p", TRADE_OFFS),
@@ -96,6 +98,18 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
                 tag("script", embedded_json(points), type="application/json", id="points-data"),
             ]
         ),
+        "costs": join(
+            [sections.measured_costs(report), tag("h3", "Not counted"), sections.not_counted(first)]
+        ),
+        "tokens-in-full": join(
+            [
+                tokens_section(report["tokens"]),
+                tag("div", *_figures(report, about_tokens), class_="gallery"),
+            ]
+        )
+        if report["tokens"]
+        else "",
+        "audit-in-full": join([tag("p", AUDIT), audit(report["audit"])]),
         "figures": join(
             [
                 tag("p", "Each as a PDF, an SVG or a PNG by the command below it."),
@@ -126,6 +140,7 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
     }
 
 
+APPENDICES = "Appendices: every point, cost, cell, figure and record."
 TRADE_OFFS = (
     "Each point is a model on a data set: what it costs against how good it is. The dashed line is the "
     "Pareto front of what is shown: the points that no other one beats. Costs taken on different inputs or "
@@ -139,6 +154,11 @@ AUDIT = (
     "Every GFLOPs figure of the PRO-SCALE paper's tables, measured again: at the stated size, else at the "
     "padded size of a real image at which it is met, else it counts as not reproduced."
 )
+
+
+def _more(section: str, text: str) -> Html:
+    """A line that leads to a section of the appendices."""
+    return tag("p", text, ": ", tag("a", ABOUT_SECTIONS[section], href=f"#{section}"), ".", class_="note")
 
 
 def _gallery(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]], name: str) -> Html:

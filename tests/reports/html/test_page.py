@@ -164,7 +164,8 @@ def test_the_answer_comes_first_then_components_tokens_audit_and_the_appendices(
     sections = re.findall(r"<section id=\"?([\w-]+)|<section[^>]*? id=\"([\w-]+)\"", text)
     order = [a or b for a, b in sections]
     assert order[:4] == ["summary", "measured", "tokens", "audit"]
-    assert order[4:] == ["trade-offs", "figures", "forward", "records"]
+    assert order[4:] == ["trade-offs", "costs", "audit-in-full", "figures", "forward", "records"]
+    assert text.index("Appendices") < text.index('id="trade-offs"')
     first = text[text.index('id="summary"') : text.index('id="measured"')]
     assert "541.13 GMACs" in first and 'class="findings"' not in first
 
@@ -182,6 +183,7 @@ def test_a_sentence_gives_absolute_figures_and_all_records_of_time() -> None:
     record = report()["records"]["cityscapes"][0]
     both = {"dataset": "coco", "source": "measured", "backbone": "swin-t", "gflops_encoder": 116.7}
     known = points()[0] | both | {"label": "M2F", "encoder": "m2f", "gflops_total": 226.5, "pq": 52.03}
+    known |= {"latency_ms": 2000.4, "speed_basis": "a machine, fp32, batch 1, 512x1024"}
     runs = [
         {"title": record["title"], "baseline": "B", "machine": machine, "rows": [row]}
         for machine, row in (
@@ -191,7 +193,7 @@ def test_a_sentence_gives_absolute_figures_and_all_records_of_time() -> None:
     ]
     told = {"figures": {"points": [known], "realised": runs}}
     assert "".join(sentence(record, record, told)) == (
-        "<strong>M2F</strong>: 226.5 GMACs, 116.7 of them the encoder's; PQ 52.03 on COCO; "
+        "<strong>M2F</strong>: 226.5 GMACs, the encoder 116.7; PQ 52.03; 2000 ms; "
         "3 to 20 % less time than B in 2 records of 2 settings."
     )
 
