@@ -85,7 +85,7 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
         "tokens": join(
             [
                 tokens_answer(report["tokens"], report["tokens_missing"]),
-                _more("tokens-in-full", "Similarities and figures") if report["tokens"] else "",
+                _more("tokens-in-full", "Similarities and figures") if report["tokens"] else Html(""),
             ]
         ),
         "audit": join([summary(report), _more("audit-in-full", "Every cell, percentage and finding")]),
@@ -108,7 +108,7 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
             ]
         )
         if report["tokens"]
-        else "",
+        else Html(""),
         "audit-in-full": join([tag("p", AUDIT), audit(report["audit"])]),
         "figures": join(
             [
