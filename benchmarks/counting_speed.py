@@ -19,6 +19,7 @@ from fvcore.nn import FlopCountAnalysis
 from segmeter.cuda_ops.formulas import fvcore_handles
 from segmeter.encoders.chain import Model
 from segmeter.encoders.segmenter.model import build_masked_model
+from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.audit.reproduce import reproduced_cells
 from segmeter.harness.counting import meta_ops
 from segmeter.harness.counting.count import count_dataset, count_model, work_of
@@ -66,6 +67,21 @@ def timed_count(spec: ModelSpec) -> tuple[float, float]:
     return time.process_time() - start, macs / 1e9
 
 
+def main_systems() -> None:
+    """Every system at its own size or 1024x2048, counted for the first time: building it is timed as well."""
+    for system in SYSTEMS.values():
+        spec = parse_model(system.name)
+        own = system.default_size
+        side = own(spec.backbone, {}) if own else (1024, 2048)
+        meta_ops._remembered.clear()
+        start = time.process_time()
+        total = count_model(spec, ImageSize(side, side), "published").figures.total
+        seconds = time.process_time() - start
+        print(
+            f"{spec.text} at {side[0]}x{side[1]}: {total / 1e9:.2f} GMACs in {seconds:.2f} s of process time"
+        )
+
+
 def main() -> None:
     """Run and print."""
     print(f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads")
@@ -98,4 +114,5 @@ def main_meta() -> None:
 
 if __name__ == "__main__":
     main_meta()
+    main_systems()
     main()

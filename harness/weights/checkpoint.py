@@ -1,5 +1,7 @@
 """A checkpoint: weights under the official names, and what the file says of itself."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,13 @@ from torch import Tensor
 
 from segmeter.harness.weights.files import read_entries
 from segmeter.harness.weights.names import MODEL_KEY, recognise_format, rename
+
+# A pattern of names -> whose they are: systems that are counted and run here, and whose files are not read.
+UNREAD = {
+    r"(backbone\.)?clip_model\..*": "FC-CLIP's or MaskCLIP's",
+    r"sem_seg_head\.predictor\._kmax_transformer_layers\..*": "kMaX-DeepLab's",
+    r"panoptic_head\..*": "RAP-SAM's or another of mmdetection's",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     entries = found.tensors
     kind = "segmeter" if MODEL_KEY in found.metadata else recognise_format(entries)
     if kind is None:
+        _refuse_unread(path, entries)
         some = ", ".join(list(entries)[:3]) or "none"
         raise ValueError(
             f"{path} holds no model that segmeter knows: expected names of detectron2, transformers, "
             f"segmeter or a system's own code, found {len(entries)} entries ({some})"
         )
+    if kind != "segmeter":
+        _refuse_unread(path, entries)
     weights, origin, unexpected, ignored = rename(kind, entries)
     return Checkpoint(path, kind, weights, origin, unexpected, [*ignored, *found.others], found.metadata)
+
+
+def _refuse_unread(path: Path, names: Iterable[str]) -> None:
+    """Say of a system's file that it cannot be read, where another format's words would mislead."""
+    for name in names:
+        for pattern, owner in UNREAD.items():
+            if re.fullmatch(pattern, name):
+                raise ValueError(
+                    f"{path} has {owner} names ({name}), which are not read here; counting needs no weights, "
+                    "and files that segmeter wrote itself load"
+                )

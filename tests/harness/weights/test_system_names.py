@@ -93,3 +93,18 @@ def test_a_detector_is_refused_where_masks_are_drawn() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="finds boxes and no masks"):
         segment(model, [image], ResizeRule(64, 64), Settings("cpu", "float32"))
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("backbone.clip_model.visual.trunk.stem.0.weight", "FC-CLIP's or MaskCLIP's"),
+        ("sem_seg_head.predictor._kmax_transformer_layers.0._ffn.weight", "kMaX-DeepLab's"),
+        ("panoptic_head.kernels.weight", "RAP-SAM's"),
+    ],
+)
+def test_a_file_whose_names_are_not_read_is_told_whose_it_is(name: str, owner: str, tmp_path: Path) -> None:
+    entries = {name: torch.zeros(2), "sem_seg_head.pixel_decoder.input_proj.0.0.bias": torch.zeros(2)}
+    save_file(entries, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=f"{owner}.*not read here"):
+        load_model(tmp_path / "a.safetensors")
