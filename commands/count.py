@@ -104,7 +104,7 @@ def flops(
     annotations: AnnotationsOpt = None,
     original_size: OriginalOpt = None,
     convention: ConventionOpt = "published",
-    depth: Annotated[int, typer.Option(min=1, help="Levels of components to show.")] = 3,
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
     strict: Annotated[
         bool, typer.Option(help="Exit 1 on doubts too. Anything uncounted beyond what the convention names.")
     ] = False,

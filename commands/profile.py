@@ -38,7 +38,10 @@ def profile(
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     padded_size: Annotated[
         str | None,
-        typer.Option(help="HxW that the network sees. Default: 512x1024, or a library's model's own."),
+        typer.Option(
+            help="HxW that the network sees. Default: a library's model's own, else 512x1024, a quarter of the "
+            "pixels that flops counts at."
+        ),
     ] = None,
     input: InputOpt = None,
     backbone: BackboneOpt = None,
@@ -67,7 +70,7 @@ def profile(
         ),
     ] = False,
     images: ImagesOpt = None,
-    depth: Annotated[int, typer.Option(min=1, help="Levels of components to show.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
     out: Annotated[Path, typer.Option(help="Where to write. A folder for the records.")] = Path(
         "results/runs"
     ),
