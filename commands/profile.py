@@ -39,8 +39,8 @@ def profile(
     padded_size: Annotated[
         str | None,
         typer.Option(
-            help="HxW that the network sees. Default: a library's model's own, else 512x1024, a quarter of the "
-            "pixels that flops counts at."
+            help="HxW that the network sees. Default: a library's model's own, else 512x1024, a quarter of "
+            "the pixels that flops counts at."
         ),
     ] = None,
     input: InputOpt = None,
