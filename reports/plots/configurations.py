@@ -103,44 +103,43 @@ def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> 
     """PQ of PRO-SCALE's configurations by encoder cost, against M2F's line (as the paper's Figure 10)."""
     groups = _groups(points, backbone)
     caption = (
-        f"Backbone {backbone_title(backbone)}; {_sizes(groups)}. Below each configuration: "
-        "its encoder's GMACs, "
-        "measured, convention 'published', batch 1. PQ as printed. Dashed: M2F."
+        f"Backbone {backbone_title(backbone)}; {_sizes(groups)}. Across: the encoder's GMACs, measured, "
+        "convention 'published', batch 1. PQ as printed. Dashed: M2F's PQ; its GMACs are written below."
     )
     with style():
         figure, panels = new_figure(True, 2.2, caption, len(groups))
         for axes, (dataset, found) in zip(panels, groups.items(), strict=True):
             baseline = next(p for p in found if p["label"] == "M2F")
-            bars = sorted(
+            points_shown = sorted(
                 (p for p in found if _short(p) in CONFIGURATIONS), key=lambda p: p["gflops_encoder"]
             )
-            places = range(len(bars))
-            heights = [p["pq"] for p in bars]
-            axes.vlines(places, baseline["pq"], heights, color=PRO_SCALE.light, linewidth=1.6)
-            axes.scatter(places, heights, s=20, marker=PRO_SCALE.marker, color=PRO_SCALE.light, zorder=3)
-            for place, height in zip(places, heights, strict=True):
-                gain = height - baseline["pq"]
+            costs = [p["gflops_encoder"] for p in points_shown]
+            heights = [p["pq"] for p in points_shown]
+            axes.scatter(costs, heights, s=20, marker=PRO_SCALE.marker, color=PRO_SCALE.light, zorder=3)
+            for place, point in enumerate(points_shown):
+                # Of neighbours every other one is named above its marker.
+                above = place % 2 == 1
                 axes.annotate(
-                    f"{height:.2f}",
-                    (place, height),
-                    (0, 5 if gain >= 0 else -9),
+                    f"{_short(point)} {point['pq']:.2f}",
+                    (point["gflops_encoder"], point["pq"]),
+                    (0, 5 if above else -5),
                     textcoords="offset points",
                     ha="center",
+                    va="bottom" if above else "top",
                     fontsize=6,
                 )
             axes.axhline(baseline["pq"], color=M2F.light, linewidth=1.0, linestyle="--", zorder=1)
             axes.annotate(
-                f"M2F: PQ {baseline['pq']:.2f}, {baseline['gflops_encoder']:.1f} GMACs",
-                (0.02, baseline["pq"]),
-                (0, 3),
-                textcoords="offset points",
+                f"M2F: PQ {baseline['pq']:.2f} at {baseline['gflops_encoder']:.1f} GMACs",
+                (0.98, 0.05),
+                xycoords="axes fraction",
+                ha="right",
                 fontsize=6.5,
                 color=M2F.light,
             )
-            axes.set_xticks(places, [f"{_short(p)}\n{p['gflops_encoder']:.1f}" for p in bars])
-            axes.tick_params(axis="x", length=0)
             axes.set_title(DATASET_TITLES[dataset])
-            axes.margins(x=0.08, y=0.22)
+            axes.set_xlabel("encoder GMACs")
+            axes.margins(x=0.14, y=0.25)
         panels[0].set_ylabel("PQ, %")
         return finish(figure), caption
 

@@ -11,7 +11,7 @@ from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.tradeoff.figure_data import collect_figures
 from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
 from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, darkened
-from segmeter.reports.plots.configurations import circles_figure, stages_figure
+from segmeter.reports.plots.configurations import circles_figure, configurations_figure, stages_figure
 from segmeter.reports.plots.cost import not_counted_figure
 from segmeter.reports.plots.named import KINDS, report_figures
 from segmeter.reports.plots.realised import realised_figure, spread
@@ -379,3 +379,17 @@ def test_a_model_that_leaves_nothing_out_has_an_empty_bar() -> None:
     rows = [{"label": "A", "total": 0.0, "not_counted": {"unknown_op": None}, "size": "32x32"}]
     figure, _ = not_counted_figure(rows)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.00 (0.0 %)"]
+
+
+def test_configurations_stand_at_their_cost(data: Any) -> None:
+    """As the paper's Figure 10: cost across, PQ up, M2F's PQ as a line."""
+    figure, caption = configurations_figure(data["points"])
+    axes = figure.axes[0]
+    offsets = [tuple(map(float, at)) for at in axes.collections[0].get_offsets()]
+    own = {
+        (p["gflops_encoder"], p["pq"])
+        for p in data["points"]
+        if p["dataset"] == "coco" and p["backbone"] == "swin-t" and p["encoder"] == "pro-scale"
+    }
+    assert offsets and set(offsets) <= own and offsets == sorted(offsets)
+    assert "GMACs" in axes.get_xlabel() and "measured" in caption
