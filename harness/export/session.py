@@ -30,7 +30,7 @@ class OnnxRuntime:
     def __init__(self, model: bytes) -> None:
         runtime = import_module("onnxruntime")
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
         # Its threads would go on spinning into whatever is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")

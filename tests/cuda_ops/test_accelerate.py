@@ -160,6 +160,25 @@ def test_outputs_and_gradients_stay_and_undo_gives_the_old_path_back(name: str) 
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
+@pytest.mark.parametrize("how", ["compiled", "exported"])
+def test_an_accelerated_model_is_one_graph_with_the_op_in_it(how: str) -> None:
+    torch.manual_seed(0)
+    model = mask2former().eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad(), segmeter.accelerate(model):
+        expected = model(pixel_values=image)
+        if how == "compiled":
+            torch._dynamo.reset()
+            found = torch.compile(model, fullgraph=True, backend="eager")(pixel_values=image)
+        else:
+            program = torch.export.export(model, (), {"pixel_values": image})
+            assert sum("ms_deform_attn" in str(node.target) for node in program.graph.nodes) == 2
+            found = program.module()(pixel_values=image)
+    # float32, with sums in another order.
+    for name in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-3, atol=1e-4)
+
+
 def test_what_is_not_known_is_refused_with_a_reason() -> None:
     with pytest.raises(ValueError, match="Linear has no deformable attention"):
         segmeter.accelerate(nn.Linear(2, 2))
