@@ -209,7 +209,7 @@ def _predict_all(
     share: tuple[int, int],
 ) -> "tuple[ModelSpec, dict[str, Any], list[str]]":
     """Predict this process's share of the images: the model, what it is, and the images that failed."""
-    from segmeter.harness.quality import Settings, predict_dataset
+    from segmeter.harness.quality import Settings, predict_dataset, thing_ids
 
     settings = Settings(*how)
     settings.check()
@@ -217,11 +217,10 @@ def _predict_all(
     if settings.device == "cuda" and world > 1:
         settings = Settings(f"cuda:{os.environ.get('LOCAL_RANK', '0')}", settings.dtype, settings.batch)
     model, found = load(weights, spec, settings)
-    if found.num_classes != len(truth.categories):
-        raise ValueError(
-            f"{weights.name} has {found.num_classes} classes, the data set {len(truth.categories)}: "
-            "weights of another data set?"
-        )
+    try:
+        things = thing_ids(truth.categories, found.num_classes, model)
+    except ValueError as error:
+        raise ValueError(f"{weights.name} {error}") from None
     about = {
         "title": found.title,
         **_about_model(found),
@@ -239,7 +238,7 @@ def _predict_all(
     }
     with progress_bar(f"predicting {found.title}", len(entries[rank::world])) as advance:
         faults = predict_dataset(
-            model, truth, entries, out, settings, identity, rank, world, lambda: advance()
+            model, truth, entries, out, settings, identity, rank, world, lambda: advance(), things
         )
     return found, about, faults
 

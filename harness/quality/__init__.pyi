@@ -1,3 +1,4 @@
+from .boxes import thing_ids as thing_ids
 from .datasets import Entry as Entry
 from .datasets import PanopticSet as PanopticSet
 from .datasets import check_folder as check_folder

@@ -105,6 +105,10 @@ def quality_record(scores: Scores, dataset: PanopticSet, about: dict[str, Any]) 
     panoptic = scores.panoptic
     whole = panoptic.mean() if panoptic else None
     semantic, instance = scores.semantic, scores.instance
+    # AP of boxes has names of its own: it is another figure than that of masks.
+    prefix = "box_" if instance and instance.kind == "bbox" else ""
+    masks = None if prefix else instance
+    boxes = {f"box_{n}": _percent(v) for n, v in instance.summary.items()} if instance and prefix else {}
     per_class: dict[str, dict[str, Any]] = {}
     if panoptic:
         for category, quality in panoptic.per_class().items():
@@ -115,7 +119,7 @@ def quality_record(scores: Scores, dataset: PanopticSet, about: dict[str, Any]) 
     if instance:
         for category_id, ap in instance.per_class.items():
             if category_id in names:
-                per_class.setdefault(names[category_id], {})["ap"] = _percent(ap)
+                per_class.setdefault(names[category_id], {})[f"{prefix}ap"] = _percent(ap)
     return {
         "schema": SCHEMA,
         **about,
@@ -128,7 +132,8 @@ def quality_record(scores: Scores, dataset: PanopticSet, about: dict[str, Any]) 
         "rq": _percent(whole.rq) if whole else None,
         "things": _quality(panoptic.mean(True)) if panoptic else None,
         "stuff": _quality(panoptic.mean(False)) if panoptic else None,
-        **{name: _percent(instance.summary[name]) if instance else None for name in NAMES},
+        **{name: _percent(masks.summary[name]) if masks else None for name in NAMES},
+        **boxes,
         "miou": _percent(semantic.miou) if semantic else None,
         "pixel_accuracy": _percent(semantic.accuracy) if semantic else None,
         "per_class": per_class,

@@ -148,6 +148,21 @@ def check_mask(segmentation: object, size: tuple[int, int], what: str, polygons:
         raise ValueError(f"{what}: its run lengths cover {total:,} pixels, the image has {height}x{width}")
 
 
+def check_box(box: object, what: str) -> list[float]:
+    """See that a box is left, top, width and height in pixels, as COCO writes it.
+
+    Raises:
+        ValueError: anything else.
+    """
+    numbers = box if isinstance(box, list) and len(box) == 4 else []
+    is_box = bool(numbers) and all(
+        isinstance(n, int | float) and not isinstance(n, bool) and -MOST <= n <= MOST for n in numbers
+    )
+    if not is_box or min(numbers[2:]) < 0:
+        raise ValueError(f"{what} is {shown(box)}, expected left, top, width and height in pixels")
+    return [float(n) for n in numbers]
+
+
 def _check_polygons(polygons: list[Any], size: tuple[int, int], what: str) -> None:
     most = 2 * max(size) + 2
     if not polygons:

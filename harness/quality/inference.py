@@ -22,10 +22,12 @@ from torch import nn
 
 from segmeter.encoders.chain import Model
 from segmeter.encoders.images import normalise, pad_to_multiple
+from segmeter.encoders.parts.boxes import DetectionOutput
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
 from segmeter.files import check_regular, locked, plain_id, read_json
 from segmeter.harness.inputs import ResizeRule, open_photo
 from segmeter.harness.models import in_full_precision
+from segmeter.harness.quality.boxes import ClassIds, instance_lines
 from segmeter.harness.quality.datasets import Entry, PanopticSet
 from segmeter.harness.quality.instance_ap import encode_mask
 from segmeter.harness.quality.miou import MAX_CLASSES
@@ -77,7 +79,7 @@ def read_image(path: Path) -> np.ndarray:
 @torch.inference_mode()
 def segment(
     model: nn.Module, images: Sequence[np.ndarray], rule: ResizeRule, settings: Settings
-) -> SegmentationOutput:
+) -> SegmentationOutput | DetectionOutput:
     """Run a model on images of one size, and bring its results to that size.
 
     Args:
@@ -101,8 +103,8 @@ def segment(
         if stage.full_precision:
             value = in_full_precision(value)
         value = stage.call(model.get_submodule(stage.name), value, sizes)
-    if not isinstance(value, SegmentationOutput):
-        raise ValueError("this model finds boxes and no masks; masks are what is drawn and scored here")
+    if not isinstance(value, SegmentationOutput | DetectionOutput):
+        raise TypeError(f"expected masks or boxes, got {type(value).__name__}")
     return value
 
 
@@ -116,8 +118,12 @@ def predict_dataset(
     rank: int = 0,
     world: int = 1,
     on_image: Callable[[], None] = lambda: None,
+    things: ClassIds | None = None,
 ) -> list[str]:
     """Predict every ``world``-th image from ``rank`` on; what the folder already has is kept.
+
+    Args:
+        things: of :func:`harness.quality.boxes.thing_ids`; only instances are then written.
 
     Returns:
         One line for each image that could not be predicted.
@@ -127,7 +133,7 @@ def predict_dataset(
         OSError: the folder cannot be written; a later call goes on where this one stopped.
     """
     with _named_folder(folder):
-        return _predict(model, dataset, entries, folder, settings, identity, (rank, world), on_image)
+        return _predict(model, dataset, entries, folder, settings, identity, (rank, world), on_image, things)
 
 
 @contextmanager
@@ -150,14 +156,15 @@ def _predict(
     identity: dict[str, Any],
     share: tuple[int, int],
     on_image: Callable[[], None],
+    things: ClassIds | None,
 ) -> list[str]:
     rank, world = share
-    open_folder(folder, identity)
+    open_folder(folder, identity, whole=things is None)
     state = folder / "state" / f"{rank}-of-{world}.jsonl"
     state.touch()
     with ExitStack() as held:
         _take(state, world, folder, held)
-        return _predict_mine(model, dataset, entries, folder, settings, state, share, on_image)
+        return _predict_mine(model, dataset, entries, folder, settings, state, share, on_image, things)
 
 
 def _take(state: Path, world: int, folder: Path, held: ExitStack) -> None:
@@ -187,6 +194,7 @@ def _predict_mine(
     state: Path,
     share: tuple[int, int],
     on_image: Callable[[], None],
+    things: ClassIds | None,
 ) -> list[str]:
     """This process's share; what any process has done before is kept."""
     rank, world = share
@@ -208,7 +216,7 @@ def _predict_mine(
             if settings.device != "cpu":
                 torch.cuda.synchronize()
             seconds = (time.perf_counter() - start) / len(group)
-            for line in _results(output, group, dataset, folder):
+            for line in _lines(output, group, dataset, folder, things, images[0].shape[:2]):
                 # The pictures are on disk whole before their line is: a line means that an image is done.
                 lines.write(json.dumps({**line, "seconds": seconds}) + "\n")
                 lines.flush()
@@ -216,13 +224,18 @@ def _predict_mine(
     return faults
 
 
-def open_folder(folder: Path, identity: dict[str, Any]) -> None:
+def open_folder(folder: Path, identity: dict[str, Any], whole: bool = True) -> None:
     """Make a folder for predictions, or find in it those of the same run.
+
+    Args:
+        folder: where.
+        identity: what the run is.
+        whole: whether there will be panoptic and semantic pictures.
 
     Raises:
         ValueError: it holds another run's.
     """
-    for part in ("panoptic", "semantic", "state"):
+    for part in ("panoptic", "semantic", "state") if whole else ("state",):
         (folder / part).mkdir(parents=True, exist_ok=True)
     path = folder / RUN_FILE
     if not path.exists():
@@ -287,7 +300,8 @@ def gather(folder: Path, entries: Sequence[Entry]) -> dict[int | str, float]:
     whole = ({key: line[key] for key in keys} for line in read_states(folder, entries))
     things = (found for line in read_states(folder, entries) for found in line["instances"])
     with _named_folder(folder):
-        write_parts(folder / "panoptic.json", _json_list(b'{"annotations": [', whole, b"]}\n"))
+        if (folder / "panoptic").is_dir():
+            write_parts(folder / "panoptic.json", _json_list(b'{"annotations": [', whole, b"]}\n"))
         write_parts(folder / "instances.json", _json_list(b"[", things, b"]\n"))
     return {line["image_id"]: line["seconds"] for line in read_states(folder, entries)}
 
@@ -318,6 +332,21 @@ def _groups(
         images.append(image)
     if group:
         yield group, images, []
+
+
+def _lines(
+    output: SegmentationOutput | DetectionOutput,
+    group: Sequence[Entry],
+    dataset: PanopticSet,
+    folder: Path,
+    things: ClassIds | None,
+    size: tuple[int, int],
+) -> Iterator[dict[str, Any]]:
+    if things is not None:
+        return iter(instance_lines(output, group, things, size))
+    if isinstance(output, DetectionOutput):
+        raise ValueError("this model finds boxes and no masks")
+    return _results(output, group, dataset, folder)
 
 
 def _results(

@@ -11,7 +11,7 @@ import numpy as np
 
 from segmeter.files import plain_id
 from segmeter.harness.inputs import MAX_SIDE
-from segmeter.harness.quality.fields import MOST, check_mask, flag, member, rows, whole
+from segmeter.harness.quality.fields import MOST, check_box, check_mask, flag, member, rows, whole
 from segmeter.plain import shown
 
 # pycocotools' summary order, for masks.
@@ -25,10 +25,12 @@ class InstanceAP:
     Attributes:
         summary: AP over IoU 0.50 to 0.95, at 0.50, at 0.75, and by area, keyed as :data:`NAMES`.
         per_class: category id -> AP.
+        kind: "segm" for masks, "bbox" for boxes.
     """
 
     summary: dict[str, float]
     per_class: dict[int, float]
+    kind: str = "segm"
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -46,7 +48,8 @@ def instance_ap(
 
     Args:
         truth: COCO instance ground truth: ``images``, ``categories``, ``annotations``.
-        predictions: COCO results: ``image_id``, ``category_id``, ``segmentation``, ``score``.
+        predictions: COCO results: ``image_id``, ``category_id``, ``score``, and ``segmentation`` or, for AP
+            of boxes, ``bbox``; the first says which.
         image_ids: the images to score; None for all of the ground truth's.
 
     Raises:
@@ -55,7 +58,8 @@ def instance_ap(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    _check(truth, predictions)
+    kind = "bbox" if predictions and "segmentation" not in predictions[0] else "segm"
+    _check(truth, predictions, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         ground = COCO()
         ground.dataset = dict(truth)
@@ -65,7 +69,7 @@ def instance_ap(
         if not predictions:
             found.dataset = {**truth, "annotations": []}
             found.createIndex()
-        scorer = COCOeval(ground, found, "segm")
+        scorer = COCOeval(ground, found, kind)
         if image_ids is not None:
             scorer.params.imgIds = sorted(image_ids)
         scorer.evaluate()
@@ -78,7 +82,7 @@ def instance_ap(
     for index, category in enumerate(scorer.params.catIds):
         values = precision[:, :, index]
         per_class[category] = float(values[values > -1].mean()) if (values > -1).any() else float("nan")
-    return InstanceAP(summary, per_class)
+    return InstanceAP(summary, per_class, kind)
 
 
 def _fraction(value: float) -> float:
@@ -134,7 +138,9 @@ def _true_instance(
         raise ValueError(f"{what}: its area is {shown(area)}, expected a number from 0")
     mask = member(annotation, "segmentation", what)
     check_mask(mask, sizes[image_id], what, polygons=True)
+    box = {"bbox": check_box(annotation["bbox"], f"{what}: its box")} if "bbox" in annotation else {}
     return {
+        **box,
         # pycocotools takes an id of 0 for "no match".
         "id": whole(member(annotation, "id", what), f"{what}: its id", 1),
         "image_id": image_id,
@@ -145,7 +151,10 @@ def _true_instance(
     }
 
 
-def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
+def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], kind: str) -> None:
+    without = [a["id"] for a in truth["annotations"] if "bbox" not in a] if kind == "bbox" else []
+    if without:
+        raise ValueError(f"the annotation {without[0]} lacks 'bbox', which AP of boxes is scored against")
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
     for index, prediction in enumerate(predictions):
@@ -157,7 +166,10 @@ def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -
         category = whole(member(prediction, "category_id", what), f"{what}: its category")
         if category not in categories:
             raise ValueError(f"{what} has the unknown category {category!r}")
-        check_mask(member(prediction, "segmentation", what), sizes[image_id], what)
+        if kind == "bbox":
+            check_box(member(prediction, "bbox", what), f"{what}: its box")
+        else:
+            check_mask(member(prediction, "segmentation", what), sizes[image_id], what)
         score = prediction.get("score")
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise ValueError(f"{what} has the score {shown(score)}, expected a number from 0 to 1")

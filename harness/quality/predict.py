@@ -77,6 +77,7 @@ def predict_photo(
     Raises:
         ValueError: an unknown data set, or a photo that cannot be read.
     """
+    from segmeter.encoders.parts.boxes import DetectionOutput
     from segmeter.encoders.segmenter.postprocess import instances, panoptic
     from segmeter.harness.quality.inference import read_image, segment
     from segmeter.words import nearest
@@ -86,6 +87,11 @@ def predict_photo(
     rule = LAYOUTS[dataset or ("cityscapes" if classes == CLASS_NAMES["cityscapes"] else "coco")].rule
     image = read_image(photo)
     output = segment(model, [image], rule, settings)
+    if isinstance(output, DetectionOutput):
+        raise ValueError(
+            f"{spec.title} finds boxes and no masks, and masks are what is drawn here; "
+            "`segmeter evaluate` writes boxes as COCO results and scores them"
+        )
     things = [index for index, (_, isthing) in enumerate(classes) if isthing]
     (whole,) = panoptic(output, things)
     (found,) = instances(output, thing_ids=things)

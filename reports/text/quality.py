@@ -25,6 +25,9 @@ def quality_table(record: Mapping[str, Any]) -> list[Any]:
         lines.append(
             f"AP    {_text(record['ap'])}  (AP50 {_text(record['ap50'])}, AP75 {_text(record['ap75'])})"
         )
+    if record.get("box_ap") is not None:
+        more = f"(AP50 {_text(record['box_ap50'])}, AP75 {_text(record['box_ap75'])})"
+        lines.append(f"box AP  {_text(record['box_ap'])}  {more}")
     if record["miou"] is not None:
         lines.append(f"mIoU  {_text(record['miou'])}  (pixel accuracy {_text(record['pixel_accuracy'])})")
     times = record.get("seconds_per_image")

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from segmeter.harness.inputs import ResizeRule
 from segmeter.harness.models import meta_model, parse_model, real_model
-from segmeter.harness.quality.inference import Settings, segment
+from segmeter.harness.quality.inference import Settings
+from segmeter.harness.quality.predict import predict_photo
 from segmeter.harness.weights import convert, load_model
 from segmeter.harness.weights.checkpoint import Checkpoint
 from segmeter.harness.weights.names import our_name, recognise_format, rename
@@ -88,11 +89,12 @@ def test_a_converted_detector_loads_again(tmp_path: Path) -> None:
         torch.testing.assert_close(entry, official[name], rtol=0, atol=0)
 
 
-def test_a_detector_is_refused_where_masks_are_drawn() -> None:
-    model = real_model(parse_model("rt-detr@r50vd:num_queries=20", num_classes=5))
-    image = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(ValueError, match="finds boxes and no masks"):
-        segment(model, [image], ResizeRule(64, 64), Settings("cpu", "float32"))
+def test_a_detector_is_refused_where_masks_are_drawn(tmp_path: Path) -> None:
+    spec = parse_model("rt-detr@r50vd:num_queries=20", num_classes=5)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    names = tuple((f"class {k}", True) for k in range(5))
+    with pytest.raises(ValueError, match=r"finds boxes and no masks.*segmeter evaluate"):
+        predict_photo(real_model(spec), spec, tmp_path / "a.png", names, None, Settings("cpu", "float32"))
 
 
 @pytest.mark.parametrize(
