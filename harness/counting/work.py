@@ -99,6 +99,7 @@ def why_photos(spec: ModelSpec, size: ImageSize) -> str:
         if not spec.system.is_own_whole:
             raise
         if model_of(spec) is not None:
+            meta_model(spec)  # an option's fault is not the size's
             raise ValueError(
                 refusal(spec, size, error, lambda other: bool(work_of(spec, other).work))
             ) from error

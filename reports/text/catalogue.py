@@ -43,7 +43,8 @@ def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
 
 def found_table(word: str, found: Mapping[str, str]) -> Table:
     """What a search found: names as every command takes them."""
-    table = Table(title=Text(plain(f"{len(found)} models for {word}")), title_justify="left")
+    count = "1 model" if len(found) == 1 else f"{len(found)} models"
+    table = Table(title=Text(plain(f"{count} for {word}")), title_justify="left")
     table.add_column("name")
     table.add_column("what it is")
     for name, text in found.items():

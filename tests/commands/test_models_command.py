@@ -42,3 +42,7 @@ def _plain(name: str) -> str:
 def test_nothing_found_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, error = run(capsys, "models", "--find", "mask3former")
     assert (code, out) == (2, "") and "did you mean" in error and error.count("\n") == 1
+
+
+def test_one_model_is_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "1 model for lraspp_mobilenet" in run(capsys, "models", "--find", "lraspp_mobilenet")[1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from segmeter.harness.audit.chance import DRAWS, LEAST, MOST, SEED
-from segmeter.harness.audit.comparisons.naming import Named, is_library_name
+from segmeter.harness.audit.comparisons.naming import Named
 from segmeter.harness.audit.comparisons.table import (
     SUSPICIOUS,
     UNKNOWN,
@@ -28,6 +28,7 @@ from segmeter.harness.counting import DataDependentError, find_components, work_
 from segmeter.harness.inputs import ImageSize, Size, format_size
 from segmeter.harness.models import ModelSpec, blaming, parameters, parse_model, usual_input
 from segmeter.harness.records import GIGA
+from segmeter.model_text import is_library_name
 
 LEVEL = "measurement"
 RULES = {

@@ -1,6 +1,5 @@
 """Which rows name a model that segmeter can count. Needs no torch: most tables name none."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,6 @@ from segmeter.harness.audit.comparisons.table import Row, Table
 from segmeter.harness.published import TITLES
 from segmeter.model_text import library_name
 
-# A plain name in a library's registry or on the Hub: no file, no option that could be somebody's code.
-_PLAIN = re.compile(r"(?:timm|torchvision):[\w.]+|hf:[\w-]+/[\w.-]+")
 # Rows that are counted, at most.
 MOST_ROWS = 200
 
@@ -27,15 +24,6 @@ class Named:
     row: Row
     model: str
     implied: bool = False
-
-
-def is_library_name(model: str) -> bool:
-    """Whether a cell names a model of an installed library and nothing else.
-
-    >>> is_library_name("timm:resnet18"), is_library_name("mine.py:Net")
-    (True, False)
-    """
-    return bool(_PLAIN.fullmatch(model))
 
 
 def named_rows(tables: Sequence[Table]) -> list[Named]:

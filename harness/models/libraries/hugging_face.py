@@ -151,6 +151,10 @@ def _family_and_class(source: str, config: Mapping[str, Any]) -> tuple[str, Any]
         kind = _installed_class(name)
         if kind is not None and kind.config_class.model_type == family:
             _check_sees_images(source, kind)
+            if "auto_map" in config and names and name not in names:
+                raise ValueError(
+                    f"{source} needs code from its own repository ({names[0][:80]!r}), which is never run"
+                )
             return family, kind
     raise ValueError(f"{source}: transformers has no model that takes images for model_type {shown!r}")
 

@@ -1,6 +1,7 @@
 """Models of torchvision: ``torchvision:NAME``, with the arguments of its builder as options."""
 
 import inspect
+import sys
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -62,12 +63,27 @@ def _build(name: str, settings: Settings) -> nn.Module:
     builder = _builder(name)
     known = inspect.signature(builder).parameters
     none = {each: None for each in ("weights", "weights_backbone") if each in known}
+    options = [each for each in known if each not in (*REFUSED, "kwargs")]
     try:
         module: nn.Module = builder(**none, **dict(settings))
     except TypeError as error:
         unknown = next((each for each in settings if f"'{each}'" in str(error)), None)
         if unknown is None:
             raise
-        options = [each for each in known if each not in (*REFUSED, "kwargs")]
         raise ValueError(f"torchvision:{name} has no option {unknown!r}{nearest(unknown, options)}") from None
+    # Some builders take any keyword and drop what they do not know.
+    taken = _taken(builder, module)
+    for option in settings:
+        if option not in taken:
+            choices = [*options, *sorted(taken - set(options) - set(REFUSED))]
+            raise ValueError(f"torchvision:{name} has no option {option!r}{nearest(option, choices)}")
     return module
+
+
+def _taken(builder: Any, module: nn.Module) -> set[str]:
+    """Names of the arguments of a builder, of the functions that it may hand them to, and of its classes."""
+    own = [each for each in vars(sys.modules[builder.__module__]).values() if inspect.isfunction(each)]
+    makers = [each for each in own if each.__module__ == builder.__module__ and each.__name__.startswith("_")]
+    classes = [kind for kind in type(module).__mro__ if kind.__module__.startswith(PREFIX)]
+    found = {name for each in (builder, *makers, *classes) for name in inspect.signature(each).parameters}
+    return found - {"args", "kwargs"}

@@ -93,6 +93,11 @@ CONFIG = {"model_type": "eomt"}
 REFUSED = [
     ("no-such-model", {"model_type": "bert"}, "takes input_ids, no images"),
     ("remote", {"model_type": "x", "auto_map": {"AutoModel": "evil.py--Net"}}, "which is never run"),
+    (
+        "remote-class",
+        {"model_type": "segformer", "architectures": ["MyNet"], "auto_map": {"AutoModel": "evil.py--MyNet"}},
+        "code from its own repository ('MyNet'), which is never run",
+    ),
     ("new", {"model_type": "eomtt"}, "has no model_type 'eomtt'; did you mean 'eomt'?"),
     ("none", {"a": 1}, "config.json is not a model's: it has no model_type"),
     ("list", [1], "is not a model's config: expected an object, got list"),
@@ -126,6 +131,7 @@ def test_a_config_that_is_no_model_is_one_line(
         ("timm:resnet18:pretrained=true", "random weights"),
         ("timm:resnet18:depht=2", "has no option 'depht'"),
         ("timm:vit_tiny_patch16_224:img_siz=64", "did you mean 'img_size'?"),
+        ("torchvision:deeplabv3_resnet50:num_clases=3", "did you mean 'num_classes'?"),
         ("torchvision:lraspp", "did you mean 'lraspp_mobilenet_v3_large'?"),
         ("torchvision:resnet18:weights=DEFAULT", "random weights"),
         ("m2f", "--input is for a library's model"),
