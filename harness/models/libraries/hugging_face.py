@@ -25,6 +25,10 @@ PREFIX = "hf"
 MAX_BYTES = 4 * 2**20
 # Layers or other repetitions; more is no model that anybody trained, and building would not end.
 MOST_REPEATED = 1000
+# Classes; transformers makes a name for each.
+MOST_LABELS = 100_000
+# Objects in objects; a model's config has four or five.
+DEEPEST = 50
 # In this order the class is chosen where a config names none.
 TASKS = (
     "UNIVERSAL_SEGMENTATION",
@@ -115,11 +119,24 @@ def read_object(text: str, what: str) -> dict[str, Any]:
         raise ValueError(f"{what} has {len(text):,} characters; a model's has a few thousand")
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError(f"{what} is nested beyond reason") from None
+    except ValueError as error:
         raise ValueError(f"{what} is not JSON (line {getattr(error, 'lineno', '?')})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{what} is not a model's config: expected an object, got {type(content).__name__}")
-    return content
+    layer: list[Any] = [content]
+    for _ in range(DEEPEST):
+        layer = [each for part in layer for each in _parts(part)]
+        if not layer:
+            return content
+    raise ValueError(f"{what} is nested beyond reason")
+
+
+def _parts(content: Any) -> list[Any]:
+    if isinstance(content, dict):
+        return list(content.values())
+    return content if isinstance(content, list) else []
 
 
 def read_processor(texts: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -286,9 +303,14 @@ def cleaned(source: str, config: Any, key: str = "") -> Any:
     if isinstance(config, dict):
         _check_backbone(source, config)
         return {k: cleaned(source, v, str(k)) for k, v in config.items() if k not in DROPPED}
-    if isinstance(config, list | tuple):
-        return [cleaned(source, each, key) for each in config]
     repeated = re.search(r"layers|depth|blocks|num_stages", key)
+    if isinstance(config, list | tuple):
+        whole = [each for each in config if isinstance(each, int)]
+        if repeated and sum(whole) > MOST_REPEATED:
+            raise ValueError(f"{source}: {key} are more than {MOST_REPEATED} in all")
+        return [cleaned(source, each, key) for each in config]
+    if key == "num_labels" and isinstance(config, int) and config > MOST_LABELS:
+        raise ValueError(f"{source}: num_labels = {config:,} is more than {MOST_LABELS:,}")
     if repeated and isinstance(config, int) and not isinstance(config, bool) and config > MOST_REPEATED:
         raise ValueError(f"{source}: {key} = {config:,} is more than {MOST_REPEATED}")
     return config

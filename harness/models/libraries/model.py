@@ -1,16 +1,20 @@
 """What a model of an installed library is, whichever library it is of."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from segmeter.harness.models.libraries.inputs import Inputs, given_inputs
 from segmeter.harness.models.libraries.settling import settle
 from segmeter.model_text import INPUT
 
 Settings = Mapping[str, Any]
+# The largest that any of the libraries offers has a few thousand; more than this would not end.
+MOST_MODULES = 30_000
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,30 @@ class LibraryModel:
     def built(self, options: Settings) -> nn.Module:
         """The module with random weights; called with images alone, it makes its other inputs itself."""
         settings, _ = split_inputs(options)
-        module = settle(self.build(settings))
+        with _at_most(MOST_MODULES, self.source):
+            module = settle(self.build(settings))
         inputs = self.inputs_of(options)
         if not inputs.is_plain:
             module.register_forward_pre_hook(inputs.feed, with_kwargs=True)
         return module
+
+
+@contextmanager
+def _at_most(most: int, source: str) -> Iterator[None]:
+    """Within, raise ValueError when more modules than this have been made."""
+    made = 0
+
+    def count(module: nn.Module, name: str, part: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise ValueError(f"{source} is a model of more than {most:,} modules")
+
+    handle = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def split_inputs(options: Settings) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from segmeter.harness.inputs import ResizeRule, Size, format_size
 from segmeter.harness.models.libraries.inputs import check_side
+from segmeter.plain import shown
 
 # Where a processor keeps an image's proportions, the figure is for the commonest image of COCO.
 PHOTO = (480, 640)
@@ -85,4 +86,8 @@ def _processor_class(family: str) -> Any:
 
 
 def _pair(side: Any) -> Size:
-    return (side[0], side[1]) if isinstance(side, list | tuple) else (side, side)
+    if not isinstance(side, list | tuple):
+        return side, side
+    if len(side) != 2:
+        raise ValueError(f"config.json asks for images of {shown(side)}, expected a height and a width")
+    return side[0], side[1]

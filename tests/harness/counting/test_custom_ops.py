@@ -1,5 +1,7 @@
 """Operators of the user's own: one line gives them a cost; without it they are named with their shapes."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,8 +62,16 @@ def test_a_formula_that_cannot_be_registered(name: str, message: str) -> None:
         register_formula(name, lambda *args: 0)
 
 
-def test_a_formula_must_give_a_whole_number() -> None:
-    register_op("custom_op_test::scaled", lambda x, weight: 0.5)  # type: ignore[arg-type,return-value]
-    with pytest.raises(ValueError, match=r"must return a whole number of MACs, got 0\.5"):
+@pytest.mark.parametrize("found", [0.5, -1, True])
+def test_a_formula_must_give_a_whole_number(found: Any) -> None:
+    register_op("custom_op_test::scaled", lambda x, weight: found)
+    with pytest.raises(ValueError, match=rf"must return a whole number of MACs, got {found}"):
         count(Scaled(), (2, 3))
+    register_op("custom_op_test::scaled", lambda x, weight: x.numel())
+
+
+def test_a_formula_may_give_none_or_one() -> None:
+    for macs in (0, 1):
+        register_op("custom_op_test::scaled", lambda x, weight, macs=macs: macs)  # type: ignore[misc]
+        assert count(Scaled(), (2, 3)).macs == macs
     register_op("custom_op_test::scaled", lambda x, weight: x.numel())

@@ -75,6 +75,19 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]], int, int]] 
         16 * 96,
         0,
     ),
+    "bicubic resizing, antialiased": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", antialias=True),
+        [(1, 2, 3, 4)],
+        16 * 96,
+        0,
+    ),
+    # Six rows of six around each place.
+    "Lanczos resizing": (
+        lambda x: torch.ops.aten._upsample_lanczos2d_aa(x, [6, 8], False, None, None),
+        [(1, 2, 3, 4)],
+        36 * 96,
+        0,
+    ),
     "linear resizing": (lambda x: F.interpolate(x, scale_factor=2, mode="linear"), [(1, 2, 3)], 2 * 12, 0),
     "grid sampling": (F.grid_sample, [(1, 2, 5, 5), (1, 3, 4, 2)], 4 * 2 * 12, 0),
     "grid sampling in 3-d": (F.grid_sample, [(1, 2, 5, 5, 5), (1, 3, 4, 2, 3)], 8 * 2 * 24, 0),
@@ -104,6 +117,7 @@ ELEMENTS: dict[str, tuple[Callable[[Tensor], Any], int, int]] = {
     "threshold in place": (lambda x: F.threshold_(x, 0.1, 0.0), 0, N),
     "hard swish": (F.hardswish, 0, N),
     "mish": (F.mish, 0, N),
+    "quantisation": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8), 0, 2 * N),
     "PReLU": (lambda x: F.prelu(x, x.new_ones(1)), 0, N),
     "sum": (lambda x: x.sum(1), 0, N),
     "product": (lambda x: x.prod(1), 0, N),
