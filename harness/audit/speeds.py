@@ -7,7 +7,7 @@ from pathlib import Path
 from segmeter.harness.audit.tables import fps_rows
 from segmeter.harness.models import parse_model, spec_of
 from segmeter.harness.published import CLASSES, FAMILY, PublishedCell, PublishedRow
-from segmeter.harness.records import DEFAULT_FOLDER, WAYS, Run, collect, how_measured
+from segmeter.harness.records import DEFAULT_FOLDER, WAYS, Run, collect, how_measured, in_one_runtime
 
 RECORD_FOLDERS = (DEFAULT_FOLDER, Path(__file__).parents[2] / "results" / "records")
 
@@ -104,6 +104,7 @@ def _speed(row: PublishedRow, rows: Sequence[PublishedRow], runs: Sequence[Run])
         for run in runs
         for ratio in run.ratios
         if (run.model, ratio.get("baseline_model")) == (text, f"m2f@{row.backbone}")
+        and in_one_runtime(run, ratio)
     )
     if not measured:
         notes.append(f"no record of {text} beside m2f@{row.backbone}")

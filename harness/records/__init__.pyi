@@ -43,6 +43,7 @@ from .runs import environment_differences as environment_differences
 from .runs import export as export
 from .runs import find_run as find_run
 from .runs import how_measured as how_measured
+from .runs import in_one_runtime as in_one_runtime
 from .runs import new_id as new_id
 from .runs import now as now
 from .runs import read_run as read_run

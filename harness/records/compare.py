@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from segmeter.harness.published import PRO_SCALE, published_rows
-from segmeter.harness.records.runs import Run, environment_differences
+from segmeter.harness.records.runs import Run, environment_differences, in_one_runtime, runtime_of
 from segmeter.model_text import ModelText
 from segmeter.words import nearest
 
@@ -64,11 +64,6 @@ def compare_runs(runs: Sequence[Run], models: Sequence[str] = ()) -> dict[str, A
 
 def _conditions(run: Run) -> dict[str, Any]:
     return {**{key: run.settings.get(key, BEFORE.get(key)) for key in CONDITIONS}, "runtime": runtime_of(run)}
-
-
-def runtime_of(run: Run) -> str:
-    """What the model ran in; records from before it was kept were eager or compiled."""
-    return str(run.settings.get("runtime") or ("compile" if run.settings.get("compile") else "eager"))
 
 
 def _machines(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -140,9 +135,7 @@ def _ratio(run: Run, baseline: str, base: Run | None, same_machine: bool) -> dic
     if run is base:
         return nothing
     for ratio in run.ratios if run.model != baseline else []:
-        # Of another runtime it would compare those.
-        same = ratio.get("baseline_runtime") in (None, runtime_of(run))
-        if ratio.get("baseline_model") == baseline and same:
+        if ratio.get("baseline_model") == baseline and in_one_runtime(run, ratio):
             kept = {key: ratio[key] for key in ("times_faster", "low", "high", "verdict")}
             return {**kept, "how": f"in turn, {ratio['rounds']} rounds"}
     if base is None:

@@ -251,6 +251,16 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], above: str 
 PASSING = ("clocks", "during", "load", "memory_free_bytes")
 
 
+def runtime_of(run: Run) -> str:
+    """What the model ran in; records from before it was kept were eager or compiled."""
+    return str(run.settings.get("runtime") or ("compile" if run.settings.get("compile") else "eager"))
+
+
+def in_one_runtime(run: Run, ratio: Mapping[str, Any]) -> bool:
+    """Whether a ratio of a record is between two models in one runtime, and not between runtimes."""
+    return ratio.get("baseline_runtime") in (None, runtime_of(run))
+
+
 def how_measured(run: Run) -> str:
     """Machine, dtype, batch and whatever was asked for beyond a plain call, in one line."""
     settings = run.settings

@@ -8,7 +8,7 @@ from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting import count_model
 from segmeter.harness.inputs import ImageSize, parse_size
 from segmeter.harness.models import parse_model
-from segmeter.harness.records import Run, how_measured
+from segmeter.harness.records import Run, how_measured, in_one_runtime
 from segmeter.model_text import ModelText, is_source
 
 # A component below this share of the baseline's time is noise.
@@ -33,7 +33,13 @@ def realised_savings(runs: Sequence[Run], own: Sequence[str] = ()) -> list[dict[
     for run in sorted(runs, key=lambda run: (run.time, run.id), reverse=True):
         for ratio in run.ratios:
             baseline = by_id.get(ratio["baseline"])
-            if run.status != "ok" or baseline is None or not baseline.components or not run.components:
+            if (
+                not in_one_runtime(run, ratio)
+                or run.status != "ok"
+                or baseline is None
+                or not baseline.components
+                or not run.components
+            ):
                 continue
             if all(_may_be_counted(one, own) for one in (run, baseline)):
                 found.append(_pair(run, baseline, ratio, own))

@@ -10,7 +10,7 @@ from segmeter.commands.main import main
 from segmeter.harness.profiling.subjects import Settings
 from segmeter.harness.records.compare import beside_published, compare_runs
 from segmeter.harness.records.reading import collect
-from segmeter.harness.records.runs import Run, environment_differences, how_measured, save
+from segmeter.harness.records.runs import Run, environment_differences, how_measured, in_one_runtime, save
 from segmeter.reports.text.compare import comparison_markdown, component_sums
 from segmeter.reports.text.profile import conditions
 from tests.helpers.places import ROOT
@@ -208,3 +208,13 @@ def test_the_documents_table_is_what_the_command_prints(capsys: pytest.CaptureFi
     shown = text.partition("<!-- compare: begin -->\n")[2].partition("<!-- compare: end -->")[0]
     assert shown == capsys.readouterr().out
     assert "512x1024, batch 1, fp32, cpu" in shown
+
+
+def test_a_ratio_between_two_runtimes_is_none_of_a_group_of_one() -> None:
+    ratio = {"baseline_model": "m2f", "times_faster": 2.0}
+    onnx = Run("a", "t", "profile", "ok", "pro-scale", settings={"runtime": "onnxruntime"})
+    assert not in_one_runtime(onnx, {**ratio, "baseline_runtime": "eager"})
+    assert in_one_runtime(onnx, {**ratio, "baseline_runtime": "onnxruntime"})
+    # Records from before the runtime was kept.
+    old = Run("b", "t", "profile", "ok", "pro-scale", settings={"compile": True})
+    assert in_one_runtime(old, ratio) and not in_one_runtime(old, {**ratio, "baseline_runtime": "eager"})
