@@ -194,3 +194,20 @@ def test_attention_writes_its_output_once() -> None:
 
     _, count = run_and_count(Attends(), torch.zeros(2, 7, 4))
     assert count.activation_bytes == 2 * 7 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("component", "operator", "left_out"),
+    [
+        ("encoder.deformable_attention", "deform_sampling", True),
+        # Written with grid_sample, the sampling of deformable attention is the same work.
+        ("encoder.deformable_attention.sampling", "grid_sampler", True),
+        ("encoder.merging", "grid_sampler", False),
+        ("encoder.deformable_attention.sampling", "linear", False),
+    ],
+)
+def test_the_published_convention_passes_over_deformable_sampling_alone(
+    component: str, operator: str, left_out: bool
+) -> None:
+    (sampling,) = (each for each in OMISSIONS if each.name == "deformable_sampling")
+    assert sampling.applies(component, operator) == left_out
