@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.harness.counting.counter import run_and_count
+from segmeter.harness.gate import changes as changes_module
 from segmeter.harness.gate.capture import snapshot_of
 from segmeter.harness.gate.changes import Change, causes, changes_between
 from segmeter.harness.gate.snapshot import ModuleCost, Snapshot
@@ -278,3 +279,17 @@ def test_what_the_budget_file_asks_is_told_first() -> None:
         "in the budget file model m became n and size none became 64x64",
     )
     assert [c.kind for c in causes(found, "a")] == ["asked", "reshaped"]
+
+
+def test_a_rename_keeps_at_least_one_name_of_each_path() -> None:
+    for old, new in (("a.b", "b"), ("b", "a.b")):
+        (change,) = changes_module._renamed({old: new}, {new: cost()})
+        assert change.text == f"{old} was renamed to {new}"
+    (cut,) = changes_module._renamed({"a.x.b": "a.y.b"}, {"a.y.b": cost()})
+    assert cut.text == "a.x was renamed to a.y"
+
+
+def test_one_changed_module_has_no_others() -> None:
+    rows = [("a", cost(work=1), cost(work=5)), ("b", cost(work=1), cost(work=2))]
+    assert "more" not in changes_module._rewritten(rows[:1]).text
+    assert "a and 1 more" in changes_module._rewritten(rows).text
