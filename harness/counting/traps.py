@@ -1,16 +1,18 @@
 """What changes a model's count without a word: found in the model, said in one line each."""
 
 import copy
+import re
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from segmeter.harness.counting.counter import Count, count_call
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import ImageSize, format_size
 from segmeter.harness.models import (
     ModelSpec,
     as_training_starts,
+    inputs_of,
     mask_probabilities,
     meta_model,
     small_values,
@@ -19,6 +21,8 @@ from segmeter.harness.models import (
 GIGA = 1e9
 # Methods by which a block turns its branches into one convolution.
 MERGES = ("reparameterize", "switch_to_deploy", "fuse_convs_and_norms")
+# Heads that predict classes after each layer: their losses need all, predictions the last.
+_EACH_LAYER = re.compile(r"(?P<head>.*\b(class_embed|class_predictor))(\.\d+)?(\..*)?")
 
 
 def traps_of(spec: ModelSpec, size: ImageSize, counted: Count) -> list[str]:
@@ -35,6 +39,10 @@ def traps_of(spec: ModelSpec, size: ImageSize, counted: Count) -> list[str]:
         *_branches(model, size, counted),
         *_batch_norms(counted),
         *_auxiliary(model, counted),
+        *_dead_predictions(counted),
+        *_drops(model),
+        *_remembers(model, counted),
+        *_proportions(spec, size),
         *own_resize(model),
     ]
 
@@ -108,6 +116,65 @@ def _auxiliary(model: nn.Module, counted: Count) -> Iterator[str]:
     work = sum(w.macs for w in counted.work if any(f"{w.module}.".startswith(f"{head}.") for head in heads))
     if work:
         yield f"{heads[0]} runs too, though predictions do not need it: {work / GIGA:.2f}"
+
+
+def _dead_predictions(counted: Count) -> Iterator[str]:
+    """Classes that are predicted after layers before the last."""
+    heads: dict[tuple[str, str], list[int]] = {}
+    for work in counted.work:
+        found = _EACH_LAYER.fullmatch(work.module)
+        if found and work.macs and work.macs % work.calls == 0:
+            heads.setdefault((found["head"], work.operator), []).extend(
+                [work.macs // work.calls] * work.calls
+            )
+    dead: dict[str, list[int]] = {}
+    for (head, _), each in heads.items():
+        # One that chooses the queries sees all tokens, and is needed.
+        same = [macs for macs in each if macs == min(each)]
+        if len(same) > 1:
+            dead.setdefault(head, []).append(sum(same[1:]))
+    for head, macs in dead.items():
+        yield f"{head} predicts after every layer, and inference reads the last alone: {sum(macs) / GIGA:.4f}"
+
+
+def _drops(model: nn.Module) -> Iterator[str]:
+    """Layers that drop at random, although the model is counted as at inference."""
+    kinds = (nn.modules.dropout._DropoutNd,)
+    at_work = [
+        path
+        for path, each in model.named_modules()
+        if each.training and (isinstance(each, kinds) or type(each).__name__ == "DropPath")
+    ]
+    if at_work:
+        yield (
+            f"dropout stays in training mode ({len(at_work)}x, {at_work[0]} the first): it costs no "
+            "multiply-accumulates, and what is timed is not inference"
+        )
+
+
+def _remembers(model: nn.Module, counted: Count) -> Iterator[str]:
+    """What is kept from call to call: keys and values of texts, memories of a video's frames."""
+    config = getattr(model, "config", None)
+    for name, part in [("", config), ("text_config", getattr(config, "text_config", None))]:
+        if getattr(part, "is_decoder", False) and getattr(part, "use_cache", False):
+            yield (
+                f"{name or 'config'}.use_cache keeps keys and values (kv-cache): counted is the first call, "
+                "later ones add a token each and cost less"
+            )
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        idle = not any(f"{w.module}.".startswith(f"{path}.") for w in counted.work if w.macs)
+        if name in ("memory_attention", "memory_encoder") and idle and any(True for _ in module.parameters()):
+            yield f"{path} did not run: the count is a first frame's, and later frames of a video cost more"
+
+
+def _proportions(spec: ModelSpec, size: ImageSize) -> Iterator[str]:
+    inputs = inputs_of(spec)
+    if inputs is not None and inputs.keeps_proportions and inputs.size == size.padded:
+        yield (
+            f"the input's size follows the photo's proportions: {format_size(size.padded)} is one photo's, "
+            "--dataset gives a data set's mean"
+        )
 
 
 def own_resize(model: nn.Module) -> Iterator[str]:

@@ -8,13 +8,12 @@ from tests.helpers.places import ROOT
 
 PAGE = ROOT / "docs" / "models.md"
 START, END = "<!-- table -->", "<!-- end of table -->"
-# Figures of papers and of torchvision's own tables, in words: what they count differs.
+# Figures whose source was read; what they count differs.
+_CONDITIONAL = "README of Atten4Vis/ConditionalDETR, MACs; mean over 100 images"
 PUBLISHED = {
-    "hf:EomtForUniversalSegmentation": "669 GFLOPs (paper, as MACs)",
-    "hf:DetrForObjectDetection": "86 GFLOPs (paper, as MACs; mean over 100 images)",
-    "hf:RTDetrForObjectDetection": "136 GFLOPs (paper, 2 per MAC)",
-    "hf:RTDetrV2ForObjectDetection": "136 GFLOPs (paper, 2 per MAC)",
-    "hf:SegformerForSemanticSegmentation": "8.4 GFLOPs (paper, as MACs)",
+    "hf:DetrForObjectDetection": f"86 GFLOPs ({_CONDITIONAL})",
+    "hf:ConditionalDetrForObjectDetection": f"90 GFLOPs ({_CONDITIONAL})",
+    "hf:RTDetrForObjectDetection": "136 GFLOPs (model card of PekingU/rtdetr_r50vd, 2 per MAC)",
 }
 
 

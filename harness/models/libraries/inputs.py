@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmeter.harness.inputs import MAX_SIDE, Size
+from segmeter.harness.inputs import MAX_SIDE, Size, format_size
 from segmeter.model_text import INPUT
 from segmeter.words import nearest
 
@@ -19,6 +19,8 @@ DTYPES = {
     "int32": torch.int32,
     "bool": torch.bool,
 }
+# Where a processor keeps an image's proportions, the figure is for the commonest image of COCO.
+PHOTO = (480, 640)
 # Elements; a larger one is a mistake, or would have to be made in earnest for nothing.
 MOST_ELEMENTS = 2**28
 
@@ -72,6 +74,11 @@ class Inputs:
     image: str = ""
     frames: int = 0
     extras: tuple[Extra, ...] = ()
+
+    @property
+    def keeps_proportions(self) -> bool:
+        """Whether the size is one photo's, and another photo's would be another."""
+        return self.source.endswith(f"for a {format_size(PHOTO)} image")
 
     @property
     def is_plain(self) -> bool:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from segmeter.harness.inputs import ResizeRule, Size, format_size
-from segmeter.harness.models.libraries.inputs import check_side
+from segmeter.harness.models.libraries.inputs import PHOTO, check_side
 from segmeter.plain import shown
 
-# Where a processor keeps an image's proportions, the figure is for the commonest image of COCO.
-PHOTO = (480, 640)
 # Where nothing says more.
 DEFAULT = (640, 640)
 # Their configurations' `image_size` says nothing: the networks take any size.
@@ -40,7 +38,9 @@ def image_size(config: Any, processor: Mapping[str, Any], kind: Any, origin: str
     default = _processor_class(config.model_type)
     found = _from_processor(_class_settings(default), exact=False)
     if default is not None and found:
-        return check_side(found, default.__name__), f"the defaults of {default.__name__}"
+        fixed = _from_processor(_class_settings(default), exact=True)
+        where = "" if fixed else f", for a {format_size(PHOTO)} image"
+        return check_side(found, default.__name__), f"the defaults of {default.__name__}{where}"
     return DEFAULT, "nothing says more"
 
 

@@ -1,10 +1,12 @@
 """Models of other libraries: split into components, and counted as torch's own counter counts them."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
-from segmeter.harness.counting import apply_convention, count_model, work_of
+from segmeter.harness.counting import Count, Work, apply_convention, count_model, traps, work_of
 from segmeter.harness.crosscheck import cross_check, crosscheck_subject
 from segmeter.harness.inputs import ImageSize
 from segmeter.harness.models import ModelSpec, find_components, inputs_of, meta_model, parse_model
@@ -151,6 +153,59 @@ def test_traps_are_told_with_their_figures(tmp_path) -> None:
     assert "batch norms are counted" in traps("timm:resnet18")
     assert "auxiliary_head runs too" in traps(folder(tmp_path / "uper", "upernet"))
     assert traps("timm:vit_tiny_patch16_224") == ""
+
+
+def told(text: str) -> str:
+    return " | ".join(count_model(*spec_and_size(text), "macs").traps)
+
+
+def test_predictions_that_nobody_reads_are_told(tmp_path) -> None:
+    spec, size = spec_and_size(folder(tmp_path, "mask2former", num_queries=7))
+    work = [w for w in work_of(spec, size).work if w.module == "class_predictor" and w.macs]
+    # One layer, for its two "layers" count the prediction before the first.
+    assert {w.calls for w in work} == {2}
+    (line,) = [t for t in count_model(spec, size, "macs").traps if t.startswith("class_predictor")]
+    assert line.endswith(f"the last alone: {sum(w.macs for w in work) / 2 / 1e9:.4f}")
+    # DETR applies its head to the last layer only.
+    assert "predicts after" not in told(folder(tmp_path / "detr", "detr"))
+
+
+def test_a_size_of_one_photo_is_told(tmp_path) -> None:
+    line = "the input's size follows the photo's proportions"
+    kept = {"size": {"shortest_edge": 64, "longest_edge": 96}}
+    assert f"{line}: 64x85 is one photo's" in told(folder(tmp_path, "detr", kept))
+    assert line not in told(folder(tmp_path / "fixed", "detr", {"size": {"height": 64, "width": 64}}))
+
+
+class Drops(nn.Dropout):
+    """One that its author keeps at work."""
+
+    def train(self, mode: bool = True) -> "Drops":
+        return super().train(True)
+
+
+def test_dropout_at_work_is_told() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), Drops()).eval()
+    assert [line.partition(":")[0] for line in traps._drops(model)] == [
+        "dropout stays in training mode (1x, 2 the first)"
+    ]
+    assert not list(traps._drops(model[:2]))
+
+
+def test_what_is_kept_from_call_to_call_is_told() -> None:
+    class Decoder(nn.Module):
+        config = SimpleNamespace(text_config=SimpleNamespace(is_decoder=True, use_cache=True))
+
+    class Video(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory_attention = nn.Linear(2, 2)
+
+    assert [line.split()[0] for line in traps._remembers(Decoder(), Count())] == ["text_config.use_cache"]
+    (line,) = traps._remembers(Video(), Count())
+    assert line.startswith("memory_attention did not run")
+    ran = Count((Work("memory_attention", "linear", 1, 4, 8),))
+    assert not list(traps._remembers(Video(), ran))
 
 
 def test_a_users_component_comes_first(tmp_path) -> None:
