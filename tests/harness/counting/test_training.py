@@ -83,6 +83,36 @@ def test_a_grouped_convolution_goes_back_at_what_it_went_forward() -> None:
     assert (step.forward.total(), step.backward.total()) == (macs, macs)
 
 
+@pytest.mark.parametrize("text", ["hf:SegformerForSemanticSegmentation", "hf:EomtForUniversalSegmentation"])
+def test_grouped_convolutions_are_all_that_torchs_counter_takes_otherwise(text: str) -> None:
+    spec = parse_model(text, own=True)
+    inputs = inputs_of(spec)
+    assert inputs is not None
+    step = train_model(spec, ImageSize(inputs.size, inputs.size))
+    # torch's counter multiplies all inputs' channels with all outputs' for the weight's gradient, `groups`
+    # times the products there are. Only where a gradient arrives: EoMT's mask predictions before its last
+    # blocks go through a comparison, which has none.
+    excess = 0
+
+    def note(module: nn.Conv2d, args: tuple[Tensor], output: Tensor) -> None:
+        macs = output.numel() * module.weight[0].numel()
+
+        def arrived(gradient: Tensor) -> None:
+            nonlocal excess
+            excess += (module.groups - 1) * macs
+
+        if output.requires_grad:
+            output.register_hook(arrived)
+
+    model = copy.deepcopy(meta_model(spec))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    theirs = flops_of_torch(model, torch.empty((1, 3, *inputs.size), device="meta"))
+    assert excess > 0
+    assert 2 * (step.forward.total() + step.backward.total() + excess) == theirs
+
+
 class Deformable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
