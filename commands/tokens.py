@@ -8,6 +8,7 @@ import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
 from segmeter.commands.options import JsonOpt, chosen_spec
+from segmeter.model_text import library_name
 
 EXIT_INTERRUPTED = 130
 # Systems that are looked into block by block.
@@ -28,7 +29,8 @@ def tokens(
         str | None,
         typer.Option(
             help="An encoder: m2f, lite-m2f, rt-m2f or pro-scale, with options as in MODEL. It is "
-            "looked into, and the what-if counts its cost; also segmenter or segformer."
+            "looked into, and the what-if counts its cost; also segmenter or segformer, "
+            "or a library's model with blocks of tokens: timm:vit_tiny_patch16_224."
         ),
     ] = None,
     weights: Annotated[
@@ -70,7 +72,14 @@ def tokens(
         from segmeter.harness.tokens import Settings, chosen_places, run_tokens
         from segmeter.harness.weights import load_network
 
-        if encoder is not None and encoder.partition(":")[0].partition("@")[0] in BY_BLOCK:
+        if library_name(backbone or ""):
+            raise ValueError(
+                f"--backbone takes a backbone of segmeter; a whole model is --encoder {backbone}"
+            )
+        by_block = encoder is not None and (
+            encoder.partition(":")[0].partition("@")[0] in BY_BLOCK or library_name(encoder) is not None
+        )
+        if encoder is not None and by_block:
             return _by_block(
                 encoder,
                 backbone,
@@ -83,7 +92,7 @@ def tokens(
                 json,
             )
         if labels is not None:
-            raise ValueError(f"--labels goes with --encoder {' or '.join(BY_BLOCK)}")
+            raise ValueError(f"--labels goes with --encoder {' or '.join(BY_BLOCK)}, or a library's model")
         settings = Settings(distance, radius, threshold, sample or None, seed)
         if not 32 <= short_side <= MAX_SIDE:
             raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short_side}")
@@ -133,7 +142,7 @@ def _by_block(
     """Tokens of a system without an encoder of its own, block by block, at the system's own size."""
     from segmeter.files import prepare_folder
     from segmeter.harness.inputs import choose_photos, parse_size
-    from segmeter.harness.models import real_model, usual_input
+    from segmeter.harness.models import inputs_of, real_model, usual_input
     from segmeter.harness.records import to_json, write_text
     from segmeter.harness.tokens import run_blocks
     from segmeter.harness.weights import load_model
@@ -142,6 +151,7 @@ def _by_block(
         raise ValueError(f"--threshold must be from -1 to 1, got {threshold}")
     size, classes = usual_input(encoder, backbone)
     spec = chosen_spec(encoder, None, backbone, classes or 150, None)
+    inputs = inputs_of(spec)
     if weights is None and not random_weights:
         raise ValueError(
             f"no weights for {encoder}: give --weights FILE, or ask for random ones with --random-weights "
@@ -159,7 +169,7 @@ def _by_block(
             spec,
             model,
             photos,
-            parse_size(size or "512x512"),
+            inputs.size if inputs else parse_size(size or "512x512"),
             threshold,
             weights=source,
             labels=labels,

@@ -1,7 +1,8 @@
 """How alike tokens are in each block of a system, in windows and across the image, and how pure in class.
 
 The analysis behind ALGM: tokens of small windows resemble each other early, tokens anywhere later. For
-systems that are not around an encoder: Segmenter, SegFormer.
+systems that are not around an encoder: Segmenter, SegFormer, and models of libraries whose blocks take
+tokens and give as many.
 """
 
 from collections import defaultdict
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from segmeter.encoders.images import normalise
 from segmeter.harness.counting import count_images, images_record
 from segmeter.harness.inputs import ImageSize, Photo, Size, format_size, open_photo, read_photo
-from segmeter.harness.models import ModelSpec, find_token_layers, parse_model
+from segmeter.harness.models import ModelSpec, find_token_layers, model_of, parse_model
+from segmeter.harness.tokens.library_blocks import tell_tokens
 
 SCHEMA = "segmeter.token_blocks/1"
 SIDES = (2, 4)
@@ -69,6 +71,8 @@ def run_blocks(
     Raises:
         ValueError: a label that is missing or cannot be read, or a model without blocks that tell tokens.
     """
+    if model_of(spec) is not None and not tell_tokens(model, size):
+        raise ValueError(f"{spec.encoder} has no blocks that take tokens (B, T, C) and give as many")
     layers = find_token_layers(model)
     if not layers:
         raise ValueError(f"{spec.encoder_title} has no layers that tell their tokens")
@@ -123,7 +127,9 @@ def _one(
                     if classes is not None:
                         counts = class_counts(classes, (seen.sizes[0][0] // side, seen.sizes[0][1] // side))
                         block.values[f"window{side}_purity"].append(purity(counts))
-            if rows is not None and classes is not None and bool((rows > 0).all()):
+            # The library's own layers may hand on something else beside.
+            merges = isinstance(rows, Tensor) and not rows.is_floating_point() and len(inputs) > 2
+            if merges and rows is not None and classes is not None and bool((rows > 0).all()):
                 grid = inputs[2]
                 merged = torch.zeros((int(rows.max()) + 1, IGNORED), dtype=torch.float64)
                 merged.index_add_(0, rows[0], class_counts(classes, grid))

@@ -38,7 +38,7 @@ def blocks_tables(record: Mapping[str, Any]) -> list[Table]:
         what_if.add_row(
             plain(row["model"]), giga(row["total_gmacs"]) if "total_gmacs" in row else row["error"]
         )
-    return [table, what_if]
+    return [table, what_if] if record["what_if"] else [table]
 
 
 def blocks_notes(record: Mapping[str, Any]) -> list[str]:
