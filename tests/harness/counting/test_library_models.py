@@ -1,5 +1,6 @@
 """Models of other libraries: split into components, and counted as torch's own counter counts them."""
 
+import runpy
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from segmeter.harness.models import ModelSpec, find_components, inputs_of, meta_
 from tests.helpers.hugging_face import folder
 from tests.helpers.library_models import MODELS
 from tests.helpers.models_page import PAGE, row
+from tests.helpers.places import ROOT
 
 pytest.importorskip("transformers")
 
@@ -61,6 +63,13 @@ def test_a_model_is_split_and_agrees_with_torchs_counter(text: str) -> None:
 def test_there_are_enough_of_them() -> None:
     families = {text.partition(":")[2].partition("For")[0].partition("Model")[0] for text in MODELS}
     assert len(MODELS) >= 30 and len(families) >= 15
+
+
+def test_the_largest_is_counted_in_little_memory() -> None:
+    # 840 million parameters, on meta: 3.1 GiB if they were made. Limit and figures: docs/models.md.
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "library_models.py"))
+    _, gib, status = benchmark["measured"]("hf:Sam3Model")
+    assert status == 0 and gib <= benchmark["LIMIT_GIB"]
 
 
 def test_the_page_lists_them_with_todays_figures() -> None:

@@ -1,0 +1,65 @@
+"""What does it cost to count each model of docs/models.md: process time and memory of a fresh process each.
+
+Run it as ``python benchmarks/library_models.py [WORD]``; exit 1 if one takes more than 10 s or 1.5 GiB.
+Process time is user and system time of all threads, libraries' imports included; memory is the largest
+resident set.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+LIMIT_SECONDS, LIMIT_GIB = 10.0, 1.5
+COUNT = """
+import sys
+from segmeter.harness.counting import count_model
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import inputs_of, parse_model
+spec = parse_model(sys.argv[1], own=True)
+size = inputs_of(spec).size
+count_model(spec, ImageSize(size, size), "macs")
+"""
+
+
+def measured(model: str) -> tuple[float, float, int]:
+    """Process seconds, GiB at the peak, and the exit status of counting a model."""
+    arguments = [sys.executable, "-W", "ignore", "-c", COUNT, model]
+    pid = os.posix_spawn(sys.executable, arguments, {**os.environ, "OMP_NUM_THREADS": "1"})
+    _, status, used = os.wait4(pid, 0)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20, os.waitstatus_to_exitcode(status)
+
+
+def main(word: str = "") -> int:
+    """Measure the models whose name has the word in it, and print them."""
+    from tests.helpers.library_models import MODELS
+
+    table = Table("model")
+    for column in ("process time [s]", "peak memory [GiB]"):
+        table.add_column(Text(column), justify="right")
+    seconds: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    failed = []
+    for model in (each for each in MODELS if word in each):
+        seconds[model], memory[model], status = measured(model)
+        failed += [model] if status else []
+        print(f"{model}: {seconds[model]:.1f} s, {memory[model]:.2f} GiB", file=sys.stderr)
+        table.add_row(model, f"{seconds[model]:.1f}", f"{memory[model]:.2f}")
+    Console().print(table)
+    if not seconds:
+        print(f"no model with {word!r} in its name", file=sys.stderr)
+        return 2
+    for what, found, unit in (("time", seconds, "s"), ("memory", memory, "GiB")):
+        slowest = max(found, key=lambda name: found[name])
+        print(f"most {what}: {found[slowest]:.2f} {unit}, {slowest}")
+    within = max(seconds.values()) <= LIMIT_SECONDS and max(memory.values()) <= LIMIT_GIB
+    return 0 if within and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
