@@ -71,7 +71,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
 
     Args:
         path: the checkpoint.
-        spec: the model; None to recognise it. Its classes and queries are taken from the file.
+        spec: the model; None to recognise it. Its classes and queries are taken from the file, where it has them.
 
     Returns:
         The model in eval mode, in float32 on the CPU; its spec; what became of every entry.
@@ -84,7 +84,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
     if spec is None:
         spec = recognise_model(checkpoint)
     else:
-        classes, queries = classes_and_queries(checkpoint, spec.system)
+        classes, queries = classes_and_queries(checkpoint, spec.system, spec.num_queries)
         spec = _with_traces(spec.with_heads(classes, queries), checkpoint)
     entries = meta_model(spec).state_dict().items()
     shapes = {name: tuple(entry.shape) for name, entry in entries if not name.endswith(COUNTER)}

@@ -69,12 +69,15 @@ def recognise_model(checkpoint: Checkpoint) -> ModelSpec:
     return model_spec(encoder, backbone, num_classes=classes, num_queries=queries, **options)
 
 
-def classes_and_queries(checkpoint: Checkpoint, system: System | None = None) -> tuple[int, int]:
+def classes_and_queries(
+    checkpoint: Checkpoint, system: System | None = None, asked: int | None = None
+) -> tuple[int, int]:
     """Numbers of classes (without "no object") and of queries.
 
     Args:
         checkpoint: the weights.
-        system: whose they are, if that is known; one that keeps no weights for its queries has its default.
+        system: whose they are, if that is known.
+        asked: queries of a system that keeps no weights for them; None for its default.
 
     Raises:
         ValueError: the entries that say so are missing.
@@ -89,7 +92,7 @@ def classes_and_queries(checkpoint: Checkpoint, system: System | None = None) ->
 
     naming = system.naming if system else None
     if system is not None and naming is not None:
-        queries = rows(naming.queries) if naming.queries else system.default_queries("")
+        queries = rows(naming.queries) if naming.queries else asked or system.default_queries("")
         classes = rows(*naming.classes.split()) - naming.no_object
         if classes < 1:
             raise ValueError(f"{checkpoint.path} has {max(classes, 0)} classes and {queries} queries")
