@@ -71,7 +71,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
 
     Args:
         path: the checkpoint.
-        spec: the model; None to recognise it. Its classes and queries are taken from the file, where it has them.
+        spec: the model; None to recognise it. Its classes and queries are the file's, where it has them.
 
     Returns:
         The model in eval mode, in float32 on the CPU; its spec; what became of every entry.
