@@ -17,5 +17,8 @@ from .panoptic import WorkerKilledError as WorkerKilledError
 from .predict import PhotoResult as PhotoResult
 from .predict import photo_class_names as photo_class_names
 from .predict import predict_photo as predict_photo
+from .semantic_data import SemanticData as SemanticData
+from .semantic_data import beside as beside
+from .semantic_data import semantic_set as semantic_set
 from .sliding import Windows as Windows
 from .sliding import score_photos as score_photos

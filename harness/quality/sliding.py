@@ -31,12 +31,17 @@ class Windows:
         stride: from one window to the next.
         short_side: that the photo is resized to; enlarged to the crop where it is smaller.
         batch: windows that run at once; what ALGM merges depends on it.
+        whole: one window, the resized photo itself, its sides enlarged to the model's multiple (mmseg's whole
+            mode with aligned sides, as SegFormer's ADE20K figures are taken).
+        flip: also the mirrored window, and the mean of both.
     """
 
     crop: int
     stride: int
     short_side: int
     batch: int = WINDOWS_AT_ONCE
+    whole: bool = False
+    flip: bool = False
 
     def check(self, divisor: int) -> None:
         """Raise ValueError unless windows fit the model and overlap or touch."""
@@ -46,6 +51,14 @@ class Windows:
             raise ValueError(f"--stride must be from 1 to the crop of {self.crop}, got {self.stride}")
         if self.short_side < 1 or self.batch < 1:
             raise ValueError("--short-side and --window-batch must be at least 1")
+
+    def resized(self, size: tuple[int, int], divisor: int) -> tuple[int, int]:
+        """The size (H, W) that a photo of a size is resized to."""
+        if self.whole:
+            factor = self.short_side / min(size)
+            return next_multiple((round(size[0] * factor), round(size[1] * factor)), divisor)
+        factor = max(self.short_side, self.crop) / min(size)
+        return max(self.crop, round(size[0] * factor)), max(self.crop, round(size[1] * factor))
 
 
 def places(length: int, crop: int, stride: int) -> list[int]:
@@ -62,7 +75,7 @@ def class_logits(model: nn.Module, image: Tensor, windows: Windows) -> tuple[Ten
     """Mean logits of the windows.
 
     Args:
-        model: images (B, 3, crop, crop) -> class logits (B, K, crop, crop).
+        model: images (B, 3, h, w) -> class logits (B, K, h, w).
         image: (3, H, W), no side below the crop.
         windows: their size and stride.
 
@@ -70,6 +83,8 @@ def class_logits(model: nn.Module, image: Tensor, windows: Windows) -> tuple[Ten
         (K, H, W), and the number of windows.
     """
     _, height, width = image.shape
+    if windows.whole:
+        return _seen(model, image[None], windows.flip)[0], 1
     corners = [
         (top, left)
         for top in places(height, windows.crop, windows.stride)
@@ -80,7 +95,7 @@ def class_logits(model: nn.Module, image: Tensor, windows: Windows) -> tuple[Ten
     for start in range(0, len(corners), windows.batch):
         group = corners[start : start + windows.batch]
         cut = [image[:, top : top + windows.crop, left : left + windows.crop] for top, left in group]
-        logits = model(torch.stack(cut))
+        logits = _seen(model, torch.stack(cut), windows.flip)
         if total is None:
             total = logits.new_zeros((logits.shape[1], height, width))
         for (top, left), each in zip(group, logits, strict=True):
@@ -90,14 +105,21 @@ def class_logits(model: nn.Module, image: Tensor, windows: Windows) -> tuple[Ten
     return total / seen, len(corners)
 
 
+def _seen(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
+    """Logits (B, K, h, w), or the mean of theirs and of the mirrored images', mirrored back."""
+    logits: Tensor = model(images)
+    return (logits + model(images.flip(-1)).flip(-1)) / 2 if flip else logits
+
+
 def score_photos(
     model: nn.Module,
     photos: Sequence[Photo],
-    labels: Path,
+    label_of: Callable[[Photo], Path],
     windows: Windows,
     pixels: Pixels,
     num_classes: int,
     *,
+    divisor: int = 1,
     zero_is_void: bool = False,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -106,10 +128,11 @@ def score_photos(
     Args:
         model: a whole model that gives class logits.
         photos: one at least.
-        labels: a folder of PNGs of class ids, named as the photos; 255 is void.
+        label_of: a photo -> its PNG of class ids; 255 is void.
         windows: how photos are cut.
         pixels: how images are normalised.
         num_classes: classes of the model.
+        divisor: what the sides of a whole photo must be multiples of.
         zero_is_void: whether labels count from 1 and 0 is void, as ADE20K's files do.
         step: called after each photo.
 
@@ -124,12 +147,8 @@ def score_photos(
     matrix = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
     number = 0
     for photo in photos:
-        truth = _label(labels, photo, zero_is_void)
-        factor = max(windows.short_side, windows.crop) / min(photo.size)
-        size = (
-            max(windows.crop, round(photo.size[0] * factor)),
-            max(windows.crop, round(photo.size[1] * factor)),
-        )
+        truth = _label(label_of(photo), photo, zero_is_void)
+        size = windows.resized(photo.size, divisor)
         image = normalise(read_photo(photo, size), pixels.mean, pixels.std)
         logits, cut = class_logits(model, image, windows)
         resized = F.interpolate(logits[None], size=truth.shape, mode="bilinear", align_corners=False)[0]
@@ -138,7 +157,7 @@ def score_photos(
         step()
     found = mean_iou(matrix)
     if found is None:
-        raise ValueError(f"no pixel of {labels} has a class")
+        raise ValueError("no pixel of the labels has a class")
     return {
         "miou": 100 * found.miou,
         "accuracy": 100 * found.accuracy,
@@ -149,8 +168,7 @@ def score_photos(
     }
 
 
-def _label(folder: Path, photo: Photo, zero_is_void: bool) -> np.ndarray:
-    path = folder / f"{Path(photo.name).stem}.png"
+def _label(path: Path, photo: Photo, zero_is_void: bool) -> np.ndarray:
     try:
         with open_photo(path) as opened:
             if opened.mode not in ("L", "P"):
