@@ -47,7 +47,7 @@ def predict(
     dtype: DtypeOpt = "fp32",
     json: JsonOpt = False,
 ) -> None:
-    """Draw panoptic, instance and semantic results over photos, with a legend."""
+    """Draw panoptic, instance and semantic results, or a detector's boxes, over photos, with a legend."""
     with user_input(), named_failures():
         from segmeter.harness.inputs import find_photos
         from segmeter.harness.quality import DTYPES, Settings, photo_class_names, predict_photo
@@ -86,6 +86,7 @@ def _told(results: "Sequence[PhotoResult]") -> list[dict[str, Any]]:
         {
             "title": result.title,
             "instances": len(result.instances),
+            "boxes": None if result.boxes is None else len(result.boxes),
             "segments": Counter(result.classes[category][0] for category in result.segments.values()),
         }
         for result in results

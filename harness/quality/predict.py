@@ -34,6 +34,8 @@ class PhotoResult:
         segments: segment id -> class.
         instances: masks (H, W) bool with class and score, best first.
         semantic: (H, W) class of each pixel.
+        boxes: of a model that finds boxes alone: left, top, width and height in pixels with class and score,
+            best first; its masks are then empty, and the maps void.
     """
 
     photo: str
@@ -44,6 +46,7 @@ class PhotoResult:
     segments: dict[int, int]
     instances: list[tuple[np.ndarray, int, float]]
     semantic: np.ndarray
+    boxes: list[tuple[list[float], int, float]] | None = None
 
 
 def photo_class_names(spec: "ModelSpec", dataset: str | None = None, data: Path | None = None) -> Classes:
@@ -57,7 +60,9 @@ def photo_class_names(spec: "ModelSpec", dataset: str | None = None, data: Path 
     elif dataset in CLASS_NAMES:
         names = CLASS_NAMES[dataset]
     else:
-        fitting = [names for names in CLASS_NAMES.values() if len(names) == spec.num_classes]
+        # A detector has a data set's things alone.
+        known = [*CLASS_NAMES.values(), *(tuple(n for n in names if n[1]) for names in CLASS_NAMES.values())]
+        fitting = [names for names in known if len(names) == spec.num_classes]
         names = fitting[0] if fitting else tuple((f"class {k}", True) for k in range(spec.num_classes))
     if len(names) != spec.num_classes:
         raise ValueError(f"{spec.text} has {spec.num_classes} classes, {data or dataset} names {len(names)}")
@@ -79,6 +84,7 @@ def predict_photo(
     """
     from segmeter.encoders.parts.boxes import DetectionOutput
     from segmeter.encoders.segmenter.postprocess import instances, panoptic
+    from segmeter.harness.quality.boxes import coco_boxes
     from segmeter.harness.quality.inference import read_image, segment
     from segmeter.words import nearest
 
@@ -88,10 +94,11 @@ def predict_photo(
     image = read_image(photo)
     output = segment(model, [image], rule, settings)
     if isinstance(output, DetectionOutput):
-        raise ValueError(
-            f"{spec.title} finds boxes and no masks, and masks are what is drawn here; "
-            "`segmeter evaluate` writes boxes as COCO results and scores them"
-        )
+        height, width = image.shape[:2]
+        empty = np.zeros((height, width), dtype=np.int64)
+        boxes = [one for one in coco_boxes(output, 0, (height, width)) if one[2] >= INSTANCE_SCORE]
+        boxes.sort(key=lambda one: -one[2])
+        return PhotoResult(photo.name, spec.title, image, classes, empty, {}, [], empty, boxes)
     things = [index for index, (_, isthing) in enumerate(classes) if isthing]
     (whole,) = panoptic(output, things)
     (found,) = instances(output, thing_ids=things)

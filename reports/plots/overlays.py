@@ -33,7 +33,8 @@ def class_colour(index: int) -> Colour:
 def overlay_figure(results: Sequence["PhotoResult"]) -> "Figure":
     """One photo: itself and a legend on the left, then a column for each model.
 
-    Rows are the panoptic segments, the instances (score 0.5 or more) and the semantic map.
+    Rows are the panoptic segments, instances (score 0.5 or more) and the semantic map; a detector has boxes
+    in the row of the instances and nothing in the others, which are left out where all are detectors.
 
     Args:
         results: of one photo, one for each model.
@@ -42,25 +43,32 @@ def overlay_figure(results: Sequence["PhotoResult"]) -> "Figure":
     from matplotlib.figure import Figure
 
     columns = len(results) + 1
+    detectors = all(result.boxes is not None for result in results)
+    kinds = ("instances",) if detectors else ("panoptic", "instances", "semantic")
     height, width = results[0].image.shape[:2]
     cell = max(PAGE_INCHES / columns, 2.2)
     row_height = min(max(cell * height / width, 0.6), 6.0)
     with paper_style():
-        figure = Figure(figsize=(cell * columns, 3 * row_height + 0.35), layout="constrained")
+        figure = Figure(
+            figsize=(cell * columns, (2 if detectors else 3) * row_height + 0.35), layout="constrained"
+        )
         FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(3, columns)
+        grid = figure.add_gridspec(2 if detectors else 3, columns)
         photo = figure.add_subplot(grid[0, 0])
         photo.imshow(results[0].image)
         photo.set_title(results[0].photo)
         _legend(figure.add_subplot(grid[1:, 0]), results)
         photo.set_axis_off()
         for column, result in enumerate(results, start=1):
-            pictures = (_panoptic(result), _instances(result), _semantic(result))
-            for row, (kind, picture) in enumerate(
-                zip(("panoptic", "instances", "semantic"), pictures, strict=True)
-            ):
+            for row, kind in enumerate(kinds):
                 axes = figure.add_subplot(grid[row, column])
-                axes.imshow(picture)
+                if result.boxes is None:
+                    axes.imshow(DRAWN[kind](result))
+                elif kind == "instances":
+                    _draw_boxes(axes, result)
+                else:
+                    axes.imshow(result.image, alpha=0.25)
+                    axes.text(0.5, 0.5, "boxes alone", transform=axes.transAxes, ha="center", va="center")
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.grid(False)
@@ -69,7 +77,7 @@ def overlay_figure(results: Sequence["PhotoResult"]) -> "Figure":
                 if row == 0:
                     axes.set_title(result.title)
                 if column == 1:
-                    axes.set_ylabel(kind)
+                    axes.set_ylabel("boxes" if detectors else kind)
         return figure
 
 
@@ -89,7 +97,10 @@ def shown_classes(results: Sequence["PhotoResult"]) -> list[int]:
             pixels[category] += int((result.panoptic == segment).sum())
         for mask, category, _ in result.instances:
             pixels[category] += int(mask.sum())
-        for category, count in enumerate(np.bincount(result.semantic.ravel()).tolist()):
+        for (_, _, width, height), category, _ in result.boxes or ():
+            pixels[category] += max(1, round(width * height))
+        found = [] if result.boxes is not None else np.bincount(result.semantic.ravel()).tolist()
+        for category, count in enumerate(found):
             if count:
                 pixels[category] += count
     return [category for category, _ in pixels.most_common(LEGEND_CLASSES)]
@@ -126,6 +137,23 @@ def _semantic(result: "PhotoResult") -> np.ndarray:
     return _blend(result.image, colours[result.semantic], _edges(result.semantic))
 
 
+DRAWN = {"panoptic": _panoptic, "instances": _instances, "semantic": _semantic}
+
+
+def _draw_boxes(axes: "Axes", result: "PhotoResult") -> None:
+    """The photo with a frame in its class's colour and the score at each box, the best on top."""
+    from matplotlib.patches import Rectangle
+
+    axes.imshow(result.image)
+    for (left, top, width, height), category, score in reversed(result.boxes or ()):
+        colour = class_colour(category)
+        axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=1.2))
+        box = {"facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "pad": 0.8, "alpha": 0.85}
+        # Above the box, but for those at the picture's upper edge.
+        place = "bottom" if top > result.image.shape[0] / 20 else "top"
+        axes.text(left, top, f"{score:.2f}", fontsize=5, va=place, bbox=box, clip_on=True)
+
+
 def _shade(colour: Colour, turn: int) -> Colour:
     lightness = (1.0, 0.72, 1.25, 0.85, 1.12)[turn % 5]
     red, green, blue = (min(1.0, part * lightness) for part in colour)
@@ -153,7 +181,7 @@ def _legend(axes: "Axes", results: Sequence["PhotoResult"]) -> None:
     handles = [
         Patch(color=class_colour(category), label=names[category][0]) for category in shown_classes(results)
     ]
-    if any((result.panoptic == 0).any() for result in results):
+    if any(result.boxes is None and (result.panoptic == 0).any() for result in results):
         handles.append(Patch(color=VOID_COLOUR, label="no segment"))
     axes.set_axis_off()
     axes.legend(

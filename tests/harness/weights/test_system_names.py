@@ -89,12 +89,18 @@ def test_a_converted_detector_loads_again(tmp_path: Path) -> None:
         torch.testing.assert_close(entry, official[name], rtol=0, atol=0)
 
 
-def test_a_detector_is_refused_where_masks_are_drawn(tmp_path: Path) -> None:
+def test_a_detectors_boxes_are_kept_from_a_score_of_one_half_on(tmp_path: Path) -> None:
     spec = parse_model("rt-detr@r50vd:num_queries=20", num_classes=5)
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     names = tuple((f"class {k}", True) for k in range(5))
-    with pytest.raises(ValueError, match=r"finds boxes and no masks.*segmeter evaluate"):
-        predict_photo(real_model(spec), spec, tmp_path / "a.png", names, None, Settings("cpu", "float32"))
+    model = real_model(spec)
+    torch.nn.init.constant_(dict(model.named_parameters())["decoder.dec_score_head.5.bias"], 9.0)
+    sure = predict_photo(model, spec, tmp_path / "a.png", names, None, Settings("cpu", "float32"))
+    assert sure.boxes is not None and len(sure.boxes) == 20 * 5
+    assert all(0 <= left <= left + width <= 64.001 for (left, _, width, _), _, _ in sure.boxes)
+    torch.nn.init.constant_(dict(model.named_parameters())["decoder.dec_score_head.5.bias"], -9.0)
+    none = predict_photo(model, spec, tmp_path / "a.png", names, None, Settings("cpu", "float32"))
+    assert none.boxes == [] and none.instances == []
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,25 @@ def result(title: str = "M2F, R50") -> PhotoResult:
     return PhotoResult("cats.jpg", title, image, CLASSES, panoptic, {1: 2, 2: 0, 3: 0}, found, semantic)
 
 
+def boxes(title: str = "RT-DETR, R50vd") -> PhotoResult:
+    """A cat on the right, and a dog in the corner."""
+    empty = np.zeros((20, 30), np.int64)
+    found = [([15.0, 0.0, 15.0, 20.0], 0, 0.9), ([0.0, 0.0, 4.0, 4.0], 1, 0.6)]
+    image = np.full((20, 30, 3), 128, np.uint8)
+    return PhotoResult("cats.jpg", title, image, CLASSES, empty, {}, [], empty, found)
+
+
+def test_a_detectors_boxes_are_drawn_where_they_are_and_nothing_else_is_claimed():
+    alone = overlay_figure([boxes()])
+    assert [axes.get_ylabel() for axes in alone.axes if axes.get_ylabel()] == ["boxes"]
+    frames = [patch for axes in alone.axes for patch in axes.patches]
+    assert {tuple(frame.get_bbox().bounds) for frame in frames} == {(15, 0, 15, 20), (0, 0, 4, 4)}
+    # The void maps of a detector are no sky and no cats.
+    assert shown_classes([boxes()]) == [0, 1]
+    both = overlay_figure([result(), boxes()])
+    assert [text.get_text() for axes in both.axes for text in axes.texts].count("boxes alone") == 2
+
+
 def test_the_legend_has_the_classes_shown_and_no_others():
     assert shown_classes([result()]) == [0, 2]  # cats cover more, counted over all three pictures
 
