@@ -1,7 +1,5 @@
 """The HTML report in a real browser: what a reader sees, clicks, types and hears."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +7,9 @@ import pytest
 
 from tests.helpers.report_sample import HOSTILE, page, points
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine: apt-get install chromium"
-)
 
 CASES = {"light": ("light", 1200), "dark": ("dark", 1200), "narrow": ("light", 400)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        # Root in a container has no sandbox; the page is our own.
-        running = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +17,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("attachment") / "report.html"
     path.write_text(page(), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def opened(browser: Any, file: Path) -> Iterator[Any]:
-    """The page in a fresh profile; whatever it complains of or asks the network for fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
-    # Nothing here takes a second; a wait that long is a failure.
-    context.set_default_timeout(5000)
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
-    tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    tab.on("dialog", lambda dialog: complaints.append("a script from a name ran") or dialog.dismiss())
-    tab.on(
-        "request",
-        lambda r: None if r.url in (file.as_uri(), "data:,") else complaints.append(f"request: {r.url}"),
-    )
-    tab.goto(file.as_uri())
-    yield tab
-    context.close()
-    assert complaints == []
 
 
 def labels(tab: Any, selector: str) -> list[str]:

@@ -1,7 +1,5 @@
 """The leaderboard in a real browser: search, budgets, widths, axe."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +7,7 @@ import pytest
 
 from tests.helpers.report_sample import HOSTILE
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine: apt-get install chromium"
-)
 HERE, THERE = "A CPU, fp32, batch 1, 512x1024", "Another, fp32, batch 1, 64x64"
 
 
@@ -45,41 +38,12 @@ def record() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        # Root in a container has no sandbox; the page is our own.
-        running = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from segmeter.reports.html.site import site_html
 
     path = tmp_path_factory.mktemp("site") / "index.html"
     path.write_text(site_html(record()), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def opened(browser: Any, file: Path) -> Iterator[Any]:
-    """The page; whatever it complains of or asks the network for fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
-    context.set_default_timeout(5000)
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(f"console: {message.text}"))
-    tab.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    tab.on("dialog", lambda dialog: complaints.append("a script from a name ran") or dialog.dismiss())
-    tab.on(
-        "request",
-        lambda r: None if r.url in (file.as_uri(), "data:,") else complaints.append(f"request: {r.url}"),
-    )
-    tab.goto(file.as_uri())
-    yield tab
-    context.close()
-    assert complaints == []
 
 
 def shown(tab: Any) -> list[str]:
