@@ -5,6 +5,7 @@ import doctest
 import importlib
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -190,20 +191,35 @@ def test_every_room_is_packaged() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    # A copy, since setuptools builds in the source's folder.
-    source = out / "source"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout without its history, since setuptools builds in the source's folder."""
+    out = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in listed.stdout.splitlines():
         if not name.startswith(("tests/", "docs/")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes((ROOT / name).read_bytes())
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True)
     return next(out.glob("*.whl"))
+
+
+def test_a_source_distribution_is_the_checkout(source: Path, tmp_path: Path) -> None:
+    had = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as file:
+        inside = {Path(*Path(name).parts[1:]) for name in file.getnames()}
+    made = {path for path in had if path.parts[0] in ("build", "segmeter.egg-info")}
+    assert not (had - made) - inside
 
 
 def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
