@@ -33,6 +33,8 @@ RULES = {
 }
 # Means of times and of speeds differ by their spread.
 SPEED_SLACK = 0.03
+# Of more images at once rounding does not tell one batch from the next.
+LARGEST_TOLD = 16
 SUM_SLACK = 1e-9
 # Classes of another data set change a head: parameters by less than that factor.
 OTHER_HEAD = 1.25
@@ -50,8 +52,8 @@ def arithmetic(tables: Sequence[Table]) -> Iterator[Finding]:
         yield from _reading(table)
         for row in table.rows:
             yield from _impossible(table, row)
-            yield from _speed(table, row)
             yield from _units(table, row)
+        yield from _speeds(table)
         yield from _changes(table)
         yield from _sums(table)
         yield from _best(table)
@@ -97,27 +99,54 @@ def _is_share(column: Column) -> bool:
     return any(word in column.name for word in ("iou", "pq", "ap", "acc", "top", "dice"))
 
 
-def _speed(table: Table, row: Row) -> Iterator[Finding]:
+def _speeds(table: Table) -> Iterator[Finding]:
+    """Images at once by each row's speed and latency: its batch, or where none is said, that of most rows."""
     for fast in table.of("fps"):
         for slow in table.of("latency"):
-            fps, ms = row.figures.get(fast.index), row.figures.get(slow.index)
-            if fps is None or ms is None or fps.value <= 0 or ms.value <= 0 or fast.part != slow.part:
+            if fast.part != slow.part:
                 continue
-            if table.shared(row, fast) != table.shared(row, slow):
-                continue
-            images = fps.value * ms.value / 1000
-            low = max(fps.low, 0) * max(ms.low, 0) / 1000 * (1 - SPEED_SLACK)
-            high = fps.high * ms.high / 1000 * (1 + SPEED_SLACK)
-            batch = table.context(row, fast, "batch")
-            computed = f"{fps.value:g} /s x {ms.value:g} ms = {images:.3g} images at once"
-            if batch is None:
-                if low <= max(1, round(images)) <= high:
+            implied: dict[tuple[Any, ...], list[tuple[Row, float]]] = {}
+            for row in table.rows:
+                fps, ms = row.figures.get(fast.index), row.figures.get(slow.index)
+                if fps is None or ms is None or fps.value <= 0 or ms.value <= 0:
                     continue
-                text = f"{row.who}: speed and latency belong to {images:.3g} images at once, no whole number"
-                yield finding("speed", SUSPICIOUS, text, computed, table, (row, fast), (row, slow))
-            elif not low <= batch <= high:
-                text = f"{row.who}: speed and latency do not belong to batch {batch}"
-                yield finding("speed", CONTRADICTION, text, computed, table, (row, fast), (row, slow))
+                known = table.shared(row, fast)
+                if known != table.shared(row, slow):
+                    continue
+                images = fps.value * ms.value / 1000
+                low = max(fps.low, 0) * max(ms.low, 0) / 1000 * (1 - SPEED_SLACK)
+                high = fps.high * ms.high / 1000 * (1 + SPEED_SLACK)
+                batch = table.context(row, fast, "batch")
+                computed = f"{fps.value:g} /s x {ms.value:g} ms = {images:.3g} images at once"
+                cells = (row, fast), (row, slow)
+                if batch is None and low <= max(1, round(images)) <= high:
+                    implied.setdefault(known, []).append((row, images))
+                elif batch is None:
+                    text = (
+                        f"{row.who}: speed and latency belong to {images:.3g} images at once, no whole number"
+                    )
+                    yield finding("speed", SUSPICIOUS, text, computed, table, *cells)
+                elif not low <= batch <= high:
+                    text = f"{row.who}: speed and latency do not belong to batch {batch}"
+                    yield finding("speed", CONTRADICTION, text, computed, table, *cells)
+            for group in implied.values():
+                yield from _other_batches(table, fast, slow, group)
+
+
+def _other_batches(
+    table: Table, fast: Column, slow: Column, rows: Sequence[tuple[Row, float]]
+) -> Iterator[Finding]:
+    """Rows of which speed and latency belong to another batch than those of most rows."""
+    batches = Counter(max(1, round(images)) for _, images in rows)
+    most, many = batches.most_common(1)[0]
+    if many <= len(rows) / 2 or most >= LARGEST_TOLD:
+        return
+    for row, images in rows:
+        if max(1, round(images)) != most:
+            at_once = f"{images:.3g} images at once, those of most rows to {most}"
+            text = f"{row.who}: speed and latency belong to {at_once}"
+            computed = f"{row.texts[fast.index]} and {row.texts[slow.index]}"
+            yield finding("speed", SUSPICIOUS, text, computed, table, (row, fast), (row, slow))
 
 
 def _units(table: Table, row: Row) -> Iterator[Finding]:
@@ -147,24 +176,28 @@ def _changes(table: Table) -> Iterator[Finding]:
     candidates: list[Row] = []
     for row in table.rows:
         claims = list(_claims(table, row, changes))
-        if not claims:
-            candidates = [*candidates[-2:], row] if candidates else [row]
-            continue
         name = row.texts[baseline_column.index].lower() if baseline_column else fixed
         stated = named.get(name) if name else None
-        for column, figure, change, step, ratio, printed_in in claims:
+        # "1.0x" and "0 %" in a first row say that it is the baseline.
+        none = not (stated or candidates) and all(claim[2] == ("factor" in claim[4]) for claim in claims)
+        if not claims or none:
+            candidates = [*candidates[-2:], row] if candidates else [row]
+            continue
+        for column, figure, change, step, ratios, printed_in in claims:
             bases = [stated] if stated else [r for r in (*candidates, *islice(table.rows, 1)) if r is not row]
             bases = [b for b in bases if column.index in b.figures and b.figures[column.index].low > 0]
             if not bases or any(
-                _gives(b.figures[column.index], figure, change, step, ratio, column.kind) for b in bases
+                _gives(b.figures[column.index], figure, change, step, ratio, column.kind)
+                for b in bases
+                for ratio in ratios
             ):
                 continue
             base = bases[-1].figures[column.index]
-            wanted = _change(base.value, figure.value, ratio, column.kind)
+            follow = {ratio: _change(base.value, figure.value, ratio, column.kind) for ratio in ratios}
+            ratio = min(follow, key=lambda one: abs(abs(follow[one]) - abs(change)))
             unit = {"percent": " %", "factor": " x", "absolute": ""}[ratio]
-            computed = (
-                f"{figure.value:g} against {base.value:g} is {wanted:+.4g}{unit}, printed {change:+g}{unit}"
-            )
+            wanted = f"{follow[ratio]:+.4g}{unit}"
+            computed = f"{figure.value:g} against {base.value:g} is {wanted}, printed {change:+g}{unit}"
             sure = CONTRADICTION if stated or len(table.rows) == 2 else SUSPICIOUS
             told = bases[-1].who if sure == CONTRADICTION else "any row that could be its baseline"
             text = f"{row.who}: the change of {column.header} does not follow from {told}"
@@ -175,13 +208,12 @@ def _changes(table: Table) -> Iterator[Finding]:
 
 def _claims(
     table: Table, row: Row, changes: Sequence[Column]
-) -> Iterator[tuple[Column, Figure, float, float, str, Column]]:
-    """Changes printed in a row: of which column, its figure, the change, half its last digit, its kind."""
+) -> Iterator[tuple[Column, Figure, float, float, tuple[str, ...], Column]]:
+    """Changes printed in a row: of which column, its figure, the change, half its last digit, what it is."""
     for index, figure in row.figures.items():
         if figure.change is not None:
             column = table.columns[index]
-            ratio = "percent" if figure.change_percent else "absolute"
-            yield column, figure, figure.change, figure.change_step, ratio, column
+            yield column, figure, figure.change, figure.change_step, (figure.ratio,), column
     for column in changes:
         printed = row.figures.get(column.index)
         of = [c for c in table.of(column.name) if c.index in row.figures and c.part == column.part]
@@ -189,7 +221,9 @@ def _claims(
         if printed is None or len(of) != 1:
             continue
         step = (printed.high - printed.low) / 2
-        yield of[0], row.figures[of[0].index], printed.value, step, column.ratio, column
+        ratio = printed.ratio or column.ratio
+        ratios = (ratio,) if ratio else ("absolute", "percent", "factor")
+        yield of[0], row.figures[of[0].index], printed.value, step, ratios, column
 
 
 def _change(base: float, now: float, ratio: str, kind: str) -> float:
@@ -204,6 +238,11 @@ def _gives(base: Figure, now: Figure, change: float, step: float, ratio: str, ki
     # Cut off or rounded: a whole last digit.
     slack = 2 * step + 1e-9
     signs = (change,) if change < 0 or ratio == "factor" else (change, -change)
+    if ratio == "factor" and not HIGHER[kind] and change > 0:
+        # "0.5x" of a cost is half of it, as "2x" less is.
+        share = [n / b for b in (base.low, base.high) for n in (now.low, now.high) if b]
+        if share and min(share) - slack <= change <= max(share) + slack:
+            return True
     return any(min(ends) - slack <= one <= max(ends) + slack for one in signs)
 
 
@@ -246,16 +285,18 @@ def _best(table: Table) -> Iterator[Finding]:
             continue
         higher = HIGHER[column.kind] and "err" not in column.name
         for row in marked:
-            if all(f.marked for f in row.figures.values()) and len(row.figures) > 1:
-                continue  # a row in bold: the authors' own
+            # A row wholly in bold may be the authors' own.
+            whole = all(f.marked for f in row.figures.values()) and len(row.figures) > 1
             own = row.figures[column.index]
             better = [r for r in rows if _betters(r.figures[column.index], own, higher)]
             if better:
                 other = (max if higher else min)(better, key=lambda r: r.figures[column.index].value)
                 value = other.figures[column.index].value
                 text = f"{row.who}: {column.header} is in bold, {other.who}'s is better"
+                text += "; the whole row is in bold, which may mark something else" if whole else ""
                 computed = f"{value:g} against {own.value:g}"
-                yield finding("best", SUSPICIOUS, text, computed, table, (row, column), (other, column))
+                sure = UNKNOWN if whole else SUSPICIOUS
+                yield finding("best", sure, text, computed, table, (row, column), (other, column))
 
 
 def _betters(other: Figure, own: Figure, higher: bool) -> bool:
@@ -287,7 +328,9 @@ def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:
                 if before[1] is row:
                     continue
                 other = before[1].figures[before[2].index]
-                if other.high < figure.low or figure.high < other.low:
+                if _apart(other, figure):
+                    if before[0] is table and _of_something_else(before[1], row):
+                        continue
                     text = f"{row.who}: {column.header} is printed twice, differently"
                     computed = f"{other.value:g} and {figure.value:g}"
                     places = (place(before[0], before[1], before[2]), place(table, row, column))
@@ -296,6 +339,17 @@ def _repeats(tables: Sequence[Table]) -> Iterator[Finding]:
                     same = column.kind == "params" or (column.kind == "cost" and sized)
                     sure = CONTRADICTION if same else SUSPICIOUS
                     yield Finding("repeat", LEVEL, sure, text, computed, places, where)
+
+
+def _apart(one: Figure, other: Figure) -> bool:
+    return other.high < one.low or one.high < other.low
+
+
+def _of_something_else(one: Row, other: Row) -> bool:
+    """Whether rows of one name differ in so many figures that they are of settings that have no column."""
+    shared = [(one.figures[index], figure) for index, figure in other.figures.items() if index in one.figures]
+    differing = sum(_apart(a, b) for a, b in shared)
+    return differing > 1 and differing > len(shared) / 2
 
 
 def _other_data(

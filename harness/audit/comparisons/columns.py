@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmeter.harness.audit.comparisons.devices import find_device
+from segmeter.harness.audit.comparisons.figures import clean
 from segmeter.harness.audit.comparisons.table import CONTEXTS, FIGURES, Column
 
 # Header names that a TOML header's [columns] may give.
@@ -64,8 +65,8 @@ _DTYPE = {
     name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", re.IGNORECASE)
     for name, words in _DTYPES.items()
 }
-_PIXELS = re.compile(r"(?<![\w.])(\d{2,5})\s*[x\u00d7*,]\s*(\d{2,5})(?![\w.])")
-_SQUARE = re.compile(r"@\s*(\d{2,5})(?![\w.])|(\d{2,5})\s*(?:²|\^2|px)")
+_PIXELS = re.compile(r"(?<![\w.])(\d{2,5})\s*[x\u00d7*,]\s*(\d{2,5})(?!\w|\.\d)")
+_SQUARE = re.compile(r"@\s*(\d{2,5})(?!\w|\.\d)|(\d{2,5})\s*(?:²|\^2|px)")
 _BATCH = re.compile(r"(?:batch(?:[ _-]?size)?|\bbs)\s*(?:of|=|:)?\s*(\d{1,5})", re.IGNORECASE)
 _G = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "b": 1e9}
 _COLUMN_UNIT = re.compile(
@@ -156,8 +157,18 @@ def read_columns(headers: Sequence[str], given: Mapping[str, str]) -> tuple[Colu
     return tuple(columns)
 
 
+def names_figures(header: str) -> bool:
+    """Whether a header's cell, markup and all, names a kind of figure.
+
+    >>> names_figures("Params (M)"), names_figures("SegNet-B")
+    (True, False)
+    """
+    return _column(0, clean(header), ()).kind in FIGURES
+
+
 def _column(index: int, header: str, before: Sequence[Column]) -> Column:
-    low = header.lower().strip()
+    # An arrow says which way is better.
+    low = " ".join(re.sub("[↓↑⬆⬇]", " ", header.lower()).split())
     bare = re.sub(r"\s*[(\[].*?[)\]]\s*", " ", low).strip(" .:#")
     part = next((name for name, words in _PARTS.items() if re.search(words, low)), "")
     context = said(header)
@@ -173,13 +184,13 @@ def _column(index: int, header: str, before: Sequence[Column]) -> Column:
     if _CHANGE.search(header):
         left = next((c for c in reversed(before) if c.kind in FIGURES), None)
         of = kind if kind != "other" else (left.kind if left else "")
-        ratio = "factor" if re.search(r"speed-?up|[(\[]x[)\]]|\u00d7", low) else "absolute"
+        ratio = "factor" if re.search(r"[(\[]x[)\]]|\u00d7", low) else ""
         ratio = "percent" if "%" in low or "percent" in low else ratio
         return Column(
             index, header, "change", part or (left.part if left else ""), unit, name=of, ratio=ratio
         )
     if kind == "other":
-        if _METRIC.search(re.sub(r"[_↑↓]", " ", low)):
+        if _METRIC.search(low.replace("_", " ")):
             return Column(index, header, "metric", name=low, context=context)
         return Column(index, header, "other")
     return Column(index, header, kind, part, unit, scale, context=context)

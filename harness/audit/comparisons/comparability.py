@@ -73,12 +73,17 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def _either_way(value: Any) -> Any:
+    """A size as height and width: some print the width first, with the same pixels."""
+    return (min(value), max(value)) if isinstance(value, tuple) else value
+
+
 def _mixed(table: Table, column: Column) -> Iterator[Finding]:
     rows = [row for row in table.rows if column.index in row.figures]
     for what in DEPENDS[column.kind]:
         values: dict[Any, list[Row]] = defaultdict(list)
         for row in rows:
-            value = table.context(row, column, what)
+            value = _either_way(table.context(row, column, what))
             if value is not None:
                 values[value].append(row)
         if len(values) < 2:
@@ -109,7 +114,7 @@ def _sizes(table: Table) -> Iterator[Finding]:
                 if cost.index not in row.figures or speed.index not in row.figures:
                     continue
                 a, b = table.context(row, cost, "size"), table.context(row, speed, "size")
-                if a is not None and b is not None and a != b:
+                if a is not None and b is not None and _either_way(a) != _either_way(b):
                     text = f"{cost.header!r} is at {written(a)}, {speed.header!r} at {written(b)}"
                     yield _finding("sizes", SUSPICIOUS, text, "", table, (row, cost), (row, speed))
                     break

@@ -4,20 +4,14 @@ import csv
 import re
 from dataclasses import dataclass, field
 
-from segmeter.harness.audit.comparisons.figures import clean, read_figure
+from segmeter.harness.audit.comparisons.columns import names_figures
+from segmeter.harness.audit.comparisons.headers import one_header, split, upright
+from segmeter.harness.audit.comparisons.latex_tables import latex_tables
 from segmeter.harness.audit.comparisons.tidy import is_tidy, tidy_tables
 from segmeter.harness.audit.comparisons.web_tables import web_tables
 
 # A page, which is read sign by sign.
 MAX_PAGE = 1 << 24
-_TABULAR = re.compile(
-    r"\\begin\{(?P<kind>tabular[xy*]?|longtable)\}(?P<body>.*?)\\end\{(?P=kind)\}", re.DOTALL
-)
-_RULES = re.compile(
-    r"\\(?:toprule|midrule|bottomrule|hline|endhead|endfirsthead)\b|\\c(?:mid)?(?:line|rule)(?:\([^()]*\))?\{[^{}]*\}"
-)
-_SPAN = re.compile(r"\\multicolumn\{(\d{1,3})\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
-_DOWN = re.compile(r"\\multirow(?:\[[^\]]*\])?\{-?\d{1,4}\}\{[^{}]*\}\{(.*)\}\s*", re.DOTALL)
 _RULE_LINE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
 
 
@@ -43,7 +37,10 @@ def read_grids(text: str, suffix: str) -> list[Grid]:
     reader = READERS.get(suffix, _csv)
     if reader is _csv and text.lstrip().startswith("<"):
         reader = _web
-    return reader(text)
+    grids = reader(text)
+    for grid in grids:
+        grid.rows = split(upright(one_header(grid.rows), names_figures))
+    return grids
 
 
 def _csv(text: str) -> list[Grid]:
@@ -76,7 +73,7 @@ def _csv(text: str) -> list[Grid]:
 def _web(text: str) -> list[Grid]:
     if len(text) > MAX_PAGE:
         raise ValueError(f"HTML of {len(text)} letters, read are {MAX_PAGE} at most")
-    return [Grid(_one_header(table.rows), table.notes) for table in web_tables(text)]
+    return [Grid(table.rows, table.notes) for table in web_tables(text)]
 
 
 def _markdown(text: str) -> list[Grid]:
@@ -107,49 +104,7 @@ def _piped(line: str) -> list[str]:
 
 
 def _latex(text: str) -> list[Grid]:
-    text = re.sub(r"(?<!\\)%.*", "", text)
-    grids = []
-    for found in _TABULAR.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
-        body = found["body"]
-        body = re.sub(
-            r"^(?:\s*\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})+", "", body, count=1
-        )
-        line += found["body"].count("\n") - body.count("\n")
-        rows: list[tuple[int, list[str]]] = []
-        for part in re.split(r"\\\\(?:\[[^\]]*\])?|\\tabularnewline", body):
-            shown_part = _RULES.sub(" ", part)
-            start = line + shown_part[: len(shown_part) - len(shown_part.lstrip())].count("\n")
-            line += part.count("\n")
-            cells = _ampersands(shown_part)
-            if any(cell.strip() for cell in cells):
-                rows.append((start, cells))
-        near = text[max(0, found.start() - 1500) : found.end() + 1500]
-        captions = re.findall(r"\\caption\{((?:[^{}]|\{[^{}]*\})*)\}", near)
-        grids.append(Grid(_one_header(rows), captions[:1]))
-    return grids
-
-
-def _ampersands(text: str) -> list[str]:
-    cells: list[str] = []
-    for cell in re.split(r"(?<!\\)&", text):
-        cell = cell.strip()
-        span, down = _SPAN.fullmatch(cell), _DOWN.fullmatch(cell)
-        if span:
-            cells += [span[2]] * min(int(span[1]), 100)
-        else:
-            cells.append(down[1] if down else cell)
-    return cells
-
-
-def _one_header(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """A header of two lines as one: what spans several columns stands before what is below it."""
-    if len(rows) < 3 or len(rows[0][1]) != len(rows[1][1]):
-        return rows
-    if any(read_figure(clean(cell)) for cell in rows[1][1]) or len(set(rows[0][1])) == len(rows[0][1]):
-        return rows
-    joined = [" ".join(dict.fromkeys((a, b))).strip() for a, b in zip(rows[0][1], rows[1][1], strict=True)]
-    return [(rows[0][0], joined), *rows[2:]]
+    return [Grid(table.rows, table.notes) for table in latex_tables(text)]
 
 
 READERS = {".md": _markdown, ".markdown": _markdown, ".tex": _latex, ".html": _web, ".htm": _web}

@@ -2,7 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ MAX_BYTES = 1 << 27
 HEADER_KEYS = (*CONTEXTS, "unit", "baseline", "title", "citation", "columns", "models")
 # The line that begins and ends a TOML header within a table's file.
 FENCE = "+++"
-_MARKED = re.compile(r"\d\s*[%kKMGTB]?\s*(?:\$?\^?\{?\s*)\\?([*†‡§¶])\}?\$?")
+_MARKED = re.compile(
+    r"\d\}?\s*[%kKMGTB]?\s*(?:\$?\^?\{?\s*|\\(?:textsuperscript|tnote)\{\$?\^?\{?)\\?([*†‡§¶])\}?\$?"
+)
+_KEEP = "\u2063"
+# TeX's names of footnote signs.
+MARK_COMMANDS = {"ddagger": "‡", "dagger": "†", "ddag": "‡", "dag": "†", "ast": "*", "star": "*"}
 
 
 def read_tables(path: Path, header: Mapping[str, Any] | None = None) -> list[Table]:
@@ -116,21 +122,37 @@ def _checked(header: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _table(source: str, number: int, grid: Grid, header: Mapping[str, Any]) -> Table | None:
     if len(grid.rows) < 2:
         return None
-    columns = read_columns([clean(cell) for cell in grid.rows[0][1]], header.get("columns", {}))
-    columns = _with_names(columns, grid)
     notes, marks = _noted(grid.notes)
+    names, of_columns = _footnoted(grid.rows[0][1])
+    columns = read_columns(names, header.get("columns", {}))
+    columns = tuple(
+        replace(column, context={**marks.get(of_columns.get(column.index, ""), {}), **column.context})
+        for column in _with_names(columns, grid)
+    )
     table = Table(source, number, columns, [], header, notes, marks=marks)
     commas = _decimal_commas(columns, grid, table)
     widened = _appended_zeros(columns, grid)
     settled = tuple(_settled(column, grid.rows[1:]) for column in columns)
     table.columns = settled
+    above = ""
     for at, (line, cells) in enumerate(grid.rows[1:], 1):
         if len(cells) != len(columns):
             if len([cell for cell in cells if cell.strip()]) > 1:
                 table.ragged.append((at, line, len(cells)))
             continue
-        table.rows.append(_row(table, at, line, cells, commas, widened))
+        if _is_title(cells):
+            above = ""
+            continue
+        row = _row(table, at, line, cells, commas, widened, above)
+        above = row.model if row.figures else ""
+        table.rows.append(row)
     return table
+
+
+def _is_title(cells: Sequence[str]) -> bool:
+    """Whether a row is a group's title, over all columns."""
+    same = len(cells) > 1 and cells[0].strip() and cells.count(cells[0]) == len(cells)
+    return bool(same) and read_figure(clean(cells[0])) is None
 
 
 def _with_names(columns: tuple[Column, ...], grid: Grid) -> tuple[Column, ...]:
@@ -145,6 +167,25 @@ def _with_names(columns: tuple[Column, ...], grid: Grid) -> tuple[Column, ...]:
     return (Column(0, first.header, "model"), *columns[1:])
 
 
+def _footnoted(cells: Sequence[str]) -> tuple[list[str], dict[int, str]]:
+    """A header's texts without their footnote marks, and column -> its mark.
+
+    >>> _footnoted(["Model", "FPS*", r"GFLOPs$^\\dagger$ (G)"])
+    (['Model', 'FPS', 'GFLOPs (G)'], {1: '*', 2: '†'})
+    """
+    names, marks = [], {}
+    for index, cell in enumerate(cells):
+        bare = re.sub(r"^\s*([*_]{1,3})(.*)\1\s*$", r"\2", cell)
+        # A letter behind it keeps a last star, which else goes with Markdown's own.
+        text = clean(bare + _KEEP).replace(_KEEP, "")
+        found = re.search(rf"(?<=[\w)\]])\s*\^?\\?([{''.join(MARKS)}])", text)
+        if found:
+            marks[index] = found[1]
+            text = f"{text[: found.start()]} {text[found.end() :]}"
+        names.append(clean(text))
+    return names, marks
+
+
 def _noted(notes: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What notes say of all figures, and of those that bear a mark; nothing where two of them disagree.
 
@@ -153,7 +194,7 @@ def _noted(notes: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, An
     """
     everywhere: list[str] = []
     marked: dict[str, list[str]] = {}
-    for note in notes:
+    for note in map(_signs, notes):
         first, *others = re.split(rf"\\?([{''.join(MARKS)}])", note.replace("**", ""))
         everywhere.append(first)
         for mark, text in zip(others[::2], others[1::2], strict=True):
@@ -162,6 +203,13 @@ def _noted(notes: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, An
     general = _agreed(everywhere)
     general.pop("form", None)
     return general, agreed
+
+
+def _signs(text: str) -> str:
+    """TeX's footnote signs as they are printed."""
+    for command, sign in MARK_COMMANDS.items():
+        text = re.sub(rf"\\{command}(?![A-Za-z])", sign, text)
+    return text
 
 
 def _agreed(texts: Iterable[str]) -> dict[str, Any]:
@@ -248,6 +296,7 @@ def _row(
     cells: list[str],
     commas: Mapping[int, bool],
     widened: Mapping[int, float],
+    above: str,
 ) -> Row:
     texts = [clean(cell) for cell in cells]
     figures: dict[int, Figure] = {}
@@ -274,9 +323,7 @@ def _row(
             half = widened.get(column.index, 0.0)
             figures[column.index] = scaled(at_least(printed.figure, half), scale, marked)
             if not raw[-1:].isdigit():
-                mark = _MARKED.search(
-                    raw.replace("\\ddagger", "‡").replace("\\dagger", "†").replace("**", "")
-                )
+                mark = _MARKED.search(_signs(raw).replace("**", ""))
                 if mark:
                     of_marks[column.index] = mark[1]
             continue
@@ -292,6 +339,10 @@ def _row(
                 context.setdefault(kind, value)
         if kind != "source":
             label.append(text.lower())
+    # A name that is printed once for a group of rows stands for all of them.
+    if not model and above and figures and any(column.kind == "model" for column in table.columns):
+        model = above
+        label.append(model.lower())
     model = model or f"row {number}"
     backbones = [text for column, text in zip(table.columns, texts, strict=True) if column.kind == "backbone"]
     named = (text for text in backbones if text.lower() not in EMPTY and text.lower() not in model.lower())

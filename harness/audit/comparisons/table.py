@@ -27,7 +27,7 @@ class Figure:
         low, high: what rounds to it.
         change: the change printed behind it in brackets, in percent or in its own unit; None without one.
         change_step: half of the last digit of the change.
-        change_percent: whether the change is in percent.
+        ratio: how a change is printed: percent, factor, absolute; "" where a cell that is one does not say.
         marked: printed in bold.
     """
 
@@ -36,7 +36,7 @@ class Figure:
     high: float
     change: float | None = None
     change_step: float = 0.0
-    change_percent: bool = False
+    ratio: str = ""
     marked: bool = False
 
 
@@ -52,7 +52,7 @@ class Column:
         unit: cost only: MACs, FLOPs, or "" where the header says neither.
         scale: times this, a figure is in :data:`UNITS`; None where the header gives no prefix.
         name: of a metric; of a change, the kind of figure that changes.
-        ratio: a change only: percent, absolute or factor.
+        ratio: a change only: percent or factor; "" where the header says neither.
         context: what the header says of its figures: size, device, dtype, batch, form.
     """
 
