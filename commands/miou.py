@@ -62,7 +62,7 @@ def miou(
 
         size, classes = usual_input(model)
         if size is None:
-            raise ValueError(f"miou takes models that give class maps, segmenter or segformer; got {model}")
+            raise ValueError(f"miou takes models that give class maps, such as segmenter; got {model}")
         side = crop or int(size.partition("x")[0])
         windows = Windows(side, stride or side, short_side or side, window_batch, whole, flip)
         spec = chosen_spec(model, None, None, classes or 150, None)

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
 from segmeter.commands.options import JsonOpt, chosen_spec
-from segmeter.model_text import library_name
+from segmeter.model_text import ModelText, library_name
+
+if TYPE_CHECKING:
+    from segmeter.harness.models import ModelSpec
 
 EXIT_INTERRUPTED = 130
-# Systems that are looked into block by block.
-BY_BLOCK = ("segmenter", "segformer")
 
 
 def register(app: typer.Typer) -> None:
@@ -76,10 +77,7 @@ def tokens(
             raise ValueError(
                 f"--backbone takes a backbone of segmeter; a whole model is --encoder {backbone}"
             )
-        by_block = encoder is not None and (
-            encoder.partition(":")[0].partition("@")[0] in BY_BLOCK or library_name(encoder) is not None
-        )
-        if encoder is not None and by_block:
+        if encoder is not None and _is_of_blocks(encoder):
             return _by_block(
                 encoder,
                 backbone,
@@ -92,7 +90,10 @@ def tokens(
                 json,
             )
         if labels is not None:
-            raise ValueError(f"--labels goes with --encoder {' or '.join(BY_BLOCK)}, or a library's model")
+            raise ValueError(
+                "--labels goes with a model that is looked into block by block, such as --encoder segmenter "
+                "or a library's"
+            )
         settings = Settings(distance, radius, threshold, sample or None, seed)
         if not 32 <= short_side <= MAX_SIDE:
             raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short_side}")
@@ -126,6 +127,16 @@ def tokens(
     if record["interrupted"]:
         warn(f"interrupted: the figures are of {len(record['images'])} of {len(photos)} images")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _is_of_blocks(text: str) -> bool:
+    """Whether a model is looked into block by block: a library's, or one without an encoder on a backbone."""
+    if library_name(text):
+        return True
+    from segmeter.harness.models import encoder_stage
+
+    spec = chosen_spec(text, None, None, 133, None)
+    return not spec.system.is_own_whole and encoder_stage(spec) is None
 
 
 def _by_block(
@@ -186,12 +197,12 @@ def _by_block(
     show(*blocks_tables(record), *blocks_notes(record), f"written: {out / 'tokens.json'}")
 
 
-def _encoder(text: str, backbone: str | None) -> Any:
+def _encoder(text: str, backbone: str | None) -> "ModelSpec":
     """The encoder as written; its backbone, if it names one, must be the other option's."""
     spec = chosen_spec(text, None, None, 133, None)
-    if not hasattr(spec, "encoder") or not spec.backbone:
+    if not spec.backbone:
         raise ValueError(f"{text} is a whole model; --encoder takes an encoder")
-    written = text.partition("@")[2].partition(":")[0] if "@" in text else ""
+    written = ModelText.named(text).backbone
     if written and written != backbone:
         raise ValueError(f"give the backbone with --backbone {written}, not inside --encoder")
     return spec

@@ -114,6 +114,7 @@ class System:
         naming: how the authors' checkpoints name its weights; None where they do as Mask2Former's.
         code_option: the option whose value may name code of the user's own; "" for none.
         with_code: the system and that code -> the same, in which the code's name is one of that option's.
+        compared: values of that option that a what-if puts beside each other: their cost needs no training.
     """
 
     name: str
@@ -140,6 +141,7 @@ class System:
     naming: Naming | None = field(default=None, compare=False)
     code_option: str = field(default="", compare=False)
     with_code: Callable[["System", Any], "System"] | None = field(default=None, compare=False)
+    compared: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_own(self) -> bool:

@@ -97,6 +97,7 @@ class ReducerKind:
             stand in the place of the system's own; None where the system's own does.
         context: whether ``build`` also takes what the model is: ``dim``, ``num_classes`` and ``depth``.
         depends_on_image: whether the number of tokens that it leaves depends on what the image shows.
+        needs_training: whether that number means nothing before a part of it is trained.
         identity: tells two of the user's own of one name apart.
     """
 
@@ -112,6 +113,7 @@ class ReducerKind:
     )
     context: bool = False
     depends_on_image: bool = False
+    needs_training: bool = False
     takes_any: bool = False
     identity: Hashable = None
 

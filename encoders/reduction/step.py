@@ -173,6 +173,7 @@ STEP = ReducerKind(
     published=_published,
     context=True,
     depends_on_image=True,
+    needs_training=True,
     options=(
         Option(name="scales", default=SIDES, check=_scales, help="sides of the superpatches; 0 for none"),
         Option(

@@ -207,6 +207,7 @@ def segformer(own: ReducerKind | None = None) -> System:
         naming=NAMING,
         code_option="merging",
         with_code=lambda system, kind: segformer(kind),
+        compared=("none", "hq", "fast", "2x2"),
         identity=own.identity if own else None,
     )
 

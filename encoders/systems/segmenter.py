@@ -214,6 +214,7 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
         naming=NAMING,
         code_option="reduction",
         with_code=lambda system, kind: segmenter(reducers, kind),
+        compared=(NONE, *(kind.name for kind in reducers.values() if not kind.needs_training)),
         identity=own.identity if own else None,
     )
 

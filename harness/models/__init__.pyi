@@ -19,10 +19,12 @@ from .reduction_presets import REDUCTION_PRESETS as REDUCTION_PRESETS
 from .spec import ModelSpec as ModelSpec
 from .spec import model_from_parts as model_from_parts
 from .spec import model_spec as model_spec
+from .spec import named_system as named_system
 from .spec import parse_model as parse_model
 from .stages import SEED as SEED
 from .stages import arguments as arguments
 from .stages import encoder_on as encoder_on
+from .stages import encoder_stage as encoder_stage
 from .stages import find_components as find_components
 from .stages import meta_model as meta_model
 from .stages import meta_stages as meta_stages

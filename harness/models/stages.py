@@ -84,13 +84,20 @@ def number_of_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def encoder_stage(spec: ModelSpec) -> Stage | None:
+    """The stage that is an encoder on a backbone's maps; None where the model has none."""
+    return next(
+        (stage for stage in spec.stages if stage.name == "encoder" and "backbone" in stage.needs), None
+    )
+
+
 def encoder_on(spec: ModelSpec, channels: Mapping[str, int]) -> nn.Module:
     """A model's encoder alone, for maps of these channels, on the current default device.
 
     Raises:
         ValueError: the model has no encoder of its own.
     """
-    stage = next((stage for stage in spec.stages if stage.name == "encoder"), None)
+    stage = encoder_stage(spec)
     if stage is None:
         raise ValueError(f"{spec.encoder_title} has no encoder to take alone")
     return stage.build({"backbone": _Channels(channels)})

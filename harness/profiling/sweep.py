@@ -14,19 +14,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segmeter.files import SITE, locked, read_toml
 from segmeter.harness.records import Run, now, read_run, save
+from segmeter.model_text import ModelText
 from segmeter.plain import shown
 from segmeter.words import nearest
 
-# What lies here can be imported; after all else, so that nothing of the user's is hidden by it.
-
 WORKER = (sys.executable, "-m", "segmeter.harness.profiling.sweep_worker")
-GRID_KEYS = ("models", "encoders", "stages", "backbones", "padded_sizes", "dtypes", "batches", "devices")
+# Beside them a grid may vary any option of its encoders.
+GRID_KEYS = ("models", "encoders", "backbones", "padded_sizes", "dtypes", "batches", "devices")
+VALUES = (str, int, float, bool)
 SETTING_KEYS = ("seconds", "min_rounds", "width", "threads", "timeout_s", "num_classes")
 EXECUTORS = ("local", "ray")
 OUT_OF_MEMORY_EXIT = 77
@@ -83,30 +84,50 @@ def read_plan(path: Path) -> SweepPlan:
         raise ValueError(f"{path} has no table [grid]; give it encoders and whatever else varies")
     if not isinstance(settings, dict):
         raise ValueError(f"settings in {path} must be a table [settings]")
-    _check_keys(grid, GRID_KEYS, f"[grid] of {path}")
+    where = f"[grid] of {path}"
     _check_keys(settings, SETTING_KEYS, f"[settings] of {path}")
     for key, values in grid.items():
-        kind = int if key == "batches" else str
-        if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
-            word = "whole numbers" if kind is int else "texts"
-            raise ValueError(f"{key} in [grid] of {path} must be a list of {word}, got {shown(values)}")
+        kinds: tuple[type, ...] = (int,)
+        word = "whole numbers"
+        if key != "batches":
+            kinds, word = ((str,), "texts") if key in GRID_KEYS else (VALUES, "texts or numbers")
+        if not isinstance(values, list) or not values or not all(type(v) in kinds for v in values):
+            raise ValueError(f"{key} in {where} must be a list of {word}, got {shown(values)}")
     for key, value in settings.items():
         whole = key in ("min_rounds", "threads", "num_classes")
         right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not right or not 0 < value < float("inf"):
             word = "whole number" if whole else "number"
             raise ValueError(f"{key} in [settings] of {path} must be a {word} above 0, got {shown(value)}")
+    models = tuple(dict.fromkeys([*grid.get("models", []), *_encoder_models(grid, where)]))
     if "encoders" not in grid and "models" not in grid:
         raise ValueError(f"[grid] of {path} has no encoders and no models")
-    return SweepPlan(tuple(dict.fromkeys(_cells(grid, settings))), float(settings.get("timeout_s", 3600)))
+    return SweepPlan(tuple(_cells(models, grid, settings)), float(settings.get("timeout_s", 3600)))
 
 
-def _cells(grid: dict[str, Any], settings: dict[str, Any]) -> Iterator[Cell]:
-    models = list(grid.get("models", []))
-    for encoder, backbone in itertools.product(grid.get("encoders", []), grid.get("backbones", ["swin-t"])):
-        # Stages are an option of PRO-SCALE alone: the other encoders have one cell for all of them.
-        stages = grid.get("stages", []) if encoder == "pro-scale" else []
-        models += [f"{encoder}@{backbone}:stages={s}" for s in stages] or [f"{encoder}@{backbone}"]
+def _encoder_models(grid: dict[str, Any], where: str) -> Iterator[str]:
+    """Each encoder on each backbone with each value of its options; an encoder varies in those it has."""
+    encoders = [ModelText.parse(text) for text in grid.get("encoders", [])]
+    varied = [key for key in grid if key not in GRID_KEYS]
+    has: dict[str, list[str]] = {}
+    if varied:
+        from segmeter.encoders import ENCODERS
+        from segmeter.harness.models import named_system
+
+        has = {text.name: named_system(text.name, own=True).settings.names for text in encoders}
+        options = [kind.settings.names for kind in ENCODERS.values()]
+        _check_keys(dict.fromkeys(varied), [*GRID_KEYS, *itertools.chain(*options, *has.values())], where)
+    for text, backbone in itertools.product(encoders, grid.get("backbones", ["swin-t"])):
+        axes = [[(key, _written(v)) for v in grid[key]] for key in varied if key in has[text.name]]
+        for chosen in itertools.product(*axes):
+            yield str(replace(text.on(backbone), options=(*text.options, *chosen)))
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cells(models: Sequence[str], grid: dict[str, Any], settings: dict[str, Any]) -> Iterator[Cell]:
     for model, size, device, dtype, batch in itertools.product(
         models,
         grid.get("padded_sizes", ["512x1024"]),

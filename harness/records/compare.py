@@ -52,7 +52,7 @@ def compare_runs(runs: Sequence[Run], models: Sequence[str] = ()) -> dict[str, A
     machines = _machines(timed)
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in timed:
-        backbone = () if models else (_parts(run.model).get("backbone", ""),)
+        backbone = () if models else (ModelText.named(run.model).backbone,)
         groups[(*_conditions(run).values(), *backbone)].append(run)
     return {
         "groups": [_group(group, models, machines) for group in groups.values()],

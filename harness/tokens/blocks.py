@@ -1,8 +1,8 @@
 """How alike tokens are in each block of a system, in windows and across the image, and how pure in class.
 
 The analysis behind ALGM: tokens of small windows resemble each other early, tokens anywhere later. For
-systems that are not around an encoder: Segmenter, SegFormer, and models of libraries whose blocks take
-tokens and give as many.
+systems that are not around an encoder, plain vision transformers above all, and models of libraries whose
+blocks take tokens and give as many.
 """
 
 from collections import defaultdict
@@ -27,8 +27,6 @@ from segmeter.harness.tokens.library_blocks import tell_tokens
 SCHEMA = "segmeter.token_blocks/1"
 SIDES = (2, 4)
 IGNORED = 255
-# Options whose other values the what-if counts.
-WHAT_IF = {"reduction": ("none", "algm", "cts", "tome"), "merging": ("none", "hq", "fast", "2x2")}
 WHAT_IF_PHOTOS = 4
 
 
@@ -199,7 +197,7 @@ def _what_if(spec: ModelSpec, photos: Sequence[Photo], size: Size) -> list[dict[
     """GMACs with each reducer's published settings, on the first photos, with random weights."""
     name = spec.system.code_option
     found: list[dict[str, Any]] = []
-    for value in WHAT_IF.get(name, ()):
+    for value in spec.system.compared:
         other = parse_model(f"{spec.encoder}@{spec.backbone}:{name}={value}", num_classes=spec.num_classes)
         try:
             record = images_record(count_images(other, ImageSize(size, size), photos, "published"))

@@ -107,7 +107,8 @@ def feature_scales(features: Mapping[str, Tensor]) -> Maps:
 def output_scales(output: Any, features: Mapping[str, Tensor]) -> tuple[Maps, Maps]:
     """An encoder's multi-scale maps and its pixel embeddings by scale, without the batch.
 
-    Maps of another size than any scale's are left out, as are pixel embeddings that it does not make.
+    Maps of another size than any scale's are left out, as are pixel embeddings that it does not make. One
+    map alone is pixel embeddings.
     """
     scales = scales_by_size(features)
 
@@ -115,5 +116,7 @@ def output_scales(output: Any, features: Mapping[str, Tensor]) -> tuple[Maps, Ma
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
         return {scales[size]: level[0] for size, level in zip(sizes, maps, strict=True) if size in scales}
 
+    if isinstance(output, Tensor):
+        return {}, named([output])
     embedding = getattr(output, "mask_features", None)
     return named(output.multi_scale), named([] if embedding is None else [embedding])

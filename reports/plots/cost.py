@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import nan
 from typing import TYPE_CHECKING, Any
 
+from segmeter.model_text import ModelText
 from segmeter.reports.plots.common import (
     DATASET_TITLES,
     OWN_COLOUR,
@@ -47,10 +48,10 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
     with style():
         figure, (left, right) = new_figure(True, 2.4, caption, 2)
         for series in data["series"]:
-            own = series["own"]
-            colour = OWN_COLOUR if own else colour_of(series["model"].partition("@")[0])
-            light = ":stages=1,1,1" in series["model"]
-            line = "--" if own else ":" if light else "-"
+            own, written = series["own"], ModelText.named(series["model"])
+            colour = OWN_COLOUR if own else colour_of(written.name)
+            # An encoder with options of its own is a variant of the one drawn as a line.
+            line = "--" if own else ":" if written.options else "-"
             look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": line}
             left.plot(megapixels, series["gmacs"], marker="o", markersize=2.5, **look)
             each = [g / m for g, m in zip(series["gmacs"], megapixels, strict=True)]
@@ -73,7 +74,7 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
             for text, height, series in _spaced(
                 axes, [s["label"] for s in data["series"]], ends, data["series"]
             ):
-                colour = OWN_COLOUR if series["own"] else colour_of(series["model"].partition("@")[0])
+                colour = OWN_COLOUR if series["own"] else colour_of(ModelText.named(series["model"]).name)
                 axes.text(last * 1.03, height, text, fontsize=6, color=colour, va="center")
     return figure, caption
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from segmeter.model_text import ModelText
 from segmeter.reports.plots.common import (
     NothingMatches,
     finish,
@@ -105,7 +106,7 @@ def _claim(pair: Pair) -> float:
 
 
 def _draw_model(axes: Any, pairs: Sequence[Pair], names: Sequence[str], markers: Mapping[str, str]) -> None:
-    look = look_of(str(pairs[0]["model"]).partition("@")[0].partition(":")[0])
+    look = look_of(ModelText.named(str(pairs[0]["model"])).name)
     for place, name in enumerate(names):
         rows = [(pair["machine"], row) for pair in pairs for row in pair["rows"] if row["component"] == name]
         bounds = spread(pairs, name)

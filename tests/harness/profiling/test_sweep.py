@@ -65,12 +65,22 @@ def test_a_grid_becomes_cells_and_stages_are_pro_scales_alone(tmp_path: Path) ->
     check_cells(plan)
 
 
+def test_any_option_of_an_encoder_varies_and_those_without_it_have_one_cell(tmp_path: Path) -> None:
+    grid = "[grid]\nencoders = ['m2f', 'rt-m2f']\nlayers = [2, 3]\npixel_embedding = ['conv', 'lpe']"
+    models = [f"m2f@swin-t:layers={n}:pixel_embedding={p}" for n in (2, 3) for p in ("conv", "lpe")]
+    plan = read_plan(write(tmp_path / "s.toml", grid))
+    assert [c.model for c in plan.cells] == [*models, "rt-m2f@swin-t"]
+    check_cells(plan)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("grid", "is not TOML"),
         ("[gird]", "unknown key 'gird' in .*did you mean 'grid'"),
         ("[grid]\nencoder = ['m2f']", "did you mean 'encoders'"),
+        ("[grid]\nencoders = ['m2f']\nlayer = [2]", "did you mean 'layers'"),
+        ("[grid]\nencoders = ['m2f']\nlayers = [[2]]", "must be a list of texts or numbers"),
         ("[grid]\nencoders = 'm2f'", "must be a list of texts"),
         ("[grid]\nencoders = ['m2f']\nbatches = ['1']", "must be a list of whole numbers"),
         ("[grid]\nbatches = [1]", "has no encoders and no models"),

@@ -122,6 +122,12 @@ def test_only_equal_conditions_stand_in_one_table() -> None:
         ["rt-m2f@swin-t"],
     ]
     assert compared["left_out"] == {"r4": "crashed"}
+    systems = [
+        a_run("r1", "pem@r50", 200),
+        a_run("r2", "pem@swin-t", 90),
+        a_run("r3", "pem@r50:width=64", 80),
+    ]
+    assert [len(g["rows"]) for g in compare_runs(systems)["groups"]] == [2, 1]
     named = compare_runs(runs, ["rt-m2f@swin-t", "m2f@r50"])
     assert [r["how"] for r in named["groups"][0]["rows"]] == ["baseline", "medians of separate runs"]
     with pytest.raises(ValueError, match="did you mean 'rt-m2f@r50'"):

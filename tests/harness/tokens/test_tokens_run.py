@@ -196,6 +196,14 @@ def test_places(photos: list[Photo]) -> None:
             assert -1 <= scale["change"]["mean"] < 1
 
 
+def test_an_encoder_that_gives_one_map_gives_pixel_embeddings(photos: list[Photo]) -> None:
+    spec = model_spec("yoso")
+    network = load_network("mobilenetv3_small_050", spec, None, allow_random=True)
+    record = run_tokens(network, photos[:1], SETTINGS, at="all", encoder=spec, rule=SMALL)
+    assert [place["name"] for place in record["places"]] == ["backbone", "pixel embedding"]
+    assert list(record["places"][1]["scales"]) == ["s1"]
+
+
 def test_a_layer_needs_an_encoder(network: Network) -> None:
     with pytest.raises(ValueError, match="needs an encoder"):
         chosen_places("layer:1", network)
