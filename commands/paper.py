@@ -1,5 +1,6 @@
 """A paper's numbers: macros, tables and figures from counts and records, and the text held to them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,11 @@ import typer
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input
 from segmeter.commands.options import JsonOpt, VerboseOpt
 
+# An option that is a file -> its name in the TOML.
+FILES = {"add": "add", "from": "records"}
+
 if TYPE_CHECKING:
+    from segmeter.commands.figures import Choice
     from segmeter.harness.paper import Plan
 
 
@@ -37,12 +42,14 @@ def paper(
         from segmeter.harness.paper import paper_values
 
         steps = len(plan.numbers) + len(plan.tables) + len(plan.figures)
+        chosen = _chosen(plan)
         with progress_bar("counting", steps) as advance:
             record = paper_values(plan, advance)
+        drawn = _drawn(plan, chosen, record)
         texts = _texts(plan, record, folder)
         if check is not None:
             return _check(plan, record, texts, check, folder / plan.macro_file, json)
-        files = _write(plan, record, texts, folder)
+        files = _write(drawn, texts, folder)
     if json:
         return show_json({**record, "files": [str(file) for file in files]})
     from segmeter.reports.text.latex import numbers_table
@@ -50,25 +57,63 @@ def paper(
     show(numbers_table(record), "written:", *(f"  {file}" for file in files))
 
 
+def _chosen(plan: "Plan") -> dict[str, "Choice"]:
+    """Each figure's choice, so that what is wrong with one is said before anything is counted."""
+    from segmeter.commands.figures import choose
+
+    found = {}
+    for figure in plan.figures:
+        options = figure.options
+        lists = {name: [options[name]] for name in ("backbone", "paper") if name in options}
+        paths = {name: plan.folder / options[of] for name, of in FILES.items() if of in options}
+        # A breakdown's models are counted as the plan says.
+        models = {} if figure.kind == "breakdown" else {"model": list(figure.models)}
+        try:
+            plain = {name: options[name] for name in options if name in ("x", "y", "gflops", "dataset")}
+            found[figure.key] = choose(figure.kind, {**plain, **lists, **paths, **models})
+        except ValueError as error:
+            raise ValueError(f"{plan.path}, figures.{figure.key}: {error}") from None
+    return found
+
+
+def _drawn(plan: "Plan", chosen: Mapping[str, "Choice"], record: Any) -> dict[str, Any]:
+    """The figures; the record is told what each shows."""
+    from segmeter.commands.figures import draw
+    from segmeter.reports.plots.named import breakdown_picture
+
+    drawn = {}
+    for key, choice in chosen.items():
+        told = record["figures"][key]
+        try:
+            if choice.kind == "breakdown":
+                drawn[key], told["shows"] = breakdown_picture(told["records"])
+            else:
+                drawn[key], told["shows"], told["data"] = draw(choice)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{plan.path}, figures.{key}: {error}") from None
+    return drawn
+
+
 def _texts(plan: "Plan", record: Any, folder: Path) -> dict[Path, str]:
     """What every text file holds."""
     from segmeter.files import inside
-    from segmeter.reports.text.latex import macros_text, table_text
+    from segmeter.reports.text.latex import figure_text, macros_text, table_text
 
     texts = {folder / plan.macro_file: macros_text(record, plan.path.name)}
     for key, table in record["tables"].items():
         texts[inside(folder, f"table-{key}.tex")] = table_text(table)
+    for key, figure in record["figures"].items():
+        texts[inside(folder, f"figure-{key}.tex")] = figure_text(key, figure)
     return texts
 
 
-def _write(plan: "Plan", record: Any, texts: dict[Path, str], folder: Path) -> list[Path]:
+def _write(drawn: Mapping[str, Any], texts: dict[Path, str], folder: Path) -> list[Path]:
     from segmeter.files import inside, prepare_folder
     from segmeter.harness.records import write_bytes, write_text
-    from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
+    from segmeter.reports.plots.breakdown import figure_bytes
 
     pictures = {
-        inside(folder, f"figure-{key}.pdf"): figure_bytes(breakdown_figure(figure["records"]), "pdf")
-        for key, figure in record["figures"].items()
+        inside(folder, f"figure-{key}.pdf"): figure_bytes(figure, "pdf") for key, figure in drawn.items()
     }
     prepare_folder(folder)
     for path, text in texts.items():

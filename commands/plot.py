@@ -1,41 +1,16 @@
 """Figures and tables of the paper's kind: plot, table."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
+from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.figures import choose, draw, one_of
 from segmeter.commands.options import JsonOpt, VerboseOpt
 
 PICTURES = (".pdf", ".svg", ".png")
-# Option -> the kinds it goes with; the others would pass over it in silence.
-GOES_WITH = {
-    "x": ("pareto",),
-    "y": ("pareto",),
-    "gflops": ("pareto",),
-    "paper": ("pareto",),
-    "add": ("pareto",),
-    "dataset": ("pareto", "circles"),
-    "backbone": (
-        *("pareto", "breakdown", "circles", "configurations", "stages"),
-        *("lpe", "resolution", "layers", "not-counted", "realised"),
-    ),
-    "from": ("pareto", "realised"),
-    "model": ("pareto", "breakdown", "resolution", "not-counted"),
-}
-X = {
-    "gflops-encoder": "gflops_encoder",
-    "gflops-total": "gflops_total",
-    "fps": "fps",
-    "latency": "latency_ms",
-}
-Y = ("pq", "miou", "ap")
-DEFAULT_RECORDS = Path("results")
-GFLOPS = ("measured", "published", "both")
 
 
 def register(app: typer.Typer) -> None:
@@ -102,22 +77,9 @@ def plot(
     given = {"x": x, "y": y, "gflops": gflops, "paper": paper, "add": add, "dataset": dataset}
     given |= {"backbone": backbone, "from": records, "model": models}
     with user_input():
-        _check_kind(kind, given)
-        assert kind is not None
-        chosen = _Choice(
-            kind=kind,
-            x=_one_of("--x", (x or _default_cost(backbone or [])).replace("_", "-"), list(X)),
-            y=_one_of("--y", y or "pq", Y),
-            dataset=dataset or "coco",
-            backbones=backbone or [],
-            papers=paper or ["pro-scale"],
-            gflops=_one_of("--gflops", gflops or "measured", GFLOPS),
-            models=models or [],
-            add=add,
-            records=records,
-        )
+        chosen = choose(kind, given)
         _check_out(out)
-        figure, caption, data = _draw(chosen)
+        figure, caption, data = draw(chosen)
         if dark:
             from segmeter.reports.plots.common import darkened
 
@@ -126,160 +88,6 @@ def plot(
     if json:
         return show_json({"kind": kind, "caption": caption, "files": [str(f) for f in files], "data": data})
     show(caption, "written:", *(f"  {path}" for path in files))
-
-
-def _default_cost(backbones: Sequence[str]) -> str:
-    """Encoders are compared on one backbone; where backbones differ, what they cost belongs in the figure."""
-    return "gflops-encoder" if len(backbones) == 1 else "gflops-total"
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """What was asked for, checked."""
-
-    kind: str
-    x: str
-    y: str
-    dataset: str
-    backbones: Sequence[str]
-    papers: Sequence[str]
-    gflops: str
-    models: Sequence[str]
-    add: Path | None
-    records: Path | None
-
-    @property
-    def name(self) -> str:
-        """File name without suffix."""
-        return f"pareto-{self.x}-{self.y}-{self.dataset}" if self.kind == "pareto" else self.kind
-
-    @property
-    def backbone(self) -> str:
-        """The one backbone of a kind that has one.
-
-        Raises:
-            ValueError: several, or one that is not known.
-        """
-        from segmeter.encoders.backbones.table import check_backbone
-        from segmeter.encoders.systems.table import SYSTEMS
-        from segmeter.model_text import ModelText
-
-        if len(self.backbones) > 1:
-            raise ValueError(f"{self.kind} takes one --backbone, got {' and '.join(self.backbones)}")
-        if self.backbones:
-            check_backbone(self.backbones[0])
-        if self.backbones:
-            return self.backbones[0]
-        # The encoders beside a model of one's own are on its backbone, if it names one that they take.
-        written = [ModelText.named(model) for model in self.models]
-        named = {
-            one.backbone for one in written if one.name not in SYSTEMS or SYSTEMS[one.name].backbones is None
-        }
-        named -= {""}
-        return named.pop() if len(named) == 1 else "swin-t"
-
-
-def _check_kind(kind: str | None, given: dict[str, Any]) -> None:
-    from segmeter.reports.plots.named import KINDS
-    from segmeter.words import nearest
-
-    if kind is None:
-        raise ValueError(f"no kind of figure given; choose from {', '.join(KINDS)}")
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of figure {kind!r}{nearest(kind, list(KINDS))}")
-    for option, value in given.items():
-        if value and kind not in GOES_WITH[option]:
-            name = "a MODEL" if option == "model" else f"--{option}"
-            raise ValueError(f"{name} does not go with {kind}, only with {', '.join(GOES_WITH[option])}")
-
-
-def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
-    from segmeter.words import nearest
-
-    if value not in choices:
-        raise ValueError(f"unknown {option} {value!r}{nearest(value, choices)}")
-    return value
-
-
-def _draw(choice: _Choice) -> tuple[Any, str, Any]:
-    """Figure, caption, and the data that were drawn."""
-    from segmeter.harness import tradeoff as data
-    from segmeter.reports.plots import named as figures
-
-    kind = choice.kind
-    if kind == "pareto":
-        return _draw_pareto(choice)
-    found: Any
-    if kind in ("circles", "configurations", "stages", "backbones", "lpe"):
-        points = data.points_data(None, None, ())
-    if kind == "breakdown":
-        found = data.breakdown_data(choice.backbone, choice.models)
-        figure, caption = figures.breakdown_picture(found)
-    elif kind == "circles":
-        found = points
-        figure, caption = figures.circles_figure(points, choice.dataset, choice.backbone)
-    elif kind == "configurations":
-        found = points
-        figure, caption = figures.configurations_figure(points, choice.backbone)
-    elif kind == "stages":
-        found = points
-        figure, caption = figures.stages_figure(points, choice.backbone)
-    elif kind == "backbones":
-        found = points
-        figure, caption = figures.backbones_figure(points)
-    elif kind == "lpe":
-        found = data.lpe_data(choice.backbone)
-        figure, caption = figures.lpe_figure(found, points)
-    elif kind == "resolution":
-        found = data.resolution_data(choice.backbone, choice.models)
-        figure, caption = figures.resolution_figure(found)
-    elif kind == "layers":
-        found = data.layers_data(choice.backbone)
-        figure, caption = figures.layers_figure(found)
-    elif kind == "not-counted":
-        found = data.not_counted_data(choice.backbone, choice.models)
-        figure, caption = figures.not_counted_figure(found)
-    else:
-        folder = _records(choice.records or (DEFAULT_RECORDS if DEFAULT_RECORDS.is_dir() else None))
-        found = data.realised_data(folder)
-        figure, caption = figures.realised_figure(found, choice.backbone if choice.backbones else None)
-    return figure, caption, found
-
-
-def _draw_pareto(choice: _Choice) -> tuple[Any, str, Any]:
-    from segmeter.harness.tradeoff import points_data
-    from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
-
-    x, y = X[choice.x], choice.y
-    backbone = choice.backbones[0] if len(choice.backbones) == 1 else "swin-t"
-    points = points_data(_records(choice.records), choice.add, choice.models, backbone)
-    for option, key, values in (
-        ("--dataset", "dataset", [choice.dataset]),
-        ("--backbone", "backbone", choice.backbones),
-        ("--paper", "paper", [p for p in choice.papers if p != "all"]),
-    ):
-        for value in values:
-            _one_of(option, value, sorted({p[key] for p in points if p[key]}))
-    papers = () if "all" in choice.papers else choice.papers
-    shown = select(points, x, y, choice.dataset, choice.backbones, papers, choice.gflops)
-    unscored = [
-        p
-        for p in points
-        if p["source"] == "own" and p[y] is None and p[x] is not None and p["dataset"] == choice.dataset
-    ]
-    figure, caption = pareto_figure(shown, x, y, unscored)
-    best = {id(p) for group in fronts(shown, x, y).values() for p in group}
-    return figure, caption, [{**p, "on_front": id(p) in best} for p in [*shown, *unscored]]
-
-
-def _records(folder: Path | None) -> Path | None:
-    """The folder of records, its damaged files named."""
-    from segmeter.harness.tradeoff import read_records
-
-    if folder is not None:
-        for damaged in read_records(folder).damaged:
-            warn(f"passed over {damaged.path}: {damaged.reason}")
-    return folder
 
 
 def _check_out(out: Path) -> None:
@@ -321,7 +129,7 @@ def table(
         if number is None:
             raise ValueError(f"no table given; choose from {known_tables()}")
         chosen = find_table(number)
-        _one_of("--format", format, FORMATS)
+        one_of("--format", format, FORMATS)
         if out is not None and format == "text":
             raise ValueError("--out needs --format md, csv, latex or html")
         if out is not None and json:

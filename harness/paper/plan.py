@@ -23,14 +23,19 @@ NUMBER = {
     "ratio": list,
 }
 TABLE = {"models": list, "columns": list, "caption": str, "label": str, "records": list, "digits": int}
-FIGURE = {"kind": str, "models": list}
+FIGURE = {"kind": str, "models": list, "caption": str, "label": str}
+# Of a figure: what `segmeter plot` takes as options, each checked there.
+DRAWN = {
+    **dict.fromkeys(("x", "y", "gflops", "dataset", "add"), str),
+    **dict.fromkeys(("backbone", "paper", "records"), str),
+}
 TOP = {"prefix": str, "defaults": dict, "numbers": dict, "tables": dict, "figures": dict}
 COLUMNS = (
     *("backbone", "encoder", "decoder", "postprocess", "total", "parameters"),
     *("latency_ms", "images_per_s"),
 )
 TIMED = ("latency_ms", "images_per_s")
-KINDS = ("breakdown",)
+BREAKDOWN = "breakdown"
 MAX_DIGITS, MAX_ENTRIES = 9, 2000
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,79}")
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -65,11 +70,14 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """One figure of models."""
+    """One figure: a breakdown of models, or any other kind of `segmeter plot` with its options."""
 
     key: str
     kind: str
     models: tuple[str, ...]
+    caption: str
+    label: str
+    options: Mapping[str, str]
     at: Mapping[str, Any]
 
 
@@ -209,14 +217,15 @@ def _table(key: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> T
 
 def _figure(key: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> FigurePlan:
     where = f"figures.{key}"
-    _check(given, {**FIGURE, **COUNTING}, where)
-    kind = given.get("kind", KINDS[0])
-    if kind not in KINDS:
-        raise ValueError(f"{where}.kind: no kind {shown(kind)}{nearest(kind, KINDS)}")
+    kind = given.get("kind", BREAKDOWN)
+    # Other kinds are drawn at the sizes of their own that `segmeter plot` has.
+    _check(given, {**FIGURE, **(COUNTING if kind == BREAKDOWN else DRAWN)}, where)
     models = _texts(given.get("models", []), f"{where}.models")
-    if not models:
+    if not models and kind == BREAKDOWN:
         raise ValueError(f"{where} names no models")
-    return FigurePlan(key, kind, models, _at(given, defaults, where))
+    options = {name: given[name] for name in DRAWN if name in given}
+    at = _at(given, defaults, where) if kind == BREAKDOWN else {}
+    return FigurePlan(key, kind, models, given.get("caption", ""), given.get("label", ""), options, at)
 
 
 def _at(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:

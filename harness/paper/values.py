@@ -9,7 +9,7 @@ from typing import Any
 from segmeter.harness.counting import count_model, flops_record, versions
 from segmeter.harness.inputs import choose_sizes, default_classes
 from segmeter.harness.models import inputs_of, model_from_parts, relative_source, resolve_preset, usual_input
-from segmeter.harness.paper.plan import TIMED, NumberPlan, Plan, TablePlan
+from segmeter.harness.paper.plan import BREAKDOWN, TIMED, NumberPlan, Plan, TablePlan
 from segmeter.harness.records import (
     FlopsRecord,
     Run,
@@ -77,16 +77,18 @@ def paper_values(plan: Plan, step: Callable[[str], None] = lambda what: None) ->
             step(one.key)
             found[one.key] = _told(plan, f"numbers.{one.key}", partial(_value, plan, one, found))
         waiting = [one for one in waiting if one.key not in found]
-    tables = {}
+    tables: dict[str, Any] = {}
     for table in plan.tables:
         step(table.key)
         tables[table.key] = _told(plan, f"tables.{table.key}", partial(_table, plan, table))
-    figures = {}
+    figures: dict[str, Any] = {}
     for figure in plan.figures:
         step(figure.key)
-        models, at = figure.models, figure.at
-        count = partial(_records, plan, models, at)
-        figures[figure.key] = {"kind": figure.kind, "records": _told(plan, f"figures.{figure.key}", count)}
+        told: dict[str, Any] = {"kind": figure.kind, "caption": figure.caption, "label": figure.label}
+        if figure.kind == BREAKDOWN:
+            count = partial(_records, plan, figure.models, figure.at)
+            told["records"] = _told(plan, f"figures.{figure.key}", count)
+        figures[figure.key] = told
     return {
         "schema": SCHEMA,
         "numbers": [asdict(found[one.key]) for one in plan.numbers],

@@ -1,5 +1,6 @@
 """A paper's macros and tables as LaTeX; every text is escaped, and a comment is one line."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,11 @@ TITLES = {
     "decoder": "Decoder",
     "postprocess": "Post-processing",
     "total": "Total",
-    "parameters": "Parameters (M)",
-    "latency_ms": "Latency (ms)",
-    "images_per_s": "Images/s",
+    "parameters": "Parameters",
+    "latency_ms": "Latency",
+    "images_per_s": "Speed",
 }
+UNITS = {"parameters": "M", "latency_ms": "ms", "images_per_s": "images/s"}
 COUNTED = ("backbone", "encoder", "decoder", "postprocess", "total")
 
 
@@ -32,20 +34,48 @@ def macros_text(record: Mapping[str, Any], name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure_text(key: str, figure: Mapping[str, Any]) -> str:
+    r"""A ``figure`` environment around the picture, as wide as the text.
+
+    The picture itself says how its figures were counted and timed; without a caption of the author's, so does
+    the caption.
+    """
+    told = (figure["caption"] or figure["shows"]).rstrip(". ")
+    lines = [
+        r"% Written by segmeter; needs \usepackage{graphicx}",
+        r"\begin{figure}",
+        r"\centering",
+        rf"\includegraphics[width=\linewidth]{{figure-{key}}}",
+        rf"\caption{{{_prose(told)}.}}",
+        *([rf"\label{{{_label(figure['label'])}}}"] if figure["label"] else []),
+        r"\end{figure}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str) -> str:
+    """Text of ours in a caption: sizes as formulas, a convention in curly quotes."""
+    text = re.sub(r"(?<![\w.])(\d{2,5})x(\d{2,5})(?![\w.]*\d)", r"$\1\\times\2$", latex(text))
+    return re.sub(r"(?<![\w'])'([\w-]+)'", r"`\1'", text)
+
+
 def table_text(table: Mapping[str, Any]) -> str:
     r"""A ``table`` environment in the manner of booktabs, what was counted how in its caption."""
     columns = table["columns"]
-    header = [_title(column, table["unit"]) for column in columns]
+    header = [(TITLES[column], f"({_unit(column, table['unit'])})") for column in columns]
     lines = [
         r"% Written by segmeter; needs \usepackage{booktabs}",
         *(f"% {plain(model)}: record {plain(run)}" for model, run in table["sources"].items()),
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(caption(table))}}}",
+        # Above a table most classes leave no room between the two.
+        r"\setlength{\belowcaptionskip}{6pt}",
+        rf"\caption{{{_prose(caption(table))}}}",
         *([rf"\label{{{_label(table['label'])}}}"] if table["label"] else []),
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
-        _row(["Model", *header]),
+        _row(["Model", *(name for name, _ in header)]),
+        _row(["", *(unit for _, unit in header)]),
         r"\midrule",
         *(_row([row["title"], *_cells(row, table)]) for row in table["rows"]),
         r"\bottomrule",
@@ -66,8 +96,9 @@ def caption(table: Mapping[str, Any]) -> str:
     return ". ".join(parts) + "."
 
 
-def _title(column: str, unit: str) -> str:
-    return f"{TITLES[column]} ({unit})" if column in COUNTED else TITLES[column]
+def _unit(column: str, counted: str) -> str:
+    """A column's unit, which stands below its name, so that the table is narrow."""
+    return counted if column in COUNTED else UNITS[column]
 
 
 def _cells(row: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
