@@ -26,13 +26,13 @@ RULES = {
 }
 # Words that follow a figure in a unit.
 WORDS = {
-    "GMACs": ("gmac", "gmacs", "gflop", "gflops", "g"),
-    "GFLOPs": ("gflop", "gflops", "g"),
-    "ms": ("ms", "milliseconds"),
-    "%": ("%", "percent"),
+    "GMACs": ("gmac", "gmacs", "gflop", "gflops", "g", "gigamac", "gigamacs", "gigaflop", "gigaflops"),
+    "GFLOPs": ("gflop", "gflops", "g", "gigaflop", "gigaflops"),
+    "ms": ("ms", "msec", "millisecond", "milliseconds"),
+    "%": ("%", "percent", "percentage"),
     "M": ("m", "million"),
     "images/s": ("fps", "images/s"),
-    "MiB": ("mib", "mb"),
+    "MiB": ("mib", "mb", "mebibyte", "megabyte"),
     "J": ("j", "joule", "joules"),
     "times": ("times",),
 }

@@ -46,8 +46,16 @@ SHAPED = {
     "multicols": 1,
 }
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
+# Verbatim within a line, and what is switched off.
+_UNSEEN = re.compile(
+    r"\\(?:verb|lstinline)\*?([^\w\s*{])(?:(?!\1)[^\n]){0,1000}\1|\\iffalse(?![A-Za-z]).*?(?:\\fi(?![A-Za-z])|\Z)",
+    re.S,
+)
 _VERBATIM = re.compile(r"\\begin\{(verbatim\*?|lstlisting|comment|minted)\}")
-_INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}\n]{1,500})\}")
+_INPUT = re.compile(
+    r"\\(?:input|include|subfile)\s*\{(?P<file>[^{}\n]{1,500})\}|\\input[ \t]+(?P<bare>[^\s{}\\]{1,500})"
+    r"|\\(?:sub)?import\*?\s*\{(?P<folder>[^{}\n]{0,500})\}\s*\{(?P<in_it>[^{}\n]{1,500})\}"
+)
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _SPACES = re.compile(r"[ \t\n]{0,200}")
 # A bracket, or anything behind a backslash, which is none.
@@ -57,13 +65,16 @@ _LENGTH = re.compile(
     r"(?:width|height)|\\(?:base|col|h)\w*|\\(?:tabcolsep|hsize|vsize))"
 )
 # Digits, perhaps in groups of three, perhaps with decimals; not inside a name, a version or a size.
+# A unit may stand against its digits, as in 12ms or 135-GMAC.
+_GLUED = r"(?:[GM]|[GT](?:MAC|FLOP)s?|ms|fps|FPS|[MG]i?B|J)\b"
 _NUMBER = re.compile(
-    r"(?<![\w.\\@^])(?<![A-Za-z]-)(?P<whole>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+|\d+)(?P<rest>\.\d+)?(?![\w@]|\.\d|-[A-Za-z\d])"
+    r"(?<![\w.\\@^])(?<![A-Za-z]-)(?P<whole>\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+|\d+)(?P<rest>\.\d+)?"
+    rf"(?=-?{_GLUED}|(?![\w@]|\.\d|-[A-Za-z\d]))"
 )
 # What may stand between a figure and its unit, and the unit.
 _AFTER = re.compile(
-    r"(?:[\s~]|\\[,;:! ]|\\thinspace|\{\}|\$|\}|\\text(?:rm)?\{|\\mathrm\{){0,20}"
-    r"(?P<unit>\\?%|[A-Za-z]+(?:/[a-z]+)?)?"
+    r"(?:[\s~]|\\[,;:! ]|\\thinspace|\{\}|\$|-(?=[A-Z])|\}\{?|\\text(?:rm)?\{|\\mathrm\{){0,20}"
+    r"(?P<unit>\\?%|per\s+cent\b|(?:\\[a-z]{1,12}){1,4}|[A-Za-z]+(?:/[a-z]+)?)?"
 )
 
 
@@ -134,10 +145,11 @@ def read_sources(main: Path, made: frozenset[Path]) -> list[Source]:
             raise ValueError(f"{main} includes more than {MAX_FILES} files")
         text = _read(path)
         found.append(Source(path, _blanked(text), _ignored(text)))
-        for name in _INPUT.findall(_COMMENT.sub(r"\1", text)):
-            file = inside(
-                main.parent, name.strip() if name.strip().endswith(".tex") else f"{name.strip()}.tex"
+        for named in _INPUT.finditer(_COMMENT.sub(r"\1", text)):
+            name = (
+                (named["file"] or named["bare"] or f"{named['folder']}/{named['in_it']}").strip().lstrip("/")
             )
+            file = inside(main.parent, name if name.endswith(".tex") else f"{name}.tex")
             # A missing file is TeX's to name: it may be made by something else.
             if file.is_file():
                 waiting.append(file)
@@ -162,7 +174,10 @@ def _blank(text: str) -> str:
 def _blanked(text: str) -> str:
     """The text with everything that no reader sees as spaces."""
     text = _without_verbatim(text)
+    end = text.find(r"\end{document}")
+    text = text if end < 0 else text[:end] + _blank(text[end:])
     text = _COMMENT.sub(lambda found: found[1] + _blank(found[0][len(found[1]) :]), text)
+    text = _UNSEEN.sub(lambda found: _blank(found[0]), text)
     letters = list(text)
     for start, end in _silent(text):
         letters[start:end] = _blank(text[start:end])
@@ -235,7 +250,8 @@ def literals(source: Source) -> Iterator[Literal]:
             continue
         rest = found["rest"] or ""
         after = _AFTER.match(source.text, found.end())
-        unit = (after["unit"] or "").removeprefix("\\") if after else ""
+        # siunitx spells units out: \milli\second.
+        unit = re.sub(r"\\|\s", "", after["unit"] or "") if after else ""
         whole = re.sub(r"\D", "", found["whole"])
         if len(whole) > 30:
             continue

@@ -146,6 +146,12 @@ def findings(folder: Path, text: str, written: str | None = None) -> list[tuple[
         ("takes 12.5 ms", "differs", "numTime"),
         ("\\newcommand{\\mine}{135.35}", "typed by hand", "numA"),
         ("costs \\numB{} GMACs", "not defined", "numB"),
+        ("takes \\SI{12}{ms}", "typed by hand", "numTime"),
+        ("takes \\qty{12}{\\milli\\second}", "typed by hand", "numTime"),
+        ("a 135-GMAC encoder", "typed by hand", "numA"),
+        ("takes 12ms", "typed by hand", "numTime"),
+        ("falls by 52 per cent", "typed by hand", "numChange"),
+        ("costs 135.35% so\nGMACs", "typed by hand", "numA"),
     ],
 )
 def test_a_figure_beside_the_macros_is_found(text: str, rule: str, macro: str, tmp_path: Path) -> None:
@@ -163,6 +169,10 @@ def test_a_figure_beside_the_macros_is_found(text: str, rule: str, macro: str, t
         "\\begin{tabular}{p{135.35mm}}x\\end{tabular}",
         "\\includegraphics[width=12.34cm]{135.35}",
         "takes 135.35 ms",
+        "takes \\qty{135.35}{\\milli\\second}, a 135-way split, 135Gold",
+        "\\verb|135.35|\\lstinline!135.35!\\iffalse 135.35\n\\fi",
+        "\\end{document}\n135.35",
+        "\\verb|" * 20_000 + "\\iffalse" * 20_000,
         "12 layers, 52 rows, 97 images",
         "ResNet-135, v12.34.1, 1024x135, 1135.35, 135.35.1, GPT-135",
         "costs 140.0 GMACs of another",
@@ -188,10 +198,15 @@ def test_a_macro_that_moved_is_out_of_date_and_so_is_its_old_value(tmp_path: Pat
 
 
 def test_included_files_are_read_and_named(tmp_path: Path) -> None:
-    (tmp_path / "part.tex").write_text("\n\n135.35\n")
-    assert findings(tmp_path, "\\input{part}\\input{missing}\\input{numbers}") == []
+    (tmp_path / "sections").mkdir()
+    parts = ("part", "bare", "sections/own")
+    for part in parts:
+        (tmp_path / f"{part}.tex").write_text("\n\n135.35\n")
+    text = "\\input{part}\\input bare\n\\subimport{sections/}{own}\\input{missing}\\input{numbers}"
+    assert findings(tmp_path, text) == []
     check = check_paper(tmp_path / "main.tex", NUMBERS, {}, tmp_path / "numbers.tex", "num")
-    assert [(Path(one["file"]).name, one["line"]) for one in check["findings"]][:1] == [("part.tex", 3)]
+    found = [one for one in check["findings"] if not one["file"].endswith("numbers.tex")]
+    assert [(one["file"], one["line"]) for one in found] == [(f"{tmp_path}/{part}.tex", 3) for part in parts]
 
 
 def test_no_include_leads_out_of_the_folder(tmp_path: Path) -> None:
