@@ -150,7 +150,7 @@ class ReducingBlock(BlockParts):
         return x + self.mlp(self.norm2(x)), rows
 
 
-def blocks_of(reduction: nn.Module) -> Iterable[int]:
+def blocks_of(reduction: nn.Module | None) -> Iterable[int]:
     """Numbers of the blocks in which a reducer works."""
     return getattr(reduction, "layers", ())
 
@@ -181,6 +181,18 @@ class VisionTransformer(nn.Module):
     def components(self) -> dict[str, str]:
         """See :mod:`encoders.interface`."""
         return VIT_COMPONENTS
+
+    def behind_decisions(self) -> tuple[nn.Module, list[nn.Module]]:
+        """The last block that the number of tokens depends on, and the modules that run behind it.
+
+        No value is read behind it: shapes alone say what those modules cost.
+        """
+        last = max(blocks_of(self.reduction), default=1)
+        if hasattr(self.reduction, "halt"):
+            # Tokens are halted between the block of an exit and the next one.
+            last = max(last, 1 + max(getattr(self.reduction, "exits", (len(self.blocks),)), default=0))
+        last = min(last, len(self.blocks))
+        return self.blocks[last - 1], [*self.blocks[last:], self.norm]
 
     def forward(self, images: Tensor) -> PatchTokens | list[PatchTokens]:
         """Run the encoder.

@@ -32,6 +32,7 @@ class Kept(Generic[T]):
     """
 
     def __init__(self, make: Callable[..., T], most: int) -> None:
+        self.make = make
         self._captured: dict[tuple[Hashable, ...], T] = {}
 
         @lru_cache(maxsize=most)

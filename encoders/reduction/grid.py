@@ -10,16 +10,18 @@ tokens of a grid and gives fewer, and for each token of the grid the row that ho
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.encoders.parts.kept import Kept, may_keep
 from segmeter.encoders.reduction.interface import TokenSet
 from segmeter.encoders.reduction.merging import Gathering, Matching
 
+T = TypeVar("T")
 MODES = {
     "none": "all tokens",
     "bsm": "the most alike tokens join the top left token of a cell",
@@ -109,7 +111,7 @@ class BipartiteMerging(nn.Module):
                 f"a cell of {down}x{across} tokens does not fit into the {high}x{wide} grid of stage "
                 f"{tokens.layer}: choose a smaller stride or a larger image"
             )
-        sources, destinations = cells(tokens.grid, self.stride, x.device)
+        sources, destinations = of_size(cells, x, tokens.grid, self.stride)
         batch, number = x.shape[:2]
         gone = min(int(number * self.rate), len(sources))
         if not gone:
@@ -124,8 +126,7 @@ class BipartiteMerging(nn.Module):
         return self.gathering(x, index, number - gone), index
 
 
-@lru_cache(maxsize=256)
-def cells(grid: tuple[int, int], stride: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def make_cells(grid: tuple[int, int], stride: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Places of a grid's sources and destinations; what lies beyond the last whole cell is a source."""
     (high, wide), (down, across) = grid, stride
     corners = {
@@ -133,6 +134,26 @@ def cells(grid: tuple[int, int], stride: tuple[int, int], device: torch.device) 
     }
     sources = [place for place in range(high * wide) if place not in corners]
     return torch.tensor(sources, device=device), torch.tensor(sorted(corners), device=device)
+
+
+def make_nearest(number: int, places: int, device: torch.device) -> Tensor:
+    """Which of ``number`` cells each place is given by nearest resizing, (places,).
+
+    As torch reckons it, in float32: where a border falls on a place, whole numbers can give another cell.
+    """
+    scale = np.float32(number) / np.float32(places)
+    cell = (np.arange(places, dtype=np.float32) * scale).astype(np.int64)
+    return torch.tensor(cell.clip(max=number - 1), device=device)
+
+
+MOST_KEPT = 256
+cells = Kept(make_cells, MOST_KEPT)
+nearest = Kept(make_nearest, MOST_KEPT)
+
+
+def of_size(kept: Kept[T], like: Tensor, *size: Any) -> T:
+    """What goes with a size on a tensor's device, kept where it may be."""
+    return (kept.of if may_keep(like) else kept.make)(*size, like.device)
 
 
 class CellMeans(nn.Module):
@@ -152,8 +173,7 @@ class CellMeans(nn.Module):
         maps = tokens.x.transpose(1, 2).unflatten(2, tokens.grid)
         pooled = F.avg_pool2d(maps, self.stride, ceil_mode=True, count_include_pad=False)
         rows, columns = -(-high // down), -(-wide // across)
-        down_to = torch.arange(high, device=maps.device) * rows // high
-        across_to = torch.arange(wide, device=maps.device) * columns // wide
+        down_to, across_to = of_size(nearest, maps, rows, high), of_size(nearest, maps, columns, wide)
         index = (down_to[:, None] * columns + across_to).flatten().expand(len(maps), -1)
         return pooled.flatten(2).transpose(1, 2), index
 
@@ -177,8 +197,7 @@ class RunMeans(nn.Module):
         pooled = F.avg_pool1d(
             tokens.x.transpose(1, 2), self.length, ceil_mode=True, count_include_pad=False
         ).transpose(1, 2)
-        rows = torch.arange(number, device=pooled.device) * pooled.shape[1] // number
-        return pooled, rows.expand(len(pooled), -1)
+        return pooled, of_size(nearest, pooled, pooled.shape[1], number).expand(len(pooled), -1)
 
 
 def build_merging(mode: GridMode) -> nn.Module | None:

@@ -1,7 +1,8 @@
 """Count a model image by image: what each photo costs, and which tokens are left in each layer.
 
-Stages whose work depends on the image run on it; what follows them is counted from the shapes that they hand
-on. So a photo costs little more than the model's own forward pass up to the last token that is merged.
+Stages whose work depends on the image run on it, up to the last block that decides how many tokens are left;
+what follows is counted from the shapes that they hand on. So a photo costs little more than the model's own
+forward pass up to the last token that is merged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from segmeter.encoders.chain import Sizes, Stage
 from segmeter.encoders.images import normalise
@@ -22,6 +24,7 @@ from segmeter.harness.inputs import ImageSize, Photo, choose_photos, format_size
 from segmeter.harness.models import (
     ModelSpec,
     blaming,
+    copy_without_values,
     find_components,
     find_token_layers,
     form_of,
@@ -161,7 +164,7 @@ class _Counter:
 
     def __init__(self, spec: ModelSpec, size: ImageSize, convention: str, model: nn.Module) -> None:
         self.spec, self.size, self.convention = spec, size, convention
-        self.model = model
+        self.whole, self.model = model, _cut_behind_decisions(model)
         self.find = find_components(spec)
         self.sizes = Sizes(size.padded, size.padded, size.original)
         self.stages = list(spec.stages)
@@ -193,7 +196,7 @@ class _Counter:
             return count + self.rest(value)
         except DataDependentError:
             # Work that depends on what the stages before hand on, and says so only when it runs.
-            self.real = len(self.stages)
+            self.real, self.model = len(self.stages), self.whole
             return self.work(images)
 
     def run(self, stage: Stage, value: Any) -> tuple[Any, Count]:
@@ -225,6 +228,23 @@ def _last_real(spec: ModelSpec) -> int:
     if spec.system.is_own_whole:
         return len(stages)
     return max((number for number, stage in enumerate(stages, start=1) if stage.depends_on_image), default=1)
+
+
+def _cut_behind_decisions(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it that is on meta behind the last block whose values decide anything."""
+    telling = [path for path, part in model.named_modules() if hasattr(part, "behind_decisions")]
+    if not telling:
+        return model
+    behind = [part for path in telling for part in model.get_submodule(path).behind_decisions()[1]]
+    copied = copy_without_values(model, behind)
+    for path in telling:
+        last, _ = copied.get_submodule(path).behind_decisions()
+        last.register_forward_hook(_leave_values)
+    return copied
+
+
+def _leave_values(block: nn.Module, inputs: Any, output: Any) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), output)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from .stages import meta_stages as meta_stages
 from .stages import parameters as parameters
 from .stages import real_model as real_model
 from .stages import stage_module as stage_module
+from .structure import copy_without_values as copy_without_values
 from .structure import full_copy as full_copy
 from .structure import meta_copy as meta_copy
 from .structure import named_parts as named_parts

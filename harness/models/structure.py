@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,17 @@ def meta_copy(model: nn.Module) -> nn.Module:
             memo[id(buffer)] = buffer.to("meta")
         elif buffer.device.type != "cpu" and not buffer.is_meta:
             memo[id(buffer)] = buffer.to("cpu")
+    return copy.deepcopy(model, memo)
+
+
+def copy_without_values(model: nn.Module, valueless: Iterable[nn.Module]) -> nn.Module:
+    """A copy that shares the model's weights, but for those of the named modules, which are on meta."""
+    memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for module in valueless:
+        for parameter in module.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        for buffer in module.buffers():
+            memo[id(buffer)] = buffer.to("meta")
     return copy.deepcopy(model, memo)
 
 

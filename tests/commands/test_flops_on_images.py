@@ -9,6 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from segmeter.commands.main import app
+from segmeter.harness.counting import count_images, readable_photos
+from segmeter.harness.inputs import ImageSize
+from segmeter.harness.models import parse_model, real_model
 from tests.helpers.reduction_recipe import photo
 
 # The reducer that the documentation shows.
@@ -53,12 +56,31 @@ def test_each_photo_has_a_row_and_the_mean_is_theirs(folder: Path) -> None:
     )
 
 
-def test_alone_and_as_a_whole_model_the_count_is_one(folder: Path) -> None:
-    """Counted up to the merging and by shapes behind it, a photo costs what the whole run costs."""
-    text = "segmenter@vit-ti:reduction=algm:threshold=0.8"
+@pytest.mark.parametrize(
+    "reduction",
+    ["algm:threshold=0.8", "algm:layers=1,12:threshold=0.5", "step:exits=3:share=0.4:confidence=0.2"],
+)
+def test_alone_and_as_a_whole_model_the_count_is_one(folder: Path, reduction: str) -> None:
+    """Counted up to the last decision and by shapes behind it, a photo costs what the whole run costs."""
+    text = f"segmenter@vit-ti:reduction={reduction}"
     quick = run(text, "--images", str(folder / "coffee.png"))
     whole = run(text, "--photo", str(folder / "coffee.png"))
     assert quick["components"] == whole["components"]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "real"), [("algm:layers=1,4", 4), ("step:exits=6:keep=0", 7), ("step:exits=0", 1)]
+)
+def test_behind_the_last_decision_nothing_is_computed(folder: Path, reduction: str, real: int) -> None:
+    spec = parse_model(f"segmenter@vit-ti:num_classes=4:train_size=128:reduction={reduction}")
+    model = real_model(spec)
+    has_values: list[bool] = []
+    for block in model.encoder.blocks:
+        block.register_forward_hook(lambda block, inputs, output: has_values.append(not inputs[0].is_meta))
+    photos, _ = readable_photos([folder / "coffee.png"])
+    count_images(spec, ImageSize((128, 128), (128, 128)), photos, "published", model=model)
+    assert has_values == [True] * real + [False] * (12 - real)
+    assert not any(weight.is_meta for weight in model.parameters())
 
 
 def test_a_reducer_of_ones_own(folder: Path, tmp_path: Path) -> None:

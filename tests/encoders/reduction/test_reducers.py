@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from segmeter.encoders.backbones.vit import VITS, VisionTransformer
 from segmeter.encoders.reduction.algm import ALGM, Algm
 from segmeter.encoders.reduction.grid import BipartiteMerging, CellMeans, RunMeans
-from segmeter.encoders.reduction.interface import TokenSet, first_rows
+from segmeter.encoders.reduction.interface import TokenSet, first_rows, take_rows
 from segmeter.encoders.reduction.merging import Gathering, Matching
 from segmeter.encoders.reduction.tome import ToMe
 from segmeter.harness.models.spec import parse_model
@@ -67,6 +67,25 @@ def test_cells_at_the_border_average_what_is_there(grid: tuple[int, int]) -> Non
         x, index = reducer(tokens)
         assert torch.allclose(x, torch.ones_like(x))
         assert int(index.max()) == x.shape[1] - 1
+
+
+@pytest.mark.parametrize(("number", "length"), [(94, 3), (110, 7), (64, 4)])
+def test_runs_are_given_back_as_nearest_resizing_does(number: int, length: int) -> None:
+    """94 of 32: in whole numbers place 47 lies in cell 16, in torch's float32 in cell 15."""
+    tokens = token_set(0, (1, number), protected=0)
+    x, index = RunMeans(length)(tokens)
+    resized = torch.nn.functional.interpolate(x.transpose(1, 2), size=number, mode="nearest").transpose(1, 2)
+    assert torch.equal(take_rows(x, index), resized)
+
+
+def test_what_is_kept_of_a_size_serves_training_too() -> None:
+    """Inference may be the first to ask."""
+    reducer, tokens = BipartiteMerging(0.5, (2, 2)), token_set(0, (6, 10), protected=0)
+    with torch.inference_mode():
+        reducer(tokens)
+    x = tokens.x.clone().requires_grad_()
+    reducer(TokenSet(x, tokens.rows, tokens.grid, 1, protected=0))[0].sum().backward()
+    assert x.grad is not None
 
 
 def test_matching_keeps_no_table_of_all_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
