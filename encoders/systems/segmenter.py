@@ -146,17 +146,35 @@ def _vit_of(shapes: Shapes) -> str:
 
 
 def _options_of(shapes: Shapes) -> dict[str, Any]:
-    """The side of the images that the positions are for, where it is not the published one."""
+    """The side of the images that the positions are for, where it is no published one; CTS by its network.
+
+    How many superpatches share is not in the file: it is taken from the published row of these positions.
+    """
     positions = shapes.get("encoder.pos_embed", (0, 1))[1] - 1
     side = PATCH * round(positions**0.5)
     published = VITS[_vit_of(shapes)].train_size
-    return {} if side == published or (side // PATCH) ** 2 != positions else {"train_size": side}
+    found: dict[str, Any] = {}
+    if side != published and (side // PATCH) ** 2 == positions:
+        found["train_size"] = side
+    if f"{POLICY}.heads.0.weight" in shapes:
+        found["reduction"] = "cts"
+        if positions in CTS_SHARED:
+            found["shared"] = CTS_SHARED[positions]
+    return found
 
 
+POLICY = "encoder.reduction.policy"
+# Patches of an image -> superpatches that share a token: CTS's Cityscapes, ADE20K and Pascal Context.
+CTS_SHARED = {2304: 336, 1024: 103, 900: 90}
 NAMING = Naming(
     sign=r"encoder\.patch_embed\.proj\.weight",
-    rules=((r"((?:encoder|decoder)\..*)", r"\1"),),
-    ignored=(r"encoder\.head\..*",),
+    # CTS's network for its superpatches, then what all have.
+    rules=(
+        (r"policy_net\.backbone\.(.*)", rf"{POLICY}.network.\1"),
+        (r"policy_net\.head\.(.*)", rf"{POLICY}.heads.0.\1"),
+        (r"((?:encoder|decoder)\..*)", r"\1"),
+    ),
+    ignored=(r"encoder\.head\..*", r".*num_batches_tracked"),
     backbone_of=_vit_of,
     options=_options_of,
     classes="decoder.mask_norm.weight",

@@ -101,7 +101,11 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> tuple[nn.Module, Mo
 
 
 def _with_traces(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
-    """The same with the options that leave a trace in the file, where the spec has their defaults."""
+    """The same with the options that leave a trace in the file, where the spec has their defaults.
+
+    Raises:
+        ValueError: the file is of another reducer of tokens.
+    """
     naming = spec.system.naming
     if naming is None:
         return spec
@@ -109,6 +113,13 @@ def _with_traces(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     seen = naming.options({name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()})
     options = dict(spec.options)
     options |= {name: value for name, value in seen.items() if options[name] == defaults[name]}
+    chooser = spec.system.code_option
+    if chooser in seen and options[chooser] != seen[chooser]:
+        # Its further options would be another one's.
+        raise ValueError(
+            f"{checkpoint.path} holds weights of {chooser}={seen[chooser]}, not of "
+            f"{chooser}={options[chooser]}"
+        )
     return replace(spec, options=tuple(sorted(options.items())))
 
 

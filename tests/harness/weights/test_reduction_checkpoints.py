@@ -28,6 +28,31 @@ def test_segmenters_own_file_is_recognised_and_merges_with_algm(tmp_path: Path) 
     assert merging.encoder.reduction is not None
 
 
+def test_cts_own_file_is_recognised_by_its_policy_network(tmp_path: Path) -> None:
+    """Names as tue-mps/cts-segmenter saves them: ``policy_net`` beside encoder and decoder."""
+    model = real_model(parse_model("segmenter@vit-ti:num_classes=60:train_size=480:reduction=cts:shared=90"))
+    fill(model)
+    ours = "encoder.reduction.policy."
+    entries = {
+        name.replace(f"{ours}network.", "policy_net.backbone.").replace(
+            f"{ours}heads.0.", "policy_net.head."
+        ): x
+        for name, x in model.state_dict().items()
+    }
+    assert entries["policy_net.head.weight"].shape == (2, 320, 1, 1)
+    entries["encoder.head.weight"] = torch.zeros(1000, 192)
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"model": entries, "optimizer": {"state": {}}, "n_cls": 60, "epoch": 3}, file)
+    loaded, spec, report = load_model(file)
+    assert set(spec.text.split(":")) == {"segmenter@vit-ti", "train_size=480", "reduction=cts", "shared=90"}
+    assert (spec.num_classes, report.is_whole) == (60, True)
+    images = torch.randn(1, 3, 480, 480, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.encoder(images).x, model.encoder(images).x)
+    with pytest.raises(ValueError, match="holds weights of reduction=cts, not of reduction=tome"):
+        load_model(file, parse_model("segmenter@vit-ti:reduction=tome"))
+
+
 def nvlabs_names(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our entries as NVlabs' file has them."""
     import re
