@@ -232,15 +232,19 @@ def _last_real(spec: ModelSpec) -> int:
 
 def _cut_behind_decisions(model: nn.Module) -> nn.Module:
     """The model, or a copy of it that is on meta behind the last block whose values decide anything."""
-    telling = [path for path, part in model.named_modules() if hasattr(part, "behind_decisions")]
+    telling = _telling(model)
     if not telling:
         return model
-    behind = [part for path in telling for part in model.get_submodule(path).behind_decisions()[1]]
+    behind = [module for part in telling for module in part.behind_decisions()[1]]
     copied = copy_without_values(model, behind)
-    for path in telling:
-        last, _ = copied.get_submodule(path).behind_decisions()
-        last.register_forward_hook(_leave_values)
+    for part in _telling(copied):
+        part.behind_decisions()[0].register_forward_hook(_leave_values)
     return copied
+
+
+def _telling(model: nn.Module) -> list[Any]:
+    """The parts that say behind which block they read no values."""
+    return [part for part in model.modules() if hasattr(part, "behind_decisions")]
 
 
 def _leave_values(block: nn.Module, inputs: Any, output: Any) -> Any:
