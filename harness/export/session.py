@@ -53,7 +53,8 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._compiled = openvino.Core().compile_model(model, b"", "CPU", options)
+        core = openvino.Core()
+        self._compiled = core.compile_model(core.read_model(model), "CPU", options)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run it."""

@@ -179,3 +179,15 @@ def test_profile_times_a_model_under_several_runtimes_and_never_compares_across_
     assert "unknown runtime 'onnxruntim'; did you mean 'onnxruntime'?" in capsys.readouterr().err
     assert run("profile", f"{source}:Tiny", "--runtime", "onnxruntime", "--dtype", "bf16", *few) == 2
     assert "--dtype fp32" in capsys.readouterr().err
+
+
+def test_openvino_computes_what_eager_does_and_is_timed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="pip install openvino (180 MB), which no other test needs")
+    few = ("--padded-size", "32x32", "--threads", 1, "--seconds", 0.1, "--out", tmp_path / "runs")
+    assert run("profile", f"{source}:Tiny", "--runtime", "openvino", *few) == 0
+    assert "openvino's differ from" in capsys.readouterr().out
+    record = json.loads(next((tmp_path / "runs").iterdir()).read_text())
+    # float32, with sums in another order.
+    assert 0 <= record["figures"]["output_difference"] < 1e-5
