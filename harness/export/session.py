@@ -13,7 +13,13 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 
 class Session(Protocol):
-    """A model in another runtime."""
+    """A model in another runtime.
+
+    Attributes:
+        note: how it runs, where that is not as usual; else "".
+    """
+
+    note: str
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for these inputs, in the model's order."""
@@ -29,6 +35,7 @@ class OnnxRuntime:
 
     def __init__(self, model: bytes) -> None:
         runtime = import_module("onnxruntime")
+        self.note = ""
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
@@ -44,7 +51,14 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO on the processor, in float32, with as many threads as torch has."""
+    """OpenVINO on the processor, in float32, with as many threads as torch has.
+
+    Its compiler of subgraphs fails on some models, transformers' Mask2Former among them: these are compiled
+    without it, and ``note`` says so.
+
+    Raises:
+        RuntimeError: it cannot compile the model either way, with its reason in one line.
+    """
 
     def __init__(self, model: bytes) -> None:
         openvino: Any = import_module("openvino")
@@ -54,7 +68,19 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
         }
         core = openvino.Core()
-        self._compiled = core.compile_model(core.read_model(model), "CPU", options)
+        self.note = ""
+        try:
+            graph = core.read_model(model)
+            try:
+                self._compiled = core.compile_model(graph, "CPU", options)
+            except RuntimeError:
+                self._compiled = core.compile_model(graph, "CPU", {**options, "SNIPPETS_MODE": "DISABLE"})
+                self.note = "without its compiler of subgraphs, which fails on this model"
+        except RuntimeError as error:
+            # It begins with the places in its own sources that the error passed through.
+            lines = [line.strip() for line in str(error).splitlines()]
+            said = [line for line in lines if line and not line.startswith("Exception from")]
+            raise RuntimeError(" ".join(said[:2]) or "no message") from None
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run it."""

@@ -161,6 +161,7 @@ def _run(
         memory, notes["memory"] = peak_memory(subject.eager, device, parameter_bytes(subject.model))
     else:
         notes["components"] = f"not parted: {subject.runtime} runs the model as one graph of its own"
+        notes["components"] += f", {subject.note}" if subject.note else ""
         memory, notes["memory"] = peak_memory(subject.timed, device, parameter_bytes(subject.model))
     if subject.difference is not None:
         notes["outputs"] = (

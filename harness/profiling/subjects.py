@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Pixels
 from segmeter.encoders.images import normalise
 from segmeter.harness.export import RUNTIMES as OTHER_RUNTIMES
+from segmeter.harness.export import (
+    Session,
+    check_packages,
+    export,
+    make_session,
+    named_tensors,
+    relative_errors,
+)
 from segmeter.harness.export import Settings as ExportSettings
-from segmeter.harness.export import check_packages, export, make_session, named_tensors, relative_errors
 from segmeter.harness.inputs import Size, find_photos, format_size, read_photo
 from segmeter.harness.machine import is_out_of_memory, keeps_freed_memory, lasting
 from segmeter.harness.models import ModelSpec, real_model
@@ -156,6 +163,7 @@ class Subject:
         runtime: one of :data:`RUNTIMES`.
         difference: of the runtime's outputs from eager's, largest over an output's largest entry; None where
             it is eager.
+        note: how the runtime runs the model, where that is not as usual.
     """
 
     spec: ModelSpec
@@ -167,6 +175,7 @@ class Subject:
     copies: int = 0
     runtime: str = EAGER
     difference: float | None = None
+    note: str = ""
 
     def copy_afresh(self) -> None:
         """Go on with a copy of the model, weights and Python objects elsewhere in memory, called once.
@@ -230,13 +239,14 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor], runt
     device = settings.torch_device
     model = lasting(lambda: real_model(spec).to(device))
     eager = timed = _caller(model, inputs, settings)
-    difference = None
+    difference, note = None, ""
     try:
         chosen: Callable[..., Any] = model
         if runtime == COMPILE:
             chosen = torch.compile(model)
         elif runtime in OTHER_RUNTIMES:
-            chosen = _exported(spec, settings, runtime)
+            session = _exported(spec, settings, runtime)
+            chosen, note = (lambda images: session([images])), session.note
         if settings.cuda_graph:
             timed = _graphed(chosen, inputs, settings)
         elif runtime != EAGER:
@@ -272,6 +282,7 @@ def make_subject(spec: ModelSpec, settings: Settings, inputs: list[Tensor], runt
         (lambda moved: _caller(moved, inputs, settings)) if movable else None,
         runtime=runtime,
         difference=difference,
+        note=note,
     )
 
 
@@ -279,13 +290,12 @@ class RuntimeRefusedError(Exception):
     """A runtime's outputs are not eager's; one line."""
 
 
-def _exported(spec: ModelSpec, settings: Settings, runtime: str) -> Callable[[Tensor], list[Tensor]]:
-    """The model as a call in another runtime."""
+def _exported(spec: ModelSpec, settings: Settings, runtime: str) -> Session:
+    """The model in another runtime."""
     # What is made in inference mode cannot be traced; the seed makes the same weights again.
     with torch.inference_mode(False):
         made = export(spec, real_model(spec), ExportSettings(settings.padded_size, settings.batch))
-    session = make_session(runtime, made.content)
-    return lambda images: session([images])
+    return make_session(runtime, made.content)
 
 
 def _difference(
