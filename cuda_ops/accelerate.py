@@ -1,8 +1,9 @@
 """Make another library's deformable attention run on the compiled op: in place, named, and undone at will."""
 
-import types
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -58,16 +59,31 @@ class Acceleration:
         return "\n".join(lines)
 
     def _replace(self, module: nn.Module, name: str, value: Any) -> None:
-        before = module.__dict__.get(name, self)
+        before = getattr(module, name)
         setattr(module, name, value)
+        self._undo.append(lambda: setattr(module, name, before))
 
-        def undo() -> None:
-            if before is self:
-                delattr(module, name)
-            else:
-                setattr(module, name, before)
 
-        self._undo.append(undo)
+@cache
+def _accelerated(plain: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
+    """A layer's class with another ``forward``, by the same name.
+
+    A method of the layer itself would stay with it when its model is copied to other GPUs, and a file of the
+    pickled layer could not be read. This class is pickled as the plain one: the file needs no segmeter.
+    """
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        return object.__new__, (plain,), self.__getstate__()
+
+    def deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    body = {"forward": forward, "__reduce_ex__": reduce, "__deepcopy__": deepcopy, families.MARK: True}
+    same = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(plain.__name__, (plain,), {**body, **same})
 
 
 def accelerate_model(model: nn.Module) -> Acceleration:
@@ -95,7 +111,7 @@ def accelerate_model(model: nn.Module) -> Acceleration:
             done.kept.append(Layer(path, kind, reason))
             continue
         if found.attribute == FORWARD:
-            done._replace(module, FORWARD, types.MethodType(found.function, module))
+            done._replace(module, "__class__", _accelerated(type(module), found.function))
         else:
             done._replace(module, found.attribute, found.function)
         done.replaced.append(Layer(path, kind))

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.cuda_ops.attend import attend, levels, sample
 from segmeter.cuda_ops.drop_in import box_locations
-from segmeter.cuda_ops.op import ms_deform_attn
 
 KNOWN = "transformers' models, MSDeformAttn of the official codes, mmcv's MultiScaleDeformableAttention"
 # Sampled there, a point is off every map and costs nothing.
 OFF_THE_MAP = -2.0
+# An attribute of classes whose forward is the op's.
+MARK = "_segmeter_accelerated"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Family:
     def refuses(self, module: nn.Module) -> str:
         """Why this layer keeps its own path; "" where it need not."""
         holds = module.__dict__.get(self.attribute)
-        if holds is self.function or (holds is not None and self.attribute == "forward"):
+        replaced = holds is not None and self.attribute == "forward"
+        if replaced or holds is self.function or hasattr(type(module), MARK):
             return f"its {self.attribute} has been replaced already"
         takes = list(inspect.signature(getattr(module, self.attribute)).parameters)
         if takes[: len(self.parameters)] != list(self.parameters):
@@ -64,25 +67,6 @@ def recognise(module: nn.Module) -> Family | None:
     return None
 
 
-def levels(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sizes (L, 2) and first tokens (L,) of levels, int64."""
-    counts = [height * width for height, width in sizes]
-    starts = [sum(counts[:level]) for level in range(len(counts))]
-    return (
-        torch.tensor([list(size) for size in sizes], dtype=torch.int64, device=device),
-        torch.tensor(starts, dtype=torch.int64, device=device),
-    )
-
-
-def sample(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """The op, in the widest of the dtypes given, as a library may keep its locations in float32."""
-    dtype = torch.promote_types(torch.promote_types(value.dtype, places.dtype), weights.dtype)
-    found = ms_deform_attn(
-        value.to(dtype), shapes.to(torch.int64), starts.to(torch.int64), places.to(dtype), weights.to(dtype)
-    )
-    return found.to(value.dtype)
-
-
 def _bare(
     self: nn.Module,
     value: Tensor,
@@ -105,7 +89,7 @@ def _v2(
     method: str = "default",
 ) -> Tensor:
     """(B, Q, M, P of all levels) samples, a number of points for each level."""
-    shapes, starts = levels([(int(h), int(w)) for h, w in value_spatial_shapes], value.device)
+    shapes, starts = levels(value_spatial_shapes, value.device)
     places = _by_level(sampling_locations, num_points_list, 3, OFF_THE_MAP)
     weights = _by_level(attention_weights, num_points_list, 3, 0.0)
     return sample(value, shapes, starts, places, weights)
@@ -168,20 +152,27 @@ def _pixel_decoder(
     reference_points: Tensor | None = None,
     spatial_shapes_list: Any = None,
     level_start_index: Tensor | None = None,
-    output_attentions: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """transformers' Mask2Former: the attention weights are given back as well."""
+    output_attentions: bool | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' Mask2Former: the attention weights are given back as well.
+
+    Its encoder says that it does not want them, and then drops them: only then, and where no hook looks at
+    them, they are not worked out.
+    """
     assert encoder_hidden_states is not None and reference_points is not None
     queries = hidden_states if position_embeddings is None else hidden_states + position_embeddings
     value = self.value_proj(encoder_hidden_states)
     if attention_mask is not None:
         value = value.masked_fill(attention_mask[..., None], 0.0)
-    offsets, weights = _projected(self, queries, self.n_heads, self.n_levels, self.n_points)
-    sizes = [(int(h), int(w)) for h, w in spatial_shapes_list]
-    shapes, starts = levels(sizes, value.device)
+    value = value.unflatten(2, (self.n_heads, -1))
+    shapes, starts = levels(spatial_shapes_list, value.device)
+    sides = (self.n_heads, self.n_levels, self.n_points)
+    if output_attentions is False and not self._forward_hooks:
+        sampled = attend(self, value, queries, reference_points, shapes, starts, sides)
+        return self.output_proj(sampled), None
+    offsets, weights = _projected(self, queries, *sides)
     places = _places(reference_points, offsets, shapes, self.n_points)
-    sampled = sample(value.unflatten(2, (self.n_heads, -1)), shapes, starts, places, weights)
-    return self.output_proj(sampled), weights
+    return self.output_proj(sample(value, shapes, starts, places, weights)), weights
 
 
 def _one_former(
@@ -194,9 +185,9 @@ def _one_former(
     reference_points: Tensor | None = None,
     spatial_shapes: Any = None,
     level_start_index: Tensor | None = None,
-    output_attentions: bool = False,
+    output_attentions: bool | None = None,
     spatial_shapes_list: Any = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """transformers' OneFormer: as Mask2Former, its arguments in another order."""
     return _pixel_decoder(
         self,
@@ -206,7 +197,8 @@ def _one_former(
         encoder_attention_mask,
         position_embeddings,
         reference_points,
-        spatial_shapes if spatial_shapes_list is None else spatial_shapes_list,
+        spatial_shapes.tolist() if spatial_shapes_list is None else spatial_shapes_list,
+        output_attentions=output_attentions,
     )
 
 
@@ -222,12 +214,19 @@ def _official(
     value = self.value_proj(input_flatten)
     if input_padding_mask is not None:
         value = value.masked_fill(input_padding_mask[..., None], 0.0)
-    offsets, weights = _projected(self, query, self.n_heads, self.n_levels, self.n_points)
-    places = _places(reference_points, offsets, input_spatial_shapes, self.n_points)
     value = value.unflatten(2, (self.n_heads, -1))
-    sampled = sample(value, input_spatial_shapes, input_level_start_index, places, weights)
+    sides = (self.n_heads, self.n_levels, self.n_points)
+    sampled = attend(
+        self, value, query, reference_points, input_spatial_shapes, input_level_start_index, sides
+    )
     output: Tensor = self.output_proj(sampled)
     return output
+
+
+def _official_refusal(module: nn.Module) -> str:
+    # DN-DAB-Deformable-DETR's layer, of the same name, may divide a box's offsets by the map's size as well.
+    own_way = getattr(module, "use_4D_normalizer", False)
+    return "it measures offsets in boxes in its own way (use_4D_normalizer)" if own_way else ""
 
 
 def _mmcv(
@@ -253,10 +252,10 @@ def _mmcv(
     value = self.value_proj(value)
     if key_padding_mask is not None:
         value = value.masked_fill(key_padding_mask[..., None], 0.0)
-    offsets, weights = _projected(self, query, self.num_heads, self.num_levels, self.num_points)
-    places = _places(reference_points, offsets, spatial_shapes, self.num_points)
     value = value.unflatten(2, (self.num_heads, -1))
-    output = self.output_proj(sample(value, spatial_shapes, level_start_index, places, weights))
+    sides = (self.num_heads, self.num_levels, self.num_points)
+    sampled = attend(self, value, query, reference_points, spatial_shapes, level_start_index, sides)
+    output = self.output_proj(sampled)
     if not self.batch_first:
         output = output.transpose(0, 1)
     found: Tensor = self.dropout(output) + identity
@@ -330,6 +329,7 @@ OFFICIAL = Family(
         *("input_level_start_index", "input_padding_mask"),
     ),
     _official,
+    _official_refusal,
 )
 MMCV = Family(
     "forward",
