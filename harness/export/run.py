@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segmeter.cuda_ops import accelerate_model
 from segmeter.harness.export.parts import WHOLE, Cut, cut, named_tensors
 from segmeter.harness.export.session import check_packages, make_session, versions
+from segmeter.harness.export.traceable import sizes_seen
 from segmeter.harness.inputs import Size, format_size
 from segmeter.harness.models import ModelSpec
 
@@ -108,14 +109,15 @@ def export(
     """
     check_packages()
     chosen = cut(spec, model, settings.part)
-    with _accelerated(model) as kept:
+    with _accelerated(model) as kept, sizes_seen(model):
         progress("tracing")
         program, inputs = _program(spec, chosen, settings)
         progress("translating")
         translated = _translated(spec, program, inputs, chosen, settings)
-        progress("checking")
-        portable, written = _forms(translated, settings.plugin)
-        checks = _checked(spec, chosen, settings, portable.SerializeToString(), _dynamic(program))
+    # Against the model as it is: what was changed for the export is checked with the rest.
+    progress("checking")
+    portable, written = _forms(translated, settings.plugin)
+    checks = _checked(spec, chosen, settings, portable.SerializeToString(), _dynamic(program))
     content = written.SerializeToString()
     record = {
         "schema": SCHEMA,

@@ -12,8 +12,9 @@ import torch
 from segmeter.commands.main import main
 from segmeter.cuda_ops import onnx_form
 from segmeter.harness.export import session
+from segmeter.harness.export.traceable import reference_points, sizes_seen
 from segmeter.harness.models import parse_model, real_model
-from tests.helpers.hugging_face import folder
+from tests.helpers.hugging_face import folder, resnet
 
 SOURCE = '''
 import torch
@@ -143,15 +144,32 @@ def test_what_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest
         session.check_packages("openvino")
 
 
-def test_mask2former_of_transformers_runs_accelerated_in_onnx_runtime(
+def test_mask2former_of_transformers_runs_at_sizes_and_batches_it_was_not_traced_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("transformers")
-    name = folder(tmp_path / "config", "mask2former", encoder_layers=1, decoder_layers=2)
-    assert run("export", name, "--size", "64x64", "--output", tmp_path / "m.onnx", "--json") == 0
+    few = {"encoder_layers": 1, "decoder_layers": 1, "backbone_config": resnet(depths=[1, 1, 1, 1])}
+    name, out = folder(tmp_path / "config", "mask2former", **few), tmp_path / "m.onnx"
+    assert run("export", name, "--size", "64x96", "--dynamic", "--output", out, "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["deformable_attention"] > 0 and record["kept_layers"] == []
-    assert max(record["checks"][0]["errors"].values()) < 1e-3
+    assert record["deformable_attention"] == 1 and record["kept_layers"] == record["fixed"] == []
+    assert record["inputs"] == [{"name": "images", "shape": ["batch", 3, "height", "width"]}]
+    assert [(check["size"], check["batch"]) for check in record["checks"]] == [("64x96", 1), ("96x160", 3)]
+    # float32, with sums in another order.
+    assert all(error < 1e-4 for check in record["checks"] for error in check["errors"].values())
+
+
+def test_reference_points_that_follow_the_traced_sizes_are_those_of_the_library() -> None:
+    transformers = pytest.importorskip("transformers")
+    library = transformers.models.mask2former.modeling_mask2former.Mask2FormerPixelDecoderEncoderOnly
+    sizes, shares = [(3, 5), (6, 9)], torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.6, 0.5], [0.7, 2 / 3]]])
+    encoder = library(transformers.Mask2FormerConfig(encoder_layers=1, feature_size=32))
+    expected = encoder.get_reference_points(sizes, shares, "cpu")
+    with sizes_seen(encoder):
+        assert encoder.get_reference_points is reference_points
+        found = encoder.get_reference_points(sizes, shares, "cpu")
+    torch.testing.assert_close(found, expected)
+    assert "get_reference_points" not in vars(encoder)
 
 
 def test_profile_times_a_model_under_several_runtimes_and_never_compares_across_them_unsaid(
