@@ -111,7 +111,7 @@ def accelerate_model(model: nn.Module) -> Acceleration:
             done.kept.append(Layer(path, kind, reason))
             continue
         if found.attribute == FORWARD:
-            done._replace(module, "__class__", _accelerated(type(module), found.function))
+            done._replace(module, "__class__", _accelerated(type(module), found.function))  # type: ignore[arg-type]
         else:
             done._replace(module, found.attribute, found.function)
         done.replaced.append(Layer(path, kind))

@@ -1,6 +1,8 @@
 """Other libraries' deformable attention on the op: same outputs, same gradients, and all of it undone."""
 
+import copy
 import importlib
+import io
 import sys
 from collections import Counter
 from typing import Any
@@ -17,83 +19,7 @@ from tests.helpers.op_inputs import draw
 
 transformers = pytest.importorskip("transformers")
 
-BACKBONE = {"num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-
-
-def resnet(**more: Any) -> Any:
-    return transformers.ResNetConfig(
-        **BACKBONE, layer_type="basic", out_features=["stage1", "stage2", "stage3", "stage4"], **more
-    )
-
-
-def mask2former() -> nn.Module:
-    config = transformers.Mask2FormerConfig(
-        backbone_config=resnet(),
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        num_attention_heads=4,
-        num_queries=5,
-    )
-    return transformers.Mask2FormerForUniversalSegmentation(config)
-
-
-def deformable_detr() -> nn.Module:
-    config = transformers.DeformableDetrConfig(
-        backbone_config=resnet(),
-        use_timm_backbone=False,
-        backbone=None,
-        use_pretrained_backbone=False,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        num_queries=6,
-        num_feature_levels=4,
-        two_stage=False,
-    )
-    return transformers.DeformableDetrForObjectDetection(config)
-
-
-def detr_like(config: str, model: str, **more: Any) -> nn.Module:
-    backbone = transformers.RTDetrResNetConfig(**BACKBONE, out_features=["stage2", "stage3", "stage4"])
-    settings = {
-        "backbone_config": backbone,
-        "encoder_in_channels": [16, 24, 32],
-        "encoder_hidden_dim": 32,
-        "d_model": 32,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "decoder_in_channels": [32, 32, 32],
-        "decoder_layers": 2,
-        "num_queries": 7,
-        "num_denoising": 0,
-        "freeze_backbone_batch_norms": False,
-    }
-    built: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**settings, **more))
-    return built
-
-
-MODELS = {
-    "Mask2Former": (mask2former, 2),
-    "Deformable DETR": (deformable_detr, 3),
-    "RT-DETR": (lambda: detr_like("RTDetrConfig", "RTDetrForObjectDetection"), 2),
-    "RT-DETR v2": (lambda: detr_like("RTDetrV2Config", "RTDetrV2ForObjectDetection"), 2),
-    # Points differ from level to level.
-    "D-FINE": (
-        lambda: detr_like("DFineConfig", "DFineForObjectDetection", decoder_n_points=[3, 6, 3]),
-        2,
-    ),
-}
+from tests.helpers.deformable_models import MODELS, detr_like, mask2former, outputs  # noqa: E402
 
 OP = ("segmeter.ms_deform_attn", "segmeter.ms_deform_attn_fused")
 
@@ -110,13 +36,6 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def logits(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    found = model(pixel_values=image)
-    first = found.class_queries_logits if hasattr(found, "class_queries_logits") else found.logits
-    boxes = found.masks_queries_logits if hasattr(found, "masks_queries_logits") else found.pred_boxes
-    return torch.cat([first.flatten(), boxes.flatten()])
-
-
 def flat(model: nn.Module) -> torch.Tensor:
     """Gradients of what says where to look and how much to take; further up, norms of features that hardly
     differ in a fresh model multiply rounding without bound.
@@ -126,18 +45,25 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in found if grad is not None])
 
 
+def built(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A model in float64 and its inputs; skips one that this transformers has not."""
+    torch.manual_seed(0)
+    try:
+        model = MODELS[name].build().eval().double()
+    except AttributeError as error:
+        pytest.skip(f"this transformers has no {name}: {error}")
+    return model, MODELS[name].inputs()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_gradients_stay_and_undo_gives_the_old_path_back(name: str) -> None:
-    torch.manual_seed(0)
-    build, layers = MODELS[name]
-    model = build().eval().double()
+    (model, inputs), layers = built(name), MODELS[name].layers
     for module in model.modules():
         if hasattr(module, "sampling_offsets"):
             # They begin on whole pixels, where the slope of a bilinear sample is either neighbour's.
             nn.init.uniform_(module.sampling_offsets.bias, 0.2, 0.8)
-    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
-    keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
-    before = logits(model, image)
+    keys = list(model.state_dict())
+    before = outputs(model, inputs)
     before.square().sum().backward()
     gradients = flat(model)
     model.zero_grad()
@@ -145,21 +71,68 @@ def test_outputs_and_gradients_stay_and_undo_gives_the_old_path_back(name: str) 
         assert (len(done.replaced), done.kept) == (layers, [])
         # The op, and no grid_sample, is what runs.
         with Calls() as calls:
-            after = logits(model, image)
+            after = outputs(model, inputs)
         assert sum(calls.names[name] for name in OP) == layers
         assert not any("grid_sampler" in name for name in calls.names)
         after.square().sum().backward()
         assert list(model.state_dict()) == keys
         with pytest.raises(ValueError, match="replaced already"):
             segmeter.accelerate(model)
+        # In a lower precision the op finds what it takes, and stays about where it was.
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            low = outputs(model.float(), MODELS[name].inputs(torch.float32))
+        assert low.isfinite().all() and low.shape == before.shape
+        model.double()
     # Float32 sums in another order.
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
     now = flat(model)
     torch.testing.assert_close(now, gradients, rtol=1e-3, atol=1e-5 * float(gradients.abs().max()))
-    with Calls() as calls:
-        torch.testing.assert_close(logits(model, image), before, rtol=0, atol=0)
-    assert not any(calls.names[name] for name in OP)
-    assert [type(module) for module in model.modules()] == classes
+
+
+@pytest.mark.parametrize("name", ["Mask2Former", "Deformable DETR", "RT-DETR v2", "D-FINE"])
+def test_undo_gives_the_very_bits_back_and_copies_keep_their_way(name: str) -> None:
+    model, inputs = built(name)
+    classes = [type(module) for module in model.modules()]
+    with torch.no_grad():
+        before = outputs(model, inputs)
+        with segmeter.accelerate(model):
+            copied = copy.deepcopy(model)
+        with Calls() as calls:
+            torch.testing.assert_close(outputs(model, inputs), before, rtol=0, atol=0)
+        assert not any(calls.names[name] for name in OP)
+        assert [type(module) for module in model.modules()] == classes
+        # A copy stays accelerated, whatever becomes of the first, and runs on its own parameters.
+        with Calls() as calls:
+            torch.testing.assert_close(outputs(copied, inputs), before, rtol=1e-4, atol=1e-5)
+        assert sum(calls.names[name] for name in OP) == MODELS[name].layers
+        for parameter in copied.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(outputs(model, inputs), before, rtol=0, atol=0)
+        # Of one that has not run: transformers leaves hooks in some models that cannot be pickled.
+        fresh, _ = built(name)
+        segmeter.accelerate(fresh)
+        file = io.BytesIO()
+        torch.save(fresh, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        torch.testing.assert_close(outputs(loaded, inputs), before, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_weights_are_given_back_to_whoever_asks_for_them() -> None:
+    model, inputs = built("Mask2Former")
+    inputs["output_attentions"] = True
+    layer = model.model.pixel_level_module.decoder.encoder.layers[0].self_attn
+    seen = []
+    with torch.no_grad():
+        expected = model(**inputs).attentions
+        with segmeter.accelerate(model):
+            for want, got in zip(expected, model(**inputs).attentions, strict=True):
+                torch.testing.assert_close(got, want)
+            del inputs["output_attentions"]
+            with_hook = layer.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+            model(**inputs)
+            with_hook.remove()
+    assert seen[0].shape[-2:] == (3, 4)
 
 
 @pytest.mark.parametrize("how", ["compiled", "exported"])
