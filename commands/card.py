@@ -51,6 +51,18 @@ ThreadsOpt = Annotated[int | None, typer.Option(help="CPU threads; default: torc
 SecondsOpt = Annotated[float, typer.Option(help="Time for the rounds of all models together.")]
 
 
+ImagesOpt = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        help="A photo or a folder of photos; may be repeated. For models whose work depends on the image.",
+    ),
+]
+WeightsOpt = Annotated[
+    Path | None, typer.Option(help="A checkpoint. With --images; default: random weights.")
+]
+
+
 class CardGroup(TyperGroup):
     """The commands on cards, where a model in a command's place means ``make``."""
 
@@ -89,6 +101,8 @@ def make(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time. Of times; costs are of one.")] = 1,
     threads: ThreadsOpt = None,
     seconds: SecondsOpt = 30.0,
+    images: ImagesOpt = None,
+    weights: WeightsOpt = None,
     out: OutOpt = None,
     format: FormatOpt = None,
     hub: HubOpt = False,
@@ -108,9 +122,15 @@ def make(
         specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
         inputs = [next(iter(sizes_of(spec, sizes, *given).images)) for spec in specs]
         from segmeter.harness.card import make_card
+        from segmeter.harness.inputs import find_photos
 
+        photos = find_photos(images) if images else []
+        if weights is not None and not photos:
+            raise ValueError("--weights goes with --images: without photos no choice is made by weights")
         with progress_bar("counting", len(specs)) as advance:
-            card = make_card(specs, inputs, step=advance)
+            card = make_card(specs, inputs, step=advance, photos=photos, weights=weights)
+        if photos and not any("photos" in one for one in card["models"]):
+            raise ValueError("--images is for models whose work depends on what the image shows")
         if profile:
             _time(card, specs, inputs, _settings(inputs[0], device, dtype, batch, threads, seconds))
         _write(card, form, out)
@@ -137,6 +157,8 @@ def verify(
         list[str] | None,
         typer.Argument(help="What to count instead of what the card names: the way to code of your own."),
     ] = None,
+    images: ImagesOpt = None,
+    weights: WeightsOpt = None,
     profile: ProfileOpt = False,
     seconds: SecondsOpt = 30.0,
     strict: Annotated[
@@ -160,7 +182,7 @@ def verify(
         from segmeter.harness.card import AGREE, DIFFERS, DISAGREE, verify_card
 
         with progress_bar("counting", len(entries)) as advance:
-            check = verify_card(read, specs, advance)
+            check = verify_card(read, specs, advance, images or (), weights)
         _compare_times(read, check, specs, profile, seconds)
     if json:
         show_json(check)

@@ -1,12 +1,14 @@
 """Make a card: every convention's cost in whole numbers, component by component, and what a run took."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segmeter.encoders.systems.table import SYSTEMS
+from segmeter.harness.card.photos import count_photos, whole
 from segmeter.harness.counting import CONVENTIONS, count_model, versions, why_photos
 from segmeter.harness.counting import flops_record as record_of
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import ImageSize, Photo
 from segmeter.harness.models import ModelSpec, inputs_of
 from segmeter.harness.records import (
     CARD_SCHEMA,
@@ -19,6 +21,7 @@ from segmeter.harness.records import (
     check_sum,
     now,
 )
+from segmeter.harness.weights import load_model
 from segmeter.model_text import is_source, library_name
 
 UNITS = {"published": "MACs", "macs": "MACs", "flops": "FLOPs"}
@@ -40,6 +43,8 @@ def make_card(
     sizes: Sequence[ImageSize],
     runs: Sequence[Run] = (),
     step: Callable[[str], None] = lambda what: None,
+    photos: Sequence[Photo] = (),
+    weights: Path | None = None,
 ) -> Card:
     """Count models and put them on a card.
 
@@ -48,14 +53,16 @@ def make_card(
         sizes: of each its input.
         runs: of each its measurement; none at all where nothing was timed.
         step: called with each model's title before it is counted.
+        photos: what models whose work depends on the image are counted on.
+        weights: a checkpoint for them; random weights from one seed without one.
 
     Raises:
-        ValueError: a model whose work depends on what the image shows, or that cannot be built.
+        ValueError: a model whose work depends on what the image shows and no photos, or that cannot be built.
     """
     models = []
     for place, (spec, size) in enumerate(zip(specs, sizes, strict=True)):
         step(spec.title)
-        models.append(card_model(spec, size, measured(runs[place]) if runs else None))
+        models.append(card_model(spec, size, measured(runs[place]) if runs else None, photos, weights))
     return {
         "schema": CARD_SCHEMA,
         "made": now(),
@@ -64,25 +71,34 @@ def make_card(
     }
 
 
-def card_model(spec: ModelSpec, size: ImageSize, taken: Measured | None = None) -> CardModel:
+def card_model(
+    spec: ModelSpec,
+    size: ImageSize,
+    taken: Measured | None = None,
+    photos: Sequence[Photo] = (),
+    weights: Path | None = None,
+) -> CardModel:
     """One model of a card.
 
     Raises:
         ValueError: as :func:`make_card`.
     """
     reason = why_photos(spec, size)
-    if reason:
+    if reason and not photos:
         raise ValueError(
-            f"{spec.title} has no card: {reason}, and a card holds only whole numbers that every machine "
-            "counts alike; `segmeter flops --images` counts it on your photos"
+            f"{spec.title} has no card without photos: {reason}, and a card holds whole numbers that "
+            "anybody can count again; name photos with --images"
         )
-    costs, counted = [], None
+    if reason:
+        return _on_photos(spec, size, taken, photos, reason, weights)
+    costs: list[Cost] = []
+    counted = None
     for convention in CONVENTIONS:
         counted = count_model(spec, size, convention)
         figures, record = counted.figures, record_of(counted)
         not_counted: dict[str, NotCounted] = {
             name: {
-                "amount": None if units is None else _whole(units),
+                "amount": None if units is None else whole(units),
                 "reason": record["not_counted_reasons"][name],
             }
             for name, units in figures.not_counted.items()
@@ -91,16 +107,50 @@ def card_model(spec: ModelSpec, size: ImageSize, taken: Measured | None = None) 
             "convention": convention,
             "text": CONVENTIONS[convention],
             "unit": UNITS[convention],
-            "total": _whole(figures.total),
-            "components": {name: _whole(units) for name, units in figures.by_component.items()},
+            "total": whole(figures.total),
+            "components": {name: whole(units) for name, units in figures.by_component.items()},
             "not_counted": not_counted,
             "source": "counted on tensors without values, by closed forms",
         }
         if figures.least != figures.most:
-            cost["range"] = [_whole(figures.least), _whole(figures.most)]
+            cost["range"] = [whole(figures.least), whole(figures.most)]
         check_sum(spec.text, cost)
         costs.append(cost)
     assert counted is not None
+    return _model(spec, size, costs, (counted.params, counted.encoder_params), taken)
+
+
+def _on_photos(
+    spec: ModelSpec,
+    size: ImageSize,
+    taken: Measured | None,
+    photos: Sequence[Photo],
+    reason: str,
+    weights: Path | None,
+) -> CardModel:
+    model = None
+    if weights is not None:
+        model, spec, _ = load_model(weights, spec)
+    entry, together, params = count_photos(spec, size, photos, reason, model, weights)
+    costs: list[Cost] = []
+    for convention, found in together.items():
+        cost: Cost = {
+            "convention": convention,
+            "text": CONVENTIONS[convention],
+            "unit": UNITS[convention],
+            "total": found["total"],
+            "components": found["components"],
+            "not_counted": found["not_counted"],
+            "source": f"counted on {len(photos)} photos, of all of them together",
+        }
+        check_sum(spec.text, cost)
+        costs.append(cost)
+    return {**_model(spec, size, costs, params, taken), "photos": entry}
+
+
+def _model(
+    spec: ModelSpec, size: ImageSize, costs: list[Cost], params: tuple[int, int], taken: Measured | None
+) -> CardModel:
     given: dict[str, Any] = {
         "padded_size": list(size.padded),
         "original_size": list(size.original),
@@ -118,8 +168,8 @@ def card_model(spec: ModelSpec, size: ImageSize, taken: Measured | None = None) 
         "input": given,
         "cost": costs,
         "parameters": {
-            "total": counted.params,
-            "encoder": counted.encoder_params,
+            "total": params[0],
+            "encoder": params[1],
             "source": "counted, a shared parameter once",
         },
         "measured": taken,
@@ -168,9 +218,3 @@ def _kind(spec: ModelSpec) -> str:
     if library_name(spec.encoder):
         return "library"
     return "segmeter" if spec.encoder in SYSTEMS else "own code"
-
-
-def _whole(units: float) -> int:
-    if units != int(units):
-        raise AssertionError(f"a count of {units} is not whole")
-    return int(units)

@@ -5,13 +5,15 @@ name; code of anybody's is counted only where the user names it beside the card.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segmeter.harness.card.make import SETTINGS, card_model
+from segmeter.harness.card.photos import digest, named_photos
 from segmeter.harness.counting import versions
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import ImageSize, Photo
 from segmeter.harness.models import ModelSpec, parse_model
-from segmeter.harness.records import Card, CardModel, Cost, Measured
+from segmeter.harness.records import Card, CardModel, Cost, Measured, PhotoCosts
 from segmeter.model_text import is_library_name
 from segmeter.plain import plain, shown
 
@@ -40,6 +42,8 @@ def verify_card(
     card: Card,
     models: Sequence[ModelSpec] = (),
     step: Callable[[str], None] = lambda what: None,
+    photos: Sequence[Path] = (),
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Count a card's models again.
 
@@ -47,6 +51,8 @@ def verify_card(
         card: as read.
         models: what to count instead of what the card names, in its order; the only way to code of one's own.
         step: called with what is counted next.
+        photos: files and folders among which the photos are that the card names by their digests.
+        weights: the checkpoint that the card names by its digest.
 
     Returns:
         The record of the check, ready for JSON: ``verdict``, and for each model its differences.
@@ -62,7 +68,7 @@ def verify_card(
     for place, entry in enumerate(card["models"]):
         step(entry["title"])
         spec = models[place] if models else named(entry)
-        found.append(_verified(entry, spec))
+        found.append(_verified(entry, spec, photos, weights))
     here = versions()
     differs = any(one["differences"] for one in found)
     return {
@@ -93,10 +99,16 @@ def named(entry: CardModel) -> ModelSpec:
         raise ValueError(f"{plain(text)} cannot be counted here: {plain(error)}") from None
 
 
-def _verified(entry: CardModel, spec: ModelSpec) -> dict[str, Any]:
+def _verified(
+    entry: CardModel, spec: ModelSpec, paths: Sequence[Path], weights: Path | None
+) -> dict[str, Any]:
     size = ImageSize(_pair(entry["input"]["padded_size"]), _pair(entry["input"]["original_size"]))
-    counted = card_model(spec, size)
-    differences = []
+    photos: Sequence[Photo] = ()
+    if "photos" in entry:
+        photos = named_photos(entry["photos"], paths)
+        _same_weights(entry["photos"], weights)
+    counted = card_model(spec, size, None, photos, weights if photos else None)
+    differences = _photo_differences(entry, counted)
     by_convention = {cost["convention"]: cost for cost in counted["cost"]}
     for cost in entry["cost"]:
         differences += _cost_differences(cost, by_convention[cost["convention"]])
@@ -104,16 +116,47 @@ def _verified(entry: CardModel, spec: ModelSpec) -> dict[str, Any]:
         a, b = entry["parameters"][part], counted["parameters"][part]
         if a != b:
             differences.append(_difference(f"parameters, {part}", a, b))
-    figures = sum(2 + len(cost["components"]) + len(cost["not_counted"]) for cost in entry["cost"])
+    photo_figures = 3 * len(entry["photos"]["images"]) if "photos" in entry else 0
+    figures = photo_figures + sum(
+        2 + len(cost["components"]) + len(cost["not_counted"]) for cost in entry["cost"]
+    )
     return {
         "model": entry["model"],
         "title": entry["title"],
         "size": size.padded,
-        "figures": figures,
+        "figures": figures + photo_figures,
         "differences": differences[:TOLD],
         "left_out": max(0, len(differences) - TOLD),
         "totals": {cost["convention"]: [cost["total"], cost["unit"]] for cost in counted["cost"]},
     }
+
+
+def _same_weights(photos: PhotoCosts, weights: Path | None) -> None:
+    """Raise ValueError where the weights are not the card's: other weights make other choices."""
+    said = photos["weights_sha256"]
+    if said is None and weights is not None:
+        raise ValueError(f"the card's costs are of weights that are {photos['weights']}; leave --weights out")
+    if said is not None and weights is None:
+        raise ValueError(f"the card's costs are of {plain(photos['weights'])}; give it with --weights")
+    if said is not None and weights is not None and digest(weights) != said:
+        raise ValueError(f"{weights} is not the card's {plain(photos['weights'])}: its digest is another")
+
+
+def _photo_differences(entry: CardModel, counted: CardModel) -> list[dict[str, Any]]:
+    """Photos whose cost is another; a model that depends on photos on one side alone."""
+    if ("photos" in entry) != ("photos" in counted):
+        here, there = ("depends", "does not") if "photos" in entry else ("does not", "depends")
+        return [_difference("whether work depends on the image", here, there)]
+    if "photos" not in entry:
+        return []
+    return [
+        _difference(
+            f"{convention}, photo {one['name']}", one["totals"][convention], again["totals"][convention]
+        )
+        for one, again in zip(entry["photos"]["images"], counted["photos"]["images"], strict=True)
+        for convention in one["totals"]
+        if one["totals"][convention] != again["totals"][convention]
+    ]
 
 
 def _cost_differences(cost: Cost, counted: Cost) -> list[dict[str, Any]]:

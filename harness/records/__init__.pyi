@@ -1,12 +1,15 @@
 from .card import CARD_SCHEMA as CARD_SCHEMA
+from .card import MOST_PHOTOS as MOST_PHOTOS
 from .card import Card as Card
 from .card import CardModel as CardModel
 from .card import Cost as Cost
 from .card import Measured as Measured
 from .card import NotCounted as NotCounted
+from .card import PhotoCosts as PhotoCosts
 from .card import card_schema as card_schema
 from .card import check_sum as check_sum
 from .card import component_cost as component_cost
+from .card import images_of as images_of
 from .card import read_card as read_card
 from .card import run_of_card as run_of_card
 from .card import top_components as top_components

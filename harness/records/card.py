@@ -18,6 +18,8 @@ CARD_SCHEMA = "segmeter.card/1"
 # A card of twenty models with every component has a fiftieth.
 MAX_BYTES = 1 << 24
 MAX_MESSAGE = 200
+# Photos of one model.
+MOST_PHOTOS = 10_000
 
 
 class NotCounted(TypedDict):
@@ -56,8 +58,21 @@ class Measured(TypedDict):
     source: str
 
 
+class PhotoCosts(TypedDict):
+    """The photos that a cost is of: ``totals`` of each, by convention; the model's cost is their sum.
+
+    ``weights_sha256`` is the checkpoint's, None for random weights.
+    """
+
+    reason: str
+    weights: str
+    weights_sha256: str | None
+    images: list[dict[str, Any]]
+    source: str
+
+
 class CardModel(TypedDict):
-    """One model at one input size."""
+    """One model at one input size; with ``photos`` its costs are of all of them together."""
 
     model: str
     title: str
@@ -68,6 +83,7 @@ class CardModel(TypedDict):
     cost: list[Cost]
     parameters: dict[str, Any]
     measured: Measured | None
+    photos: NotRequired[PhotoCosts]
 
 
 class Card(TypedDict):
@@ -130,7 +146,24 @@ def card_from(content: Any) -> Card:
     for model in card["models"]:
         for cost in model["cost"]:
             check_sum(model["model"], cost)
+            _check_photos(model, cost)
     return card
+
+
+def _check_photos(model: CardModel, cost: Cost) -> None:
+    """Raise ValueError where a cost is not the sum of its photos'."""
+    if "photos" not in model:
+        return
+    totals = [one["totals"].get(cost["convention"]) for one in model["photos"]["images"]]
+    if None in totals or sum(totals) != cost["total"]:
+        raise ValueError(
+            f"{_short(model['model'])}, {cost['convention']}: the total is not the sum of the photos' costs"
+        )
+
+
+def images_of(model: CardModel) -> int:
+    """The number of images that the costs are of: photos, or one."""
+    return len(model["photos"]["images"]) if "photos" in model else 1
 
 
 def check_sum(model: str, cost: Cost) -> None:

@@ -1,6 +1,7 @@
 """Efficiency cards and their checks: for a terminal, as Markdown, and as metadata for the Hub."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +13,7 @@ from segmeter.harness.records import (
     Cost,
     Measured,
     component_cost,
+    images_of,
     to_json,
     top_components,
 )
@@ -34,6 +36,8 @@ MEMORY_TITLES = {
     "peak_allocated_over_start_bytes": "peak over the start, allocated",
     "peak_reserved_over_start_bytes": "peak over the start, reserved",
 }
+# Photos of a card that Markdown lists.
+SHOWN_PHOTOS = 50
 ENVIRONMENT = ("device_name", "system", "threads")
 
 
@@ -57,7 +61,9 @@ def badge(card: Card) -> str:
     """An SVG badge: the model, its cost, the convention and the size."""
     model = card["models"][0]
     cost = model["cost"][0]
-    return badge_svg(model["title"], f"{_cost_text(cost)} ({cost['convention']}) at {_size(model)}")
+    mean = f", mean of {images_of(model)} photos" if "photos" in model else ""
+    total = amount(cost["total"] / images_of(model), cost["unit"])
+    return badge_svg(model["title"], f"{total} ({cost['convention']}) at {_size(model)}{mean}")
 
 
 def card_tables(card: Card) -> list[Table]:
@@ -74,6 +80,7 @@ def card_notes(card: Card) -> list[str]:
         params = model["parameters"]
         encoder = f", encoder {millions(params['encoder'])}" if params["encoder"] else ""
         lines.append(f"parameters  {plain(model['title'])}: {millions(params['total'])}{encoder}")
+        lines += [f"  {line}" for line in _photo_lines(model)]
         for cost in model["cost"]:
             lines += [f"  {line}" for line in _not_counted(cost)]
         if model["measured"]:
@@ -83,16 +90,33 @@ def card_notes(card: Card) -> list[str]:
     return lines
 
 
+def _photo_lines(model: CardModel) -> list[str]:
+    """How the costs spread over the photos, and with what weights."""
+    if "photos" not in model:
+        return []
+    photos = model["photos"]
+    lines = []
+    for cost in model["cost"]:
+        totals = [one["totals"][cost["convention"]] / 1e9 for one in photos["images"]]
+        spread = f"mean {giga(fmean(totals))}, standard deviation {giga(pstdev(totals))}"
+        ends = f"{giga(min(totals))} to {giga(max(totals))}"
+        of = f"{len(totals)} photo{'s' * (len(totals) > 1)}"
+        lines.append(f"{cost['convention']} over {of}: {spread}, {ends} G{cost['unit']}")
+    return [*lines, f"weights: {plain(photos['weights'])}; {plain(photos['reason'])}"]
+
+
 def _cost_table(model: CardModel) -> Table:
-    table = Table(title=f"{plain(model['title'])} at {_size(model)}, batch 1", title_justify="left")
+    number = images_of(model)
+    of = f"mean of {number} photos" if "photos" in model else "batch 1"
+    table = Table(title=f"{plain(model['title'])} at {_size(model)}, {of}", title_justify="left")
     table.add_column("component")
     for cost in model["cost"]:
         table.add_column(f"{cost['convention']}, G{cost['unit']}", justify="right")
     for name in _tops(model):
-        cells = [giga(component_cost(cost, name) / 1e9) for cost in model["cost"]]
+        cells = [giga(component_cost(cost, name) / number / 1e9) for cost in model["cost"]]
         table.add_row(plain(PART_TITLES.get(name, title(name))), *cells)
     table.add_section()
-    table.add_row("total", *(giga(cost["total"] / 1e9) for cost in model["cost"]), style="bold")
+    table.add_row("total", *(giga(cost["total"] / number / 1e9) for cost in model["cost"]), style="bold")
     return table
 
 
@@ -173,6 +197,7 @@ def card_markdown(card: Card) -> str:
             f"{markdown_code(model['model'])}, one image of {_size(model)}, results at {size}, "
             f"{model['num_classes']} classes, {model['num_queries']} queries.",
             _markdown_costs(model),
+            *_markdown_photos(model),
             f"{model['parameters']['total']:,} parameters, {model['parameters']['encoder']:,} of them the "
             f"encoder's ({markdown(model['parameters']['source'])}).",
             "\n".join(
@@ -209,6 +234,22 @@ def _markdown_costs(model: CardModel) -> str:
     return markdown_table(header, [*rows, [Markup("**total**"), *total]])
 
 
+def _markdown_photos(model: CardModel) -> list[str]:
+    """The photos that the costs above are of, each with its own."""
+    if "photos" not in model:
+        return []
+    lines = [f"- {markdown(line)}" for line in _photo_lines(model)]
+    images = model["photos"]["images"]
+    rows = [
+        [one["name"], one["sha256"][:16], *(f"{one['totals'][c['convention']]:,}" for c in model["cost"])]
+        for one in images[:SHOWN_PHOTOS]
+    ]
+    header = ["photo", "SHA-256", *(f"{cost['convention']}, {cost['unit']}" for cost in model["cost"])]
+    more = [f"{len(images) - SHOWN_PHOTOS} more are in the file."] if len(images) > SHOWN_PHOTOS else []
+    together = f"Costs above are of {len(images)} photos together; a share of them is the mean."
+    return [together, "\n".join(lines), markdown_table(header, rows), *more]
+
+
 def _markdown_times(model: CardModel) -> list[str]:
     taken = model["measured"]
     assert taken is not None
@@ -227,7 +268,8 @@ def hub_metadata(card: Card) -> str:
     All text is quoted as JSON quotes it, which YAML reads alike.
     """
     model = card["models"][0]
-    size = _size(model)
+    size, number = _size(model), images_of(model)
+    what = f"one image of {size}" if number == 1 else f"mean of {number} photos at {size}"
     lines = ["---", "model-index:", f"- name: {_quoted(model['title'])}", "  results:"]
     lines += [
         "  - task:",
@@ -235,12 +277,14 @@ def hub_metadata(card: Card) -> str:
         f"      name: {HUB_TASK[1]}",
         "    dataset:",
         f"      type: {_quoted('input-' + size)}",
-        f"      name: {_quoted(f'one image of {size}')}",
+        f"      name: {_quoted(what)}",
         "    metrics:",
     ]
     for cost in model["cost"]:
         name = f"G{cost['unit']}, convention {cost['convention']}"
-        lines += _metric(cost["unit"].lower(), cost["total"] / 1e9, name, {"total": cost["total"]})
+        mean = cost["total"] / number / 1e9
+        total = {"total": cost["total"]} if number == 1 else {"total": cost["total"], "photos": number}
+        lines += _metric(cost["unit"].lower(), mean, name, total)
     lines += _metric("parameters", model["parameters"]["total"], "Parameters", {})
     taken = model["measured"]
     if taken:

@@ -2,17 +2,25 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
+from PIL import Image
 
+from segmeter.commands.main import main
 from segmeter.harness.card import AGREE, DISAGREE, compare_times, make_card, measured, verify_card
-from segmeter.harness.inputs import ImageSize
+from segmeter.harness.inputs import ImageSize, find_photos
 from segmeter.harness.models import parse_model
 from segmeter.harness.records import card_schema, read_card, read_run, write_json
+from segmeter.harness.records.card import card_from
+from segmeter.reports.text.card import card_notes, rendered
 from tests.helpers.places import ROOT
+from tests.helpers.reduction_recipe import photo
 
 SIZE = ImageSize((64, 64), (64, 64))
 MODELS = ("m2f@r50", "pro-scale@r50:stages=1,1,1", "yoso@r50", "torchvision:resnet18")
@@ -191,7 +199,7 @@ def test_a_folder_is_no_library_name(card: Any, tmp_path: Path) -> None:
 
 def test_what_depends_on_the_image_has_no_card() -> None:
     spec = parse_model("segmenter@vit-ti:reduction=algm")
-    with pytest.raises(ValueError, match=r"has no card: the work of .* depends on what the image shows"):
+    with pytest.raises(ValueError, match=r"no card without photos: the work of .* depends on what the"):
         make_card([spec], [SIZE])
 
 
@@ -256,3 +264,74 @@ def test_a_card_made_with_another_python_and_torch_verifies_here() -> None:
     assert (found["made_with"]["torch"], found["made_with"]["python"]) == ("2.12.1", "3.12.1")
     check = verify_card(found)
     assert [one["differences"] for one in check["models"]] == [[], [], [], []]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("coffee", "astronaut", "rocket"):
+        Image.fromarray(photo(name, 96, 128)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo_card(photos: Path) -> Any:
+    spec = parse_model("segmenter@vit-ti:reduction=algm:threshold=0.8", num_classes=19)
+    return make_card([spec], [ImageSize((128, 128), (128, 128))], photos=find_photos([photos]))
+
+
+def test_a_cost_that_depends_on_the_image_is_of_named_photos(photo_card: Any) -> None:
+    assert list(Draft202012Validator(card_schema()).iter_errors(photo_card)) == []
+    (model,) = photo_card["models"]
+    images = model["photos"]["images"]
+    for cost in model["cost"]:
+        totals = [one["totals"][cost["convention"]] for one in images]
+        # Photos differ, or nothing would depend on them.
+        assert len(set(totals)) > 1 and sum(totals) == cost["total"] == sum(cost["components"].values())
+        mean = fmean(totals) / 1e9
+        assert f"mean {mean:.2f}, standard deviation {pstdev(totals) / 1e9:.2f}" in " ".join(
+            card_notes(photo_card)
+        )
+    assert "mean of 3 photos" in rendered(photo_card, "svg")
+    assert "of 3 photos together" in rendered(photo_card, "md")
+    hub = yaml.safe_load(rendered(photo_card, "hub").strip("-\n"))
+    metrics = hub["model-index"][0]["results"][0]["metrics"]
+    assert metrics[0]["value"] == pytest.approx(model["cost"][0]["total"] / 3e9)
+
+
+def test_photos_are_found_by_their_digests_and_counted_again(
+    photo_card: Any, photos: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(photos.iterdir(), reverse=True)):
+        shutil.copy(path, renamed / f"{number}.png")
+    check = verify_card(photo_card, photos=[renamed])
+    assert check["verdict"] == "verified" and check["models"][0]["figures"] > 20
+    moved = copy.deepcopy(photo_card)
+    first, second, _ = moved["models"][0]["photos"]["images"]
+    first["totals"]["macs"] += 1
+    second["totals"]["macs"] -= 1
+    (found,) = [verify_card(moved, photos=[renamed])["models"][0]["differences"]]
+    assert [one["figure"] for one in found] == ["macs, photo astronaut.png", "macs, photo coffee.png"]
+    (renamed / "0.png").write_bytes((renamed / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of them are not here, rocket\.png first"):
+        verify_card(photo_card, photos=[renamed])
+
+
+def test_photos_costs_add_up_and_their_weights_are_named(photo_card: Any, photos: Path) -> None:
+    moved = copy.deepcopy(photo_card)
+    moved["models"][0]["photos"]["images"][0]["totals"]["macs"] += 1
+    with pytest.raises(ValueError, match="not the sum of the photos' costs"):
+        card_from(moved)
+    moved = copy.deepcopy(photo_card)
+    moved["models"][0]["photos"]["weights_sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="give it with --weights"):
+        verify_card(moved, photos=[photos])
+
+
+def test_a_model_that_depends_on_photos_asks_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["card", "segmenter@vit-ti:reduction=algm", "--padded-size", "128x128"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "name photos with --images" in said and said.count("\n") == 1
