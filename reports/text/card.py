@@ -62,7 +62,7 @@ def badge(card: Card) -> str:
     model = card["models"][0]
     cost = model["cost"][0]
     mean = f", mean of {images_of(model)} photos" if "photos" in model else ""
-    total = amount(cost["total"] / images_of(model), cost["unit"])
+    total = amount(round(cost["total"] / images_of(model)), cost["unit"])
     return badge_svg(model["title"], f"{total} ({cost['convention']}) at {_size(model)}{mean}")
 
 
