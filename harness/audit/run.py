@@ -15,6 +15,7 @@ from segmeter.harness.audit.cells import (
 )
 from segmeter.harness.audit.chance import accepted_share, wrong_figures_met
 from segmeter.harness.audit.comparisons.run import audit_comparisons, read_comparisons
+from segmeter.harness.audit.findings.citations import citation_findings
 from segmeter.harness.audit.findings.cost import cost_findings
 from segmeter.harness.audit.findings.counted import counted_findings
 from segmeter.harness.audit.findings.hosts import host_findings
@@ -69,6 +70,7 @@ def run_audit(
         *cost_findings(audited, percentages),
         *host_findings(audited),
         *counted_findings(audited, statements),
+        *citation_findings(rows),
         *print_findings(rows, statements, percentages, speeds),
     ]
     general = general_findings()

@@ -136,6 +136,7 @@ class Claim:
         kind: a key of :data:`CLAIM_KINDS`: how the figure follows from the tables.
         claimed: the figure it gives; for ``at_least`` and ``not_below`` a bound.
         cells: the cells it speaks of, each (table, row, dataset, metric).
+        note: how sure the wording is; "" where it was read in the paper.
     """
 
     place: str
@@ -143,6 +144,12 @@ class Claim:
     kind: str
     claimed: float
     cells: tuple[tuple[int, int, str, str], ...]
+    note: str = ""
+
+    @property
+    def told(self) -> str:
+        """The quote in quotes; without them, and said so, where its wording is not the paper's."""
+        return f"{self.quote} ({self.note})" if self.note else f'"{self.quote}"'
 
 
 CLAIM_KINDS = {
@@ -154,7 +161,7 @@ CLAIM_KINDS = {
     "lowest": "the first cell is the lowest of them",
     "reduction_at_least": "the reduction from the second cell to the first, in percent, must reach it",
 }
-CLAIM_COLUMNS = ("place", "quote", "kind", "claimed", "cells")
+CLAIM_COLUMNS = ("place", "quote", "kind", "claimed", "cells", "note")
 
 
 def published_rows(folder: Path | None = None) -> list[PublishedRow]:
@@ -329,5 +336,5 @@ def claims(folder: Path | None = None) -> list[Claim]:
         if len(named) != needed and not (row["kind"] == "lowest" and len(named) > needed):
             raise where.error("cells", f"{row['kind']} needs {needed}, got {len(named)}")
         claimed = _number(where, "claimed", row["claimed"])
-        found.append(Claim(row["place"], row["quote"], row["kind"], claimed, tuple(named)))
+        found.append(Claim(row["place"], row["quote"], row["kind"], claimed, tuple(named), row["note"]))
     return found

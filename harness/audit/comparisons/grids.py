@@ -39,7 +39,9 @@ def read_grids(text: str, suffix: str) -> list[Grid]:
         reader = _web
     grids = reader(text)
     for grid in grids:
-        grid.rows = split(upright(one_header(grid.rows), names_figures))
+        # A header that names models may have them twice: it is turned before its lines are joined.
+        turned = upright(grid.rows, names_figures)
+        grid.rows = split(turned if turned is not grid.rows else upright(one_header(turned), names_figures))
     return grids
 
 

@@ -42,7 +42,7 @@ def _shares(audited: Sequence[AuditedCell], claims: Sequence[Claim]) -> list[Fin
             continue
         printed = 100 * encoder.cell.value / total.cell.value
         sentences.append(
-            f'{claim.place[0].upper()}{claim.place[1:]}, "{claim.quote}": both counted over the first '
+            f"{claim.place[0].upper()}{claim.place[1:]}, {claim.told}: both counted over the first "
             f"{images.total} images of val2017 it is {share:.2f} % ({own:.2f} of {whole:.2f}), "
             f"{abs(share - claim.claimed):.1f} points off. {place(encoder.cell)} prints "
             f"{encoder.cell.value:.2f} and {total.cell.value:.2f}: these give {printed:.2f} %, but the first "

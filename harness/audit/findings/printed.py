@@ -112,7 +112,7 @@ def _claims(rows: Sequence[PublishedRow], claims: Sequence[Claim]) -> list[Findi
         figures = [cells[cell] for cell in claim.cells]
         told = claim_outcome(claim, figures)
         if told:
-            sentences.append(f'{claim.place[0].upper()}{claim.place[1:]}, "{claim.quote}": {told}.')
+            sentences.append(f"{claim.place[0].upper()}{claim.place[1:]}, {claim.told}: {told}.")
             tables += [row.table for row in figures]
     return finding(
         "claims",

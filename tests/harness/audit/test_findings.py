@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from segmeter.harness.audit.findings.citations import citation_findings
 from segmeter.harness.audit.findings.printed import claim_outcome, print_findings
 from segmeter.harness.audit.findings.sentences import Finding
 from segmeter.harness.audit.run import run_audit
@@ -152,3 +153,30 @@ def test_what_a_claim_says_is_held_to_the_cells(
         Claim("text", "quote", kind, claimed, ()), [replace(row, value=value) for value in values]
     )
     assert told in outcome and bool(outcome) == bool(told)
+
+
+def test_citations_that_are_each_others_and_another_systems() -> None:
+    (found,) = citation_findings(published_rows())
+    assert found.tables == (8, 15)
+    assert found.sentences[0] == (
+        "Table 8, row 2 and Table 8, row 3: Lite-DETR cites Lv et al., 2023, RT-DETR cites Li et al., 2023a; "
+        "each is the other's reference."
+    )
+    assert found.sentences[1:] == (
+        "Table 15, row 1: Lite-M2F cites Cheng et al., 2022, which is M2F's reference.",
+        "Table 15, row 2: RT-M2F cites Cavagnero et al., 2024, which is PEM's reference.",
+    )
+    mended = [
+        replace(row, note=row.note.replace("Lv et al., 2023 (RT-DETR's", "Li et al., 2023a (Lite-DETR's"))
+        for row in published_rows()
+    ]
+    (left,) = citation_findings(mended)
+    # The other row of the pair still cites this one's reference.
+    told = "RT-DETR cites Li et al., 2023a, which is Lite-DETR's reference."
+    assert left.sentences[0] == f"Table 8, row 3: {told}"
+
+
+def test_a_claim_in_other_words_is_told_without_quotes() -> None:
+    told = [claim.told for claim in claims()]
+    assert told[0] == '"PRO-SCALE reaches PQ 51.35"'
+    assert sum(text.endswith("(in other words; the sentence itself was not read)") for text in told) == 3
