@@ -154,7 +154,6 @@ def _by_block(
     from segmeter.files import prepare_folder
     from segmeter.harness.inputs import choose_photos, parse_size
     from segmeter.harness.models import inputs_of, real_model, usual_input
-    from segmeter.harness.records import to_json, write_text
     from segmeter.harness.tokens import run_blocks
     from segmeter.harness.weights import load_model
 
@@ -187,14 +186,14 @@ def _by_block(
             skipped=faults,
             step=advance,
         )
-    write_text(out / "tokens.json", to_json(record))
+    files = _write_blocks(record, out)
     for fault in faults:
         warn(f"skipped: {fault}")
     if json:
         return show_json(record)
     from segmeter.reports.text.blocks import blocks_notes, blocks_tables
 
-    show(*blocks_tables(record), *blocks_notes(record), f"written: {out / 'tokens.json'}")
+    show(*blocks_tables(record), *blocks_notes(record), "written:", *(f"  {file}" for file in files))
 
 
 def _encoder(text: str, backbone: str | None) -> "ModelSpec":
@@ -208,18 +207,37 @@ def _encoder(text: str, backbone: str | None) -> "ModelSpec":
     return spec
 
 
+def _write_blocks(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """As :func:`_write`, of a record block by block."""
+    from segmeter.reports.text.blocks import TITLES, blocks_csv, blocks_markdown, figures
+
+    return _write_all(record, folder, blocks_csv(record), blocks_markdown(record), figures(record), TITLES)
+
+
 def _write(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Record, CSV, text and figures; everything is made before the first file is touched."""
-    from segmeter.harness.records import to_json, write_bytes
-    from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
     from segmeter.reports.text.tokens import TITLES, figures, markdown_section, tokens_csv
 
-    drawn = figures(record)
-    links = "".join(f"\n![{TITLES[name]}]({name}.png)\n" for name in drawn)
+    section = markdown_section(record, level=1)
+    return _write_all(record, folder, tokens_csv(record), section, figures(record), TITLES)
+
+
+def _write_all(
+    record: Mapping[str, Any],
+    folder: Path,
+    csv: str,
+    section: str,
+    drawn: Mapping[str, Any],
+    titles: Mapping[str, str],
+) -> list[Path]:
+    from segmeter.harness.records import to_json, write_bytes
+    from segmeter.reports.plots.breakdown import FORMATS, figure_bytes
+
+    links = "".join(f"\n![{titles[name]}]({name}.png)\n" for name in drawn)
     content = {
         "tokens.json": to_json(record).encode(),
-        "tokens.csv": tokens_csv(record).encode(),
-        "tokens.md": (markdown_section(record, level=1) + links).encode(),
+        "tokens.csv": csv.encode(),
+        "tokens.md": (section + links).encode(),
     }
     for name, figure in drawn.items():
         content |= {f"{name}.{kind}": figure_bytes(figure, kind) for kind in FORMATS}

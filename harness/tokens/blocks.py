@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from segmeter.encoders.images import normalise
 from segmeter.harness.counting import count_images, images_record
 from segmeter.harness.inputs import ImageSize, Photo, Size, format_size, open_photo, read_photo
-from segmeter.harness.models import ModelSpec, find_token_layers, model_of, parse_model
+from segmeter.harness.models import ModelSpec, find_token_layers, model_of, parse_model, real_model
 from segmeter.harness.tokens.library_blocks import tell_tokens
 
 SCHEMA = "segmeter.token_blocks/1"
 SIDES = (2, 4)
 IGNORED = 255
 WHAT_IF_PHOTOS = 4
+# Options that say what the model is, whatever reduces its tokens.
+KEPT_OPTIONS = ("train_size", "head", "head_channels")
 
 
 @dataclass
@@ -96,10 +98,11 @@ def run_blocks(
                 "layer": path,
                 "tokens": fmean(block.tokens),
                 **{name: fmean(values) for name, values in block.values.items()},
+                "std_images": {name: pstdev(values) for name, values in block.values.items()},
             }
             for path, block in blocks.items()
         ],
-        "what_if": _what_if(spec, photos[:WHAT_IF_PHOTOS], size),
+        "what_if": _what_if(spec, model, photos[:WHAT_IF_PHOTOS], size),
     }
 
 
@@ -193,18 +196,44 @@ def _label(folder: Path, photo: Photo, size: Size) -> Tensor:
         raise ValueError(f"cannot read label {path}: {error}") from None
 
 
-def _what_if(spec: ModelSpec, photos: Sequence[Photo], size: Size) -> list[dict[str, Any]]:
-    """GMACs with each reducer's published settings, on the first photos, with random weights."""
+def _what_if(spec: ModelSpec, model: nn.Module, photos: Sequence[Photo], size: Size) -> list[dict[str, Any]]:
+    """GMACs with each reducer's published settings, on the first photos, with the model's own weights.
+
+    STEP is left out: how many tokens its networks take is nothing without trained ones, and none are public.
+    """
     name = spec.system.code_option
+    given = dict(spec.options)
+    defaults = spec.system.settings.defaults
+    kept = [f":{each}={given[each]}" for each in KEPT_OPTIONS if given.get(each) != defaults.get(each)]
     found: list[dict[str, Any]] = []
     for value in spec.system.compared:
-        other = parse_model(f"{spec.encoder}@{spec.backbone}:{name}={value}", num_classes=spec.num_classes)
+        text = f"{spec.encoder}@{spec.backbone}{''.join(kept)}:{name}={value}"
+        other = parse_model(text, num_classes=spec.num_classes)
+        row: dict[str, Any] = {"model": other.text, "title": other.encoder_title}
+        found.append(row)
         try:
-            record = images_record(count_images(other, ImageSize(size, size), photos, "published"))
+            filled, random = _with_weights_of(model, real_model(other))
+            record = images_record(
+                count_images(other, ImageSize(size, size), photos, "published", model=filled)
+            )
         except ValueError as error:
-            found.append({"model": other.text, "title": other.encoder_title, "error": str(error)})
+            row["error"] = str(error)
             continue
-        found.append(
-            {"model": other.text, "title": other.encoder_title, "total_gmacs": record["total_gmacs"]}
-        )
+        spread = record["spread"]["total"]
+        row |= {
+            "total_gmacs": record["total_gmacs"],
+            "range_gmacs": [spread["min"], spread["max"]],
+            "images": len(record["images"]),
+            "random_parts": random,
+        }
     return found
+
+
+def _with_weights_of(model: nn.Module, other: nn.Module) -> tuple[nn.Module, list[str]]:
+    """The other with all weights that it shares with the model, and which of its parts have none from it."""
+    entries, own = model.state_dict(), other.state_dict()
+    shared = {
+        name: entries[name] for name in own if name in entries and entries[name].shape == own[name].shape
+    }
+    other.load_state_dict(shared, strict=False)
+    return other, sorted({".".join(name.split(".")[:3]) for name in own if name not in shared})

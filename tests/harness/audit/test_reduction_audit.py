@@ -41,3 +41,9 @@ def test_step_claims_no_more_than_arithmetic_allows() -> None:
     assert {claim["verdict"] for claim in claims} == {"possible", "needs weights", "needs a clock"}
     alone = next(claim for claim in claims if claim["what"] == "gflops_reduction_x")
     assert round(alone["measured"], 2) == 2.73
+    whole = [c for c in claims if c["what"] == "gflops_reduction_x" and c is not alone]
+    # Fewer tokens and early exit together: 3x follows at 512, 4x not even at 1024, and the note says so.
+    assert [round(c["measured"], 2) for c in whole] == [3.17, 3.17]
+    assert ["lose more than the mean" in c["note"] for c in whole] == [True, False]
+    # A share of tokens is not set against a share of work.
+    assert all(c["measured"] is None for c in claims if c["what"] == "tokens_halted_pct")

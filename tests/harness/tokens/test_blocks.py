@@ -1,5 +1,6 @@
 """Tokens of each block of Segmenter and SegFormer: likeness near and far, and purity in class."""
 
+import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from segmeter.commands.main import app
-from segmeter.harness.tokens.blocks import class_counts, mean_cosine, purity, windowed
+from segmeter.harness.audit.reduction import segmenter_macs
+from segmeter.harness.counting import readable_photos
+from segmeter.harness.models import parse_model, real_model
+from segmeter.harness.tokens.blocks import class_counts, mean_cosine, purity, run_blocks, windowed
 from tests.helpers.reduction_recipe import photo
 
 
@@ -53,8 +57,35 @@ def test_tokens_of_segmenter_with_labels(tmp_path: Path) -> None:
     # The halves' border is a border of patches and of windows: they are pure, and merging only mixes.
     assert blocks[0]["window2_purity"] == 1
     assert all(before["purity"] >= after["purity"] for before, after in pairwise(blocks))
+    assert record["what_if"][0]["model"] == "segmenter@vit-ti:train_size=128"
     totals = {row["title"]: row["total_gmacs"] for row in record["what_if"]}
-    assert totals["Segmenter ALGM"] <= totals["Segmenter"]
+    assert totals["Segmenter ALGM train size 128"] <= totals["Segmenter train size 128"]
+    # What CTS has beside the model's weights is named.
+    assert [row["random_parts"] for row in record["what_if"]] == [[], [], ["encoder.reduction.policy"], []]
+    lines = list(csv.DictReader((tmp_path / "tokens.csv").open()))
+    last = next(row for row in lines if (row["place"], row["measure"]) == ("encoder.blocks.11", "purity"))
+    assert float(last["mean"]) == blocks[11]["purity"]
+    assert f"| encoder.blocks.11 | {blocks[11]['tokens']:.1f} |" in (tmp_path / "tokens.md").read_text()
+    assert {path.name for path in tmp_path.glob("tokens-*.svg")} == {
+        "tokens-blocks.svg",
+        "tokens-what-if.svg",
+    }
+
+
+def test_the_what_if_has_the_models_own_weights(tmp_path: Path) -> None:
+    """With tokens that are all alike, ALGM merges all windows; random weights would not."""
+    spec = parse_model("segmenter@vit-ti:train_size=64", num_classes=3)
+    model = real_model(spec)
+    with torch.no_grad():
+        model.encoder.patch_embed.proj.weight.zero_()
+        model.encoder.pos_embed.zero_()
+    Image.fromarray(photo("coffee", 64, 64)).save(tmp_path / "coffee.png")
+    photos, _ = readable_photos([tmp_path / "coffee.png"])
+    record = run_blocks(spec, model, photos, (64, 64), 0.9, weights="")
+    none, algm = record["what_if"][:2]
+    kept = segmenter_macs("vit-ti", 64, 3, 4)
+    assert none["total_gmacs"] == segmenter_macs("vit-ti", 64, 3, 16) / 1e9
+    assert algm["total_gmacs"] <= kept / 1e9
 
 
 def test_labels_that_are_missing_are_named(tmp_path: Path) -> None:
