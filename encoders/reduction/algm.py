@@ -139,6 +139,8 @@ def merge_even(
 def _build(layers: tuple[int, ...], window: tuple[int, ...], threshold: float) -> nn.Module:
     if len(window) != 2:
         raise ValueError(f"window must be two whole numbers such as 2,2, got {','.join(map(str, window))}")
+    if window[0] * window[1] < 2:
+        raise ValueError("window must hold two patches at least, got 1,1")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"layers must rise, got {','.join(map(str, layers))}")
     return Algm(layers, (window[0], window[1]), threshold)

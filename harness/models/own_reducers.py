@@ -1,8 +1,10 @@
 """Reducers of tokens of the user's own: ``reduction=mine.py:Mine`` (:mod:`encoders.reduction.interface`)."""
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from segmeter.encoders.reduction.interface import ReducerKind
 from segmeter.harness.models.own import blaming, check_own_options, load_own, own_title
@@ -22,6 +24,7 @@ def own_reducer(source: str) -> ReducerKind:
             module = own.build(**given)
         if not isinstance(module, nn.Module):
             raise ValueError(f"{source} must build a torch.nn.Module, got {type(module).__name__}")
+        module.register_forward_hook(_check_result(source))
         return module
 
     return ReducerKind(
@@ -33,3 +36,28 @@ def own_reducer(source: str) -> ReducerKind:
         takes_any=True,
         identity=own.identity,
     )
+
+
+def _check_result(source: str) -> Callable[..., None]:
+    """A hook that holds a reducer to what it has to give; it looks at shapes alone."""
+
+    def check(module: nn.Module, inputs: Any, output: Any) -> None:
+        came = tuple(inputs[0].x.shape)
+        asked = (
+            f"{source} must give the tokens that are left ({came[0]}, T, {came[2]}) and, for each that came, "
+            f"its row among them ({came[0]}, {came[1]}) int64"
+        )
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise ValueError(f"{asked}; got {_said(output)} alone")
+        x, index = output
+        fits = isinstance(x, Tensor) and x.dim() == 3 and (x.shape[0], x.shape[2]) == (came[0], came[2])
+        if not fits or not isinstance(index, Tensor) or tuple(index.shape) != came[:2]:
+            raise ValueError(f"{asked}; got {_said(x)} and {_said(index)}")
+        if index.dtype != torch.int64:
+            raise ValueError(f"{asked}; got {_said(index)} {index.dtype}")
+
+    return check
+
+
+def _said(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -29,6 +29,8 @@ PURITY = {
 
 def likeness_figure(record: Mapping[str, Any]) -> "Figure":
     """Cosine, share of alike windows and, where labels were given, purity in class against the block."""
+    from matplotlib.ticker import MaxNLocator
+
     panels = [
         ("mean cosine of pairs", LIKENESS),
         (f"share of windows of {record['threshold']:g} or more", ALIKE),
@@ -53,7 +55,7 @@ def likeness_figure(record: Mapping[str, Any]) -> "Figure":
             place.set_title(title)
             place.set_xlabel("block")
             place.set_xlim(0.5, len(blocks) + 0.5)
-            place.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=3)
+            place.xaxis.set_major_locator(MaxNLocator(integer=True))
             place.set_ylim(top=1.02)
             place.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none")
         return finish(figure)

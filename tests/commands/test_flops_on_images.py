@@ -95,6 +95,28 @@ def test_a_reducer_of_ones_own(folder: Path, tmp_path: Path) -> None:
     assert merged["total_gmacs"] < run("segformer@mit-b0")["total_gmacs"]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("tokens.x", "got (1, 17, 192) alone"),
+        ("(tokens.x[:, :3], None)", "got (1, 3, 192) and a NoneType"),
+        ("(tokens.x[:, :3], torch.zeros(1, 17))", "(1, 17) int64; got (1, 17) torch.float32"),
+        ("(tokens.x[:, :3, :5], tokens.rows)", "the tokens that are left (1, T, 192)"),
+    ],
+)
+def test_a_reducer_that_gives_something_else_is_told_what_is_asked(
+    tmp_path: Path, given: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\nclass Mine(torch.nn.Module):\n    layers = (1,)\n\n"
+        f"    def forward(self, tokens):\n        return {given}\n"
+    )
+    model = f"segmenter@vit-ti:train_size=64:reduction={tmp_path}/mine.py:Mine"
+    outcome = CliRunner().invoke(app, ["flops", model])
+    assert said in str(outcome.exception)
+    assert "\n" not in str(outcome.exception)
+
+
 def test_no_readable_photo_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     outcome = CliRunner().invoke(app, ["flops", "segmenter", "--images", str(tmp_path)])

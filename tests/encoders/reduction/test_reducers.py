@@ -136,6 +136,7 @@ def test_step_runs_images_one_by_one_and_restores_every_patch() -> None:
         ("segmenter:reduction=algm:layers=1,13", "layers 1 to 12, got layer 13"),
         ("segmenter:reduction=algm:layers=5,1", "layers must rise"),
         ("segmenter:reduction=algm:window=2", "two whole numbers"),
+        ("segmenter:reduction=algm:window=1,1", "two patches at least"),
         ("segmenter:reduction=algm:r=3", "algm has no option 'r'"),
         ("segmenter:threshold=0.9", "is an option of a reducer"),
         ("segmenter:reduction=agm", "did you mean 'algm'?"),
