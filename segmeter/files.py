@@ -25,6 +25,12 @@ SITE = Path(__file__).resolve().parents[1]
 MAX_TEXT_BYTES = 1 << 31
 # Letters of a name out of a file that a message repeats.
 MAX_SHOWN = 80
+# A file of settings or of numbers for a paper has a few kilobytes.
+MAX_TOML_BYTES = 1 << 24
+# Dotted names of more parts than these: tomllib keeps each of their beginnings, which takes the square of it.
+_DEEP_NAME = re.compile(
+    r"""(?:^|[\[{,])(?:[ \t]*+(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.){100}""", re.MULTILINE
+)
 _PLAIN = re.compile(r"[\w-][\w .+,@=()-]{0,199}")
 
 
@@ -137,9 +143,28 @@ def read_json(path: Path, what: str = "") -> Any:
 def read_toml(path: Path, what: str = "") -> dict[str, Any]:
     """As :func:`read_json`, for TOML."""
     name = f"{what} {path}".strip()
-    content = read_bytes(path)
+    content = read_bytes(path, MAX_TOML_BYTES)
     try:
-        read = tomllib.loads(content.decode("utf-8"))
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not TOML: {_reason(error)}") from None
+    return parse_toml(text, name)
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """TOML out of a file.
+
+    Args:
+        text: the TOML.
+        name: what it is, for the message.
+
+    Raises:
+        ValueError: no TOML, or nested beyond reason.
+    """
+    try:
+        if _DEEP_NAME.search(text):
+            raise RecursionError
+        read = tomllib.loads(text)
         # Dotted keys make tables in tables without end, which nothing else here could walk through.
         json.dumps(read, default=str)
         return read

@@ -31,6 +31,7 @@ from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, U
 from segmeter.harness.counting.meta_ops import run_op
 from segmeter.harness.counting.moves import moves_of
 from segmeter.harness.counting.op_costs import attention_costs
+from segmeter.harness.counting.threads import threads_watched
 from segmeter.harness.counting.untouched import Keeper
 from segmeter.harness.models import named_parts, small_values
 
@@ -77,7 +78,17 @@ class _Dispatches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):
             return run_higher_order(func, args, kwargs or {}, self.ledger, lambda: self)
-        if not self.ledger.muted:
+        if any(map(_takes_apart, types)):
+            # Tensors of a class of their own, such as rows of several lengths: what they are made of is
+            # dispatched next, and is counted then.
+            return NotImplemented
+        if _is_nested((*args, *(kwargs or {}).values())):
+            # What rows of several lengths cost, their one tensor does not tell: it has no shape.
+            out = func(*args, **(kwargs or {}))
+            if not (self.ledger.here.muted or func.is_view):
+                self.ledger.record_unknown(func._schema.name, args)
+            return out
+        if not self.ledger.here.muted:
             if func in ATTENTION_OPERATORS:
                 return _attend(self.ledger, func, args, kwargs or {})
             if _is_composite(func):
@@ -87,20 +98,20 @@ class _Dispatches(TorchDispatchMode):
                     return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
         if self.keeper is not None:
             self.keeper.before(func, args, kwargs or {})
-        if self.on_meta and self.ledger.autocast is not None:
-            args = autocast_inputs(self.ledger.autocast, func, args)
+        if self.on_meta and self.ledger.here.autocast is not None:
+            args = autocast_inputs(self.ledger.here.autocast, func, args)
         try:
             out, costs = run_op(func, args, kwargs or {})
         except (RuntimeError, NotImplementedError) as error:
             # An index of the wrong type is refused wherever it is.
             if not (_reads_values(func) and self.on_meta) or "indices must be" in str(error):
                 raise
-            where = self.ledger.path[-1] or "the model itself"
+            where = self.ledger.here.path[-1] or "the model itself"
             raise DataDependentError(
                 f"{where} calls {func._schema.name}{_line_of_model()}, whose result depends on the input's "
                 "values: count on real inputs"
             ) from None
-        if not self.ledger.muted:
+        if not self.ledger.here.muted:
             if costs is None:
                 self.ledger.record_unknown(func._schema.name, args)
             else:
@@ -127,6 +138,16 @@ def _reads_values(func: Any) -> bool:
     return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
+@lru_cache(maxsize=256)
+def _takes_apart(kind: type) -> bool:
+    """Whether a class of tensors says itself what is done with its parts."""
+    return getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__
+
+
+def _is_nested(args: Any) -> bool:
+    return any(isinstance(each, Tensor) and each.is_nested for each in args)
+
+
 @lru_cache(maxsize=4096)
 def _is_composite(func: Any) -> bool:
     """Whether the operator is but a name for a sequence of others."""
@@ -135,8 +156,8 @@ def _is_composite(func: Any) -> bool:
 
 def _attend(ledger: Ledger, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """Run attention and book it under its own name, whatever runs below it."""
-    if ledger.autocast is not None:
-        args, kwargs = autocast_products(ledger.autocast, (args, kwargs))
+    if ledger.here.autocast is not None:
+        args, kwargs = autocast_products(ledger.here.autocast, (args, kwargs))
     tensors = list(args[:3]) + [
         kwargs[name] for name in ("query", "key", "value")[len(args) :] if name in kwargs
     ]
@@ -153,7 +174,7 @@ class _Attention(TorchFunctionMode):
         self.ledger = ledger
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.ledger.autocast = autocast_state()
+        self.ledger.here.autocast = autocast_state()
         if func is MULTI_HEAD:
             # It runs outside this mode, but looks the attention up by its name.
             torch.nn.functional.scaled_dot_product_attention = self._attend_by_name
@@ -161,22 +182,23 @@ class _Attention(TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
             finally:
                 torch.nn.functional.scaled_dot_product_attention = ATTENTION
-        if self.ledger.autocast is not None and runs_lower(func):
-            args, kwargs = autocast_products(self.ledger.autocast, (args, kwargs or {}))
-        if self.ledger.muted or not (func is ATTENTION or func in ATTENTION_OPERATORS):
+        if self.ledger.here.autocast is not None and runs_lower(func):
+            args, kwargs = autocast_products(self.ledger.here.autocast, (args, kwargs or {}))
+        is_attention = func is ATTENTION or func in ATTENTION_OPERATORS
+        if self.ledger.here.muted or not is_attention or _is_nested(args):
             return func(*args, **kwargs) if kwargs else func(*args)
         return _attend(self.ledger, func, args, kwargs or {})
 
     def _attend_by_name(self, *args: Any, **kwargs: Any) -> Any:
         """What the name means meanwhile; other threads may look it up too."""
-        if threading.get_ident() != self.ledger.thread:
+        if not self.ledger.here.watched:
             return ATTENTION(*args, **kwargs)
         return _attend(self.ledger, ATTENTION, args, kwargs)
 
 
 @contextmanager
 def _module_paths(root: nn.Module, ledger: Ledger) -> Iterator[None]:
-    """Keep the path of the module that is running at the end of ``ledger.path``."""
+    """Keep the path of the module that is running at the end of ``ledger.here.path``."""
     parts = list(named_parts(root))
     # Modules under torch.jit take no hooks of their own.
     plain = [(path, module) for path, module in parts if not isinstance(module, torch.jit.ScriptModule)]
@@ -202,15 +224,15 @@ def _borders(
     paths = {id(module): path for path, module in parts}
 
     def is_ours(module: nn.Module) -> bool:
-        return threading.get_ident() == ledger.thread and id(module) in paths
+        return ledger.here.watched and id(module) in paths
 
     def enter(module: nn.Module, inputs: Any) -> None:
         if is_ours(module):
-            ledger.path.append(paths[id(module)])
+            ledger.here.path.append(paths[id(module)])
 
     def leave(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if is_ours(module):
-            ledger.path.pop()
+            ledger.here.path.pop()
             ledger.record_run(paths[id(module)], (inputs, named), output)
 
     return enter, leave
@@ -328,14 +350,14 @@ def _count_once(
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.no_grad(),
-            _eager(),
-            _module_paths(model, ledger),
-            values(),
-            _Attention(ledger),
-            _Dispatches(ledger, keeper, on_meta),
-        ):
+
+        @contextmanager
+        def watching() -> Iterator[None]:
+            modes = values(), _Attention(ledger), _Dispatches(ledger, keeper, on_meta)
+            with torch.no_grad(), modes[0], modes[1], modes[2]:
+                yield
+
+        with _eager(), _module_paths(model, ledger), threads_watched(ledger, watching), watching():
             output = call()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

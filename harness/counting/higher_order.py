@@ -41,7 +41,7 @@ def run_higher_order(
         return inside
 
     name = func.name()
-    if ledger.muted:
+    if ledger.here.muted:
         return func(*args, **kwargs)
     if name == "flex_attention":
         with ledger.silent():

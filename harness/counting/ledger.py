@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,16 +160,45 @@ class _Page:
         )
 
 
-class Ledger:
-    """What the counter writes into while the model runs, in the thread that made it."""
+class _Here(threading.local):
+    """Where one thread is: each has its own, which a thread of the model's takes over from its parent."""
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
+        self.watched = False
         self.path = [""]
         self.muted = False
-        # Set when a function of torch's is called, for what is dispatched inside it.
         self.autocast: State | None = None
-        self._page = _Page()
+        self.page = _Page()
+
+
+class Ledger:
+    """What the counter writes into while the model runs, in the thread that made it and those it starts.
+
+    Attributes:
+        here: whether this thread is one of them, the path of the module that runs at the end of ``path``,
+            whether nothing is booked meanwhile, and autocast's state, which is set when a function of
+            torch's is called, for what is dispatched inside it.
+    """
+
+    def __init__(self) -> None:
+        self.here = _Here()
+        self.here.watched = True
+        self._one_at_a_time = threading.Lock()
+
+    def taken_over(self) -> Callable[[], AbstractContextManager[None]]:
+        """Say where this thread is; the function that is given puts another thread there for a while."""
+        path, page = list(self.here.path), self.here.page
+
+        @contextmanager
+        def there() -> Iterator[None]:
+            before = vars(self.here).copy()
+            vars(self.here).update(watched=True, path=list(path), muted=False, autocast=None, page=page)
+            try:
+                yield
+            finally:
+                vars(self.here).update(before)
+
+        return there
 
     def record(self, costs: list[Cost], out: Any) -> None:
         """Book a call's costs; its output is written once, however many kinds of work made it."""
@@ -179,18 +208,19 @@ class Ledger:
             written -= output_bytes
             if cost.written is not None:
                 output_bytes = cost.written * _element_size(out)
-            self._add(Work(self.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
+            self._add(Work(self.here.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
 
     def record_move(self, kind: str, amount: int) -> None:
         """Note comparisons of a sort, or bytes that were gathered."""
-        key = (self.path[-1], kind)
-        self._page.moves[key] = self._page.moves.get(key, 0) + amount
+        key, moves = (self.here.path[-1], kind), self.here.page.moves
+        with self._one_at_a_time:
+            moves[key] = moves.get(key, 0) + amount
 
     def record_unknown(self, name: str, args: Any) -> None:
         """Note an operator without a formula."""
         flat = [each for a in args for each in (a if isinstance(a, list | tuple) else [a])]
-        shapes = tuple(tuple(a.shape) for a in flat if isinstance(a, Tensor))
-        self._add_unknown(UnknownOp(self.path[-1], name, 1, shapes))
+        shapes = tuple(_shape(a) for a in flat if isinstance(a, Tensor))
+        self._add_unknown(UnknownOp(self.here.path[-1], name, 1, shapes))
 
     def record_run(self, path: str, inputs: Any, output: Any) -> None:
         """Note that a module has run, on any nest of tensors."""
@@ -205,44 +235,53 @@ class Ledger:
             self._add_unknown(unknown)
         for run in taken.runs:
             self._add_run(run)
-        self._page.branches.append(Branch(self.path[-1], alternatives, booked))
+        self.here.page.branches.append(Branch(self.here.path[-1], alternatives, booked))
 
     @contextmanager
     def aside(self) -> Iterator[Callable[[], Count]]:
         """Write into a page of its own for a while; gives a function that returns what it holds."""
-        before, self._page = self._page, _Page()
-        page = self._page
+        before, self.here.page = self.here.page, _Page()
+        page = self.here.page
         try:
             yield page.count
         finally:
-            self._page = before
+            self.here.page = before
 
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Book nothing for a while: what runs has been booked under another name."""
-        before, self.muted = self.muted, True
+        before, self.here.muted = self.here.muted, True
         try:
             yield
         finally:
-            self.muted = before
+            self.here.muted = before
 
     def count(self) -> Count:
         """Everything booked so far."""
-        return self._page.count()
+        return self.here.page.count()
 
     def _add(self, work: Work) -> None:
-        figures = self._page.work.setdefault((work.module, work.operator), [0, 0, 0, 0])
-        for at, more in enumerate((work.calls, work.macs, work.flops, work.output_bytes)):
-            figures[at] += more
+        with self._one_at_a_time:
+            figures = self.here.page.work.setdefault((work.module, work.operator), [0, 0, 0, 0])
+            for at, more in enumerate((work.calls, work.macs, work.flops, work.output_bytes)):
+                figures[at] += more
 
     def _add_unknown(self, unknown: UnknownOp) -> None:
-        key = (unknown.module, unknown.operator)
-        calls, shapes = self._page.unknown.get(key, (0, unknown.shapes))
-        self._page.unknown[key] = (calls + unknown.calls, shapes)
+        key, found = (unknown.module, unknown.operator), self.here.page.unknown
+        with self._one_at_a_time:
+            calls, shapes = found.get(key, (0, unknown.shapes))
+            found[key] = (calls + unknown.calls, shapes)
 
     def _add_run(self, run: ModuleRun) -> None:
-        calls, output, inputs = self._page.runs.get(run.module, (0, run.output, run.inputs))
-        self._page.runs[run.module] = (calls + run.calls, output, inputs)
+        runs = self.here.page.runs
+        with self._one_at_a_time:
+            calls, output, inputs = runs.get(run.module, (0, run.output, run.inputs))
+            runs[run.module] = (calls + run.calls, output, inputs)
+
+
+def _shape(tensor: Tensor) -> Shape:
+    """Sides of a tensor; () for one of rows of several lengths, which has none."""
+    return () if tensor.is_nested else tuple(tensor.shape)
 
 
 def _bytes(out: Any) -> int:
@@ -257,7 +296,7 @@ def _element_size(out: Any) -> int:
 
 def _shapes(inputs: Any) -> Iterator[tuple[int, ...]]:
     if isinstance(inputs, Tensor):
-        yield tuple(inputs.shape)
+        yield _shape(inputs)
     elif isinstance(inputs, dict):
         yield from _shapes(tuple(inputs.values()))
     elif isinstance(inputs, tuple | list):
@@ -267,7 +306,7 @@ def _shapes(inputs: Any) -> Iterator[tuple[int, ...]]:
 
 def _first_shape(output: Any) -> tuple[int, ...] | None:
     if isinstance(output, Tensor):
-        return tuple(output.shape)
+        return _shape(output)
     if isinstance(output, dict):
         output = tuple(output.values())
     if isinstance(output, tuple | list) and output:

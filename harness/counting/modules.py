@@ -123,7 +123,8 @@ def _device(module: nn.Module) -> torch.device:
 @contextmanager
 def in_eval(module: nn.Module) -> Iterator[None]:
     """Switch a module to eval mode, and each part of it back to its own mode afterwards."""
-    training = [each for each in module.modules() if each.training]
+    # A frozen script has no modes at all.
+    training = [each for each in module.modules() if getattr(each, "training", False)]
     try:
         module.eval()
     except NotImplementedError:

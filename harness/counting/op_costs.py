@@ -222,7 +222,9 @@ def _is_pointwise(op: torch._ops.OpOverload) -> bool:
         return True
     # In-place variants (threshold_) and those that write into a given tensor may lack the plain one's tag.
     namespace, _, name = op._schema.name.partition("::")
-    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    # torch's primitives, which forward-mode derivatives are made of, have no tags.
+    names = torch.ops.aten if namespace == "prims" else getattr(torch.ops, namespace)
+    packet = getattr(names, name.removesuffix("_"), None)
     overloads = () if packet is None else (getattr(packet, each) for each in packet.overloads())
     return any(torch.Tag.pointwise in each.tags for each in overloads)
 

@@ -94,7 +94,7 @@ def _gather(
 def _reach(address: str) -> None:
     """Raise OSError at once if nothing answers at ``host:port``, where Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdecimal():
         try:
             socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
         except OSError as error:

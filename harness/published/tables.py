@@ -288,7 +288,7 @@ def _row(where: _Where, row: Mapping[str, str], numbers: dict[str, dict[str, int
 
 
 def _table(where: _Where, text: str, numbers: dict[str, dict[str, int]]) -> tuple[str, int]:
-    if text.isdigit():
+    if text.isdecimal():
         return PRO_SCALE, int(_number(where, "table", text, whole=True))
     paper = next((paper for start, paper in PAPERS.items() if text.startswith(start)), None)
     if paper is None:

@@ -156,7 +156,7 @@ def run_from(content: Any) -> Run:
     if not isinstance(content, dict):
         raise ValueError(f"a record is a JSON object, this is a {type(content).__name__}")
     name, _, version = str(content.get("schema", "")).partition("/")
-    if name != SCHEMA_NAME or not version.isdigit():
+    if name != SCHEMA_NAME or not version.isdecimal():
         raise ValueError(f"schema is {shown(content.get('schema'))}, expected {SCHEMA_NAME}/{SCHEMA_VERSION}")
     if not 1 <= int(version) <= SCHEMA_VERSION:
         raise ValueError(

@@ -189,7 +189,7 @@ def timm_names_of_lite0(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in entries.items():
         part, *rest = name.split(".")
-        if part == "_blocks" and len(rest) == 3 and rest[0].isdigit() and int(rest[0]) < len(places):
+        if part == "_blocks" and len(rest) == 3 and rest[0].isdecimal() and int(rest[0]) < len(places):
             stage, block = places[int(rest[0])]
             layer = (others if stage else first).get(rest[1], rest[1])
             renamed[f"blocks.{stage}.{block}.{layer}.{rest[2]}"] = tensor
@@ -248,7 +248,7 @@ def _our_names(name: str, entries: Mapping[str, Tensor]) -> list[str]:
     first, _, rest = name.partition(".")
     second, _, third = rest.partition(".")
     names = [name, f"trunk.{name}", f"trunk.model.{name}"]
-    if second.isdigit():
+    if second.isdecimal():
         stage = int(second)
         if third.startswith("downsample.") and "layers.0.downsample.norm.weight" in entries:
             # Swin's own code merges patches at a stage's end, timm at the head of the next.

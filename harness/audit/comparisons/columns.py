@@ -83,7 +83,7 @@ def read_size(text: str) -> tuple[int, int] | None:
     ((1024, 2048), (640, 640), None)
     """
     text = text.strip()
-    if text.isdigit():
+    if text.isdecimal():
         return (int(text), int(text)) if 1 < len(text) < 6 else None
     found = {(int(h), int(w)) for h, w in _PIXELS.findall(text)}
     found = found or {(int(a or b), int(a or b)) for a, b in _SQUARE.findall(text)}
@@ -100,7 +100,7 @@ def said(text: str) -> dict[str, Any]:
     """What a header, caption or footnote says of size, device, dtype, batch and form, where it says one."""
     found: dict[str, Any] = {}
     size, dtype, device = (
-        read_size(text) if not text.strip().isdigit() else None,
+        read_size(text) if not text.strip().isdecimal() else None,
         read_dtype(text),
         find_device(text),
     )
@@ -131,7 +131,7 @@ def read_context(kind: str, text: str) -> Any:
         device = find_device(text)
         return device.name if device else text.lower()
     if kind == "batch":
-        return int(text) if text.isdigit() and 0 < len(text) < 6 else None
+        return int(text) if text.isdecimal() and 0 < len(text) < 6 else None
     return text.lower()
 
 

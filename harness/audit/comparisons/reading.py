@@ -1,13 +1,12 @@
 """CSV, Markdown, LaTeX and HTML files into tables: markup taken away, context from headers and notes."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segmeter.files import read_bytes, read_toml
+from segmeter.files import parse_toml, read_bytes, read_toml
 from segmeter.harness.audit.comparisons.columns import KINDS, read_columns, read_context, said
 from segmeter.harness.audit.comparisons.figures import (
     EMPTY,
@@ -88,10 +87,7 @@ def _own_header(path: Path, text: str) -> tuple[dict[str, Any], str]:
     if FENCE not in lines[1:]:
         raise ValueError(f"{path} begins a TOML header with {FENCE} and does not end it")
     end = lines.index(FENCE, 1)
-    try:
-        own = tomllib.loads("\n".join(lines[1:end]))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} has a damaged TOML header: {error}") from None
+    own = parse_toml("\n".join(lines[1:end]), f"the header of {path}")
     # Lines keep their numbers.
     return _checked(own, str(path)), "\n" * (end + 1) + "\n".join(lines[end + 1 :])
 

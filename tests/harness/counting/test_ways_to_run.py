@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -304,3 +305,79 @@ def test_threads_do_not_disturb_each_other() -> None:
     }
     assert all(c.components == plain.components for c in found)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+class InThreads(nn.Module):
+    """Three convolutions of 256 pixels, 9 x 3 x 8 each: one here, one in a thread, one in a pool."""
+
+    macs = 3 * 256 * 9 * 3 * 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here, self.beside, self.pooled = (nn.Conv2d(3, 8, 3, padding=1) for _ in range(3))
+        # Its worker is there before any count begins.
+        self.workers = [ThreadPoolExecutor(1)]
+        self.workers[0].submit(int).result()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self.beside(x)))
+        thread.start()
+        pooled = self.workers[0].submit(self.pooled, x).result()
+        thread.join()
+        return self.here(x) + found[0] + pooled  # type: ignore[no-any-return]
+
+
+def test_work_in_threads_that_the_model_starts_is_counted_where_it_belongs() -> None:
+    model = InThreads().eval()
+    with torch.no_grad():
+        for _ in range(2):
+            _, found = run_and_count(model, torch.zeros(SHAPE))
+            by_path = {work.module: work.macs for work in found.work if work.macs}
+            assert by_path == dict.fromkeys(("here", "beside", "pooled"), InThreads.macs // 3)
+            assert found.macs == InThreads.macs
+            # Whoever uses the pool between two counts is not counted.
+            model.workers[0].submit(model.pooled, torch.zeros(SHAPE)).result()
+    assert "watched" not in threading.Thread.start.__name__ + ThreadPoolExecutor.submit.__name__
+
+
+class RowsOfSeveralLengths(nn.Module):
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        self.linear, self.layout = nn.Linear(4, 16), layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.nested.nested_tensor([x[:3], x[3:8]], layout=self.layout)
+        return self.linear(rows).to_padded_tensor(0.0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_rows_of_several_lengths_cost_what_they_hold_or_are_told() -> None:
+    x = torch.zeros(8, 4)
+    _, jagged = run_and_count(RowsOfSeveralLengths(torch.jagged), x)
+    assert (jagged.macs, [work.module for work in jagged.work if work.macs]) == (8 * 4 * 16, ["linear"])
+    # torch's older kind has no shape at all.
+    _, strided = run_and_count(RowsOfSeveralLengths(torch.strided), x)
+    assert "aten::linear" in {unknown.operator for unknown in strided.unknown}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_frozen_script_is_counted() -> None:
+    frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3)).eval()))
+    assert count(frozen, torch.zeros(SHAPE)).macs == 14 * 14 * 9 * 3 * 8
+
+
+def test_a_forward_mode_derivative_costs_its_products_and_raises_no_alarm() -> None:
+    class Tangent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.jvp(lambda y: self.linear(y) + y.sum(), (x,), (x,))[1]  # type: ignore[no-any-return]
+
+    _, found = run_and_count(Tangent(), torch.zeros(3, 4))
+    # Three products of 3 x 4 x 8: the output, and one each for the tangents of x and of the weights, though
+    # the latter is zero: torch runs it too.
+    assert found.macs == 3 * 3 * 4 * 8
+    assert not found.unknown
