@@ -117,7 +117,7 @@ class Count:
         """The same work with ``prefix`` put before every module path."""
 
         def joined(path: str) -> str:
-            return f"{prefix}.{path}" if path else prefix
+            return ".".join(part for part in (prefix, path) if part)
 
         return Count(
             tuple(replace(w, module=joined(w.module)) for w in self.work),

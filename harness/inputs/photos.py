@@ -111,17 +111,17 @@ def open_photo(path: Path) -> Iterator[Image.Image]:
     """
     check_regular(path)
     with warnings.catch_warnings():
-        # Pillow warns of large pictures, at two thirds of the bound here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Pillow warns of large pictures, at two thirds of the bound here, and of damaged notes beside pixels.
+        warnings.simplefilter("ignore")
         try:
             opened = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(str(error)) from None
-    with opened:
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{height}x{width} pixels, beyond {MAX_PIXELS:,}: make it smaller first")
-        yield opened
+        with opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{height}x{width} pixels, beyond {MAX_PIXELS:,}: make it smaller first")
+            yield opened
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """HTML tables, of a page or within Markdown, into raw cells: read by html.parser, nothing is run."""
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -13,6 +14,11 @@ MARKS = tuple("*†‡§¶")
 _BREAKS = ("br", "p", "div", "li")
 _SILENT = ("script", "style", "sup", "template")
 _BOLD = ("b", "strong")
+# What the parser looks for the end of: opening -> end. A page of openings alone would be read once for each.
+_ENDS = {"<!--": "-->", "<script": "</script", "<style": "</style", "<!": ">", "<?": ">"}
+_OPENING = re.compile(r"<!--|<script\b|<style\b|<!|<\?", re.IGNORECASE)
+# Python makes no number of more than 4300 digits.
+_LONG_REFERENCE = re.compile("&#x?[0-9a-f]{9,}+;?", re.IGNORECASE)
 
 
 @dataclass
@@ -154,6 +160,29 @@ def _span(text: str | None) -> int:
     return min(int(text), MOST_SPANNED) if text.isdecimal() and len(text) < 5 and int(text) else 1
 
 
+def _bounded(text: str) -> str:
+    """The page in as many lines, without comments, declarations, scripts, and tags that never end."""
+    low, at = text.lower(), 0
+    parts: list[str] = []
+    missing: set[str] = set()
+    for found in _OPENING.finditer(text):
+        if found.start() < at:
+            continue
+        end = _ENDS[found[0].lower()]
+        stop = -1 if end in missing else low.find(end, found.end())
+        if stop < 0:
+            missing.add(end)
+            parts.append(f"{text[at : found.start()]}&lt;")
+            at = found.start() + 1
+            continue
+        parts.append(text[at : found.start()] + "\n" * text.count("\n", found.start(), stop))
+        # An element's end is a tag like any other.
+        at = stop if end.startswith("<") else stop + len(end)
+    kept = _LONG_REFERENCE.sub("\ufffd", "".join(parts) + text[at:])
+    last = kept.rfind(">") + 1
+    return kept[:last] + kept[last:].replace("<", "&lt;")
+
+
 def web_tables(text: str) -> list[WebTable]:
     """The tables of a page with a header and a row.
 
@@ -165,7 +194,7 @@ def web_tables(text: str) -> list[WebTable]:
         ValueError: more cells than any table has.
     """
     reader = _Reader()
-    reader.feed(text)
+    reader.feed(_bounded(text))
     reader.close()
     reader._end_row()
     reader._end_line()

@@ -9,6 +9,7 @@ from segmeter.harness.audit import audit_comparisons, read_comparisons
 from segmeter.harness.audit.comparisons.reading import read_tables
 from segmeter.harness.audit.comparisons.web_tables import web_tables
 from segmeter.reports.text.comparisons import FORMATS, rendered
+from tests.helpers.bounds import bounded
 
 PAGE = """<!-- | not | a table | -->
 <p>FPS measured on a V100, batch 1.</p>
@@ -129,3 +130,39 @@ def test_random_markup_ends() -> None:
     for _ in range(300):
         for table in web_tables("".join(chance.choices(parts, k=60))):
             assert all(isinstance(cell, str) for _, cells in table.rows for cell in cells)
+
+
+OPENINGS = [
+    "<!--",
+    "<a ",
+    '<a b="',
+    "<a b='>",
+    "</a ",
+    "<![CDATA[",
+    "<![if ",
+    "<?x ",
+    "<script ",
+    "<script>",
+    "<",
+    "&#9",
+]
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+@pytest.mark.parametrize("end", ["", ">"])
+def test_a_page_of_openings_is_read_in_one_go(opening: str, end: str) -> None:
+    # Looked for once for each opening, the end that never comes takes minutes.
+    assert bounded(web_tables, "<table>" + opening * 100_000 + end, seconds=5) == ""
+
+
+def test_a_comment_that_does_not_end_hides_no_table() -> None:
+    table = "<table><tr><td>a<td>b</tr><tr><td>1<td>2</tr></table>"
+    for before in (
+        "<!-- x",
+        "<script>x='<!--'</script>",
+        "<!doctype html>",
+        "<!-- <table> -->",
+        "&#" + "9" * 5000,
+    ):
+        (found,) = web_tables(f"{before}\n{table} <a")
+        assert found.rows == [(2, ["a", "b"]), (2, ["1", "2"])]

@@ -1,5 +1,6 @@
 """Photos: the package's own, folders, and bad files."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,10 @@ def test_bad_photos_are_named(tmp_path: Path) -> None:
         find_photos([cut])
     with pytest.raises(ValueError, match="no such photo"):
         find_photos([tmp_path / "none.jpg"])
+
+
+def test_what_pillow_thinks_of_a_damaged_file_is_not_printed_beside_our_line(tmp_path: Path) -> None:
+    (tmp_path / "damaged.tif").write_bytes(b"II*\0" + b"\xff" * 1000)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=r"damaged\.tif"):
+        warnings.simplefilter("error")
+        find_photos([tmp_path / "damaged.tif"])

@@ -1,12 +1,14 @@
 """Mean IoU as facts: what one pixel does to the figures, and what is left out."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from segmeter.harness.quality.miou import VOID_CLASS, confusion, mean_iou
+from segmeter.harness.quality.miou import MAX_CLASSES, VOID_CLASS, confusion, mean_iou
 
 
 def maps(true: str, predicted: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,3 +88,21 @@ def test_every_counted_pixel_is_in_the_matrix_once(truth: np.ndarray, predicted:
     matrix = confusion(truth, predicted, 3)
     assert matrix.sum() == (truth != VOID_CLASS).sum()
     assert np.diagonal(matrix).sum() == ((truth == predicted) & (truth != VOID_CLASS)).sum()
+
+
+def test_255_is_void_and_all_below_may_be_classes() -> None:
+    # Eight bits: 255 classes and the void.
+    truth = np.array([[0, MAX_CLASSES - 1, VOID_CLASS]], np.uint8)
+    matrix = confusion(truth, truth, 255)
+    assert matrix.shape == (255, 256)
+    assert matrix.sum() == matrix[0, 0] + matrix[254, 254] == 2
+
+
+def test_the_first_class_beyond_the_last_is_told() -> None:
+    with pytest.raises(ValueError, match="the prediction has class 4;"):
+        scored("000", "045")
+
+
+def test_a_score_does_not_change_once_it_is_made() -> None:
+    with pytest.raises(FrozenInstanceError):
+        scored("0", "0").miou = 1.0

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segmeter.compiler import KernelUnavailableError
+from segmeter.harness.quality import png_ids
 from segmeter.harness.quality.png_ids import build_decoder, decode_segment_png, read_segment_png, segment_png
 from tests.helpers.places import ROOT
 
@@ -171,6 +173,9 @@ def test_a_bit_flipped_anywhere_is_refused():
         (SMALL.replace(header(6, 5), header(6, 6)), "holds 95 bytes of pixels, 6x6 pixels are 114"),
         (SMALL.replace(header(6, 5), header(6, 4)), "4x6 pixels are 76"),
         (SMALL.replace(header(6, 5), header(6, 2**31)), "header is damaged"),
+        # A header of another name, and one of another length.
+        (SMALL.replace(b"IHDR", b"IHDX"), "no header"),
+        (SMALL[:8] + struct.pack(">I", 12) + SMALL[12:], "no header"),
         (HEAD + chunk(b"IEND", b""), "no header or no pixels"),
         (HEAD + chunk(b"IDAT", zlib.compress(b"\7" + bytes(94))) + chunk(b"IEND", b""), "row 0 has a"),
         (HEAD + chunk(b"IDAT", b"rubbish") + chunk(b"IEND", b""), "pixels are damaged"),
@@ -195,3 +200,34 @@ def test_without_a_compiler_pillow_gives_the_same(tmp_path):
     command = [sys.executable, "-c", script, str(path), str(tmp_path / "ids.npy")]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
     assert np.array_equal(np.load(tmp_path / "ids.npy"), ids_of(pixels))
+
+
+def test_a_file_is_no_longer_than_its_pixels_and_a_mebibyte_of_notes(tmp_path):
+    content, path = SMALL, tmp_path / "ids.png"
+    # Four bytes a pixel at most and one a row, without compression; 1 MiB for text beside them.
+    most = 5 * 6 * 4 + 5 + (1 << 20)
+    for size in (most, most + 1):
+        notes = chunk(b"tEXt", bytes(size - len(content) - 12))
+        path.write_bytes(content[:33] + notes + content[33:])
+        assert path.stat().st_size == size
+        if size == most:
+            assert np.array_equal(read_segment_png(path), decode_segment_png(content))
+        else:
+            with pytest.raises(ValueError, match="longer than 5x6 pixels can be"):
+                read_segment_png(path)
+
+
+def test_pillow_s_refusals_are_told_as_ours(tmp_path):
+    # A picture that is cut off, and one whose header is none: Pillow says so by two kinds of error.
+    for damaged in (SMALL[: len(SMALL) // 2], SMALL.replace(b"IHDR", b"IHDX")):
+        with pytest.raises(ValueError):
+            png_ids._by_pillow(damaged)
+
+
+def test_without_a_compiler_there_is_no_decoder(monkeypatch):
+    def missing():
+        raise KernelUnavailableError("no compiler")
+
+    monkeypatch.setattr(png_ids, "find_compiler", missing)
+    # As it is without what it remembers.
+    assert png_ids.build_decoder.__wrapped__() is None
