@@ -58,13 +58,16 @@ def audit(
     format: Annotated[
         str | None,
         typer.Option(
-            metavar="md|csv|latex|sarif",
-            help="Form of the output. Default: tables. Of given tables md or sarif, else md, csv or latex.",
+            metavar="text|md|csv|latex|sarif|json",
+            help="Form of the output. Default text; csv and latex of the papers' tables, sarif of given ones.",
         ),
     ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Audit the papers' tables, or given ones, and say what does not hold: exit 1 if those contradict."""
+    if format in ("text", "json") and not json:
+        # What is printed without --format, and by --json.
+        format, json = None, format == "json"
     if files:
         if table or annotations or records or paper != "pro-scale":
             raise InputError(

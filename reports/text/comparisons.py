@@ -111,7 +111,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def _markdown(record: Mapping[str, Any]) -> str:
     sections = ["# Tables, audited", *(markdown(line) for line in comparison_notes(record))]
     if record["findings"]:
-        sections += ["## What does not hold", markdown_table(FINDINGS, finding_rows(record))]
+        sections += ["## What does not hold", markdown_table(FINDINGS, finding_rows(record), words=True)]
     if record["measured"]:
         sections += ["## Counted", markdown_table(MEASURED, measured_rows(record))]
     return "\n\n".join(sections) + "\n"

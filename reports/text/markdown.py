@@ -16,17 +16,22 @@ class Markup(str):
     __slots__ = ()
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
     """A markdown table; the first column is left-aligned, the others right-aligned.
 
     Cells are text, whatever is in it, unless they are :class:`Markup`.
+
+    Args:
+        header: of the columns.
+        rows: their cells.
+        words: whether the other columns are words, and left-aligned too.
 
     >>> print(markdown_table(["model", "GMACs"], [["M2F", "281.13"]]))
     | model | GMACs |
     | :-- | --: |
     | M2F | 281.13 |
     """
-    align = [":--"] + ["--:"] * (len(header) - 1)
+    align = [":--"] + [":--" if words else "--:"] * (len(header) - 1)
     body = [[cell if isinstance(cell, Markup) else markdown(cell) for cell in row] for row in (header, *rows)]
     lines = [body[0], align, *body[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 MOST_ACROSS, MOST_DOWN = 100, 1000
 # Letters around a table without a float in which its caption is looked for, and in one that is damaged.
 NEAR = 1500
+# Letters of a macro that stands for a text.
+MOST_OF_MACRO = 100
 _KINDS = r"tabular[xy*]?|tabulary|longtable|supertabular|NiceTabular\*?|tblr"
 _EDGE = re.compile(rf"\\(begin|end)\{{({_KINDS})\}}")
 _RULES = re.compile(
@@ -36,6 +38,13 @@ _CAPTION = re.compile(
 )
 
 
+# A macro of the author's: a short text, or a way to print its one argument.
+_MACRO = re.compile(
+    r"\\(?:(?:re)?newcommand|providecommand|def)\*?\s*\{?\\(?P<name>[A-Za-z]+)\}?\s*(?P<takes>\[1\])?\s*"
+    r"\{(?P<is>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\}){0,300})\}"
+)
+
+
 @dataclass
 class LatexTable:
     """One table: rows of raw cells with their lines, its caption and what stands around it in its float."""
@@ -46,7 +55,7 @@ class LatexTable:
 
 def latex_tables(text: str) -> list[LatexTable]:
     """The tables of a file, in order; a table within another's cell is the cell's text."""
-    text = re.sub(r"(?<!\\)%.*", "", text)
+    text = _with_macros(re.sub(r"(?<!\\)%.*", "", text))
     found = []
     floats = [(edge.start(), edge.end(), edge[1] == "begin") for edge in _FLOAT.finditer(text)]
     for start, inner, end, after in _outermost(text):
@@ -56,6 +65,27 @@ def latex_tables(text: str) -> list[LatexTable]:
         rows = _rows(text[first:end], line)
         found.append(LatexTable(rows, _notes(text, start, after, floats)))
     return found
+
+
+def _with_macros(text: str) -> str:
+    r"""The text with the author's own macros replaced: names of models, and bold under another name."""
+    texts: dict[str, str] = {}
+    bold: set[str] = set()
+    for macro in _MACRO.finditer(text):
+        if not macro["takes"] and "#" not in macro["is"] and len(macro["is"]) <= MOST_OF_MACRO:
+            texts[macro["name"]] = macro["is"]
+        elif macro["takes"] and re.search(r"\\(?:textbf|mathbf|bfseries|bm)(?![A-Za-z])", macro["is"]):
+            bold.add(macro["name"])
+
+    def replaced(found: re.Match[str]) -> str:
+        if found[1] in bold:
+            return r"\textbf"
+        return f"{{{texts[found[1]]}}}" if found[1] in texts else found[0]
+
+    if not texts and not bold:
+        return text
+    body = _MACRO.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return re.sub(r"\\([A-Za-z]+)(?:\{\})?", replaced, body)
 
 
 def _outermost(text: str) -> list[tuple[int, int, int, int]]:

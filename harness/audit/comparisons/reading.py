@@ -324,6 +324,9 @@ def _row(
                     of_marks[column.index] = mark[1]
             continue
         if kind == "model":
+            # A macro that the file does not define is a name all the same.
+            macro = re.search(r"\\([A-Za-z]{2,})", raw) if not text else None
+            text = macro[1] if macro else text
             model = f"{model} {text}".strip()
             size = read_context("size", text) if "@" in text else None
             if isinstance(size, tuple):

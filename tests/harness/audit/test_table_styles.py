@@ -139,6 +139,18 @@ def test_names_reach_over_the_rows_of_multirow(tmp_path: Path) -> None:
     assert table.columns[2].header == "Efficiency Params (K) ↓"
 
 
+def test_an_authors_own_macros_are_what_they_stand_for(tmp_path: Path) -> None:
+    text = (
+        "\\newcommand{\\ours}{Net-X\\xspace}\\newcommand{\\best}[1]{\\textbf{#1}}\n"
+        "\\begin{tabular}{lcc}\nModel & GMACs & mIoU \\\\\nA & 10.5 & 45.1 \\\\\n"
+        "\\ours{} (big) & 20.5 & \\best{44.1} \\\\\n\\theirs & 9.5 & 40.2 \\\\\n\\end{tabular}\n"
+    )
+    (table,), record = read(tmp_path, "t.tex", text)
+    assert [row.model for row in table.rows] == ["A", "Net-X (big)", "theirs"]
+    assert [row.line for row in table.rows] == [4, 5, 6]
+    assert {one["rule"] for one in record["findings"] if one["sure"] == SUSPICIOUS} == {"best"}
+
+
 def test_a_headers_mark_and_a_cells_mark_have_their_notes(tmp_path: Path) -> None:
     tables, _ = read(tmp_path, "t.tex", NOTES)
     first, second = tables[0].rows
