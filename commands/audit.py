@@ -59,7 +59,7 @@ def audit(
         str | None,
         typer.Option(
             metavar="text|md|csv|latex|sarif|json",
-            help="Form of the output. Default text; csv and latex of the papers' tables, sarif of given ones.",
+            help="Form of the output. Default text; csv and latex of papers' tables, sarif of given ones.",
         ),
     ] = None,
     json: JsonOpt = False,
