@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segmeter.commands.asked import chosen_spec
 from segmeter.commands.console import EXIT_FAILED, InputError, progress_bar, show, show_json, user_input
 from segmeter.commands.known import check_model
 from segmeter.commands.options import (
@@ -14,7 +15,6 @@ from segmeter.commands.options import (
     ModelArg,
     ModelCommand,
     RenamedCommand,
-    chosen_spec,
     encoder_options,
 )
 

@@ -2,33 +2,27 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from segmeter.commands.asked import chosen_classes, chosen_sizes, chosen_spec, sizes_of
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.grouped import grouped
 from segmeter.commands.known import check_model, known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
-    BackboneOpt,
-    ClassesOpt,
     DeviceOpt,
     DtypeOpt,
-    ImageOpt,
+    Heads,
     JsonOpt,
-    OriginalOpt,
-    PaddedOpt,
-    QueriesOpt,
     RenamedCommand,
-    RuleOpt,
+    ResultSize,
     VerboseOpt,
-    chosen_classes,
-    chosen_sizes,
-    chosen_spec,
     precision,
-    sizes_of,
 )
 
 if TYPE_CHECKING:
@@ -86,41 +80,50 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="card")
 
 
+@dataclass(frozen=True)
+class Times:
+    """Whether and how the models are timed too."""
+
+    profile: ProfileOpt = False
+    device: DeviceOpt = "cpu"
+    dtype: DtypeOpt = "fp32"
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time. Of times; costs are of one.")] = 1
+    threads: ThreadsOpt = None
+    seconds: SecondsOpt = 30.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where a card goes, and as what."""
+
+    out: OutOpt = None
+    format: FormatOpt = None
+    hub: HubOpt = False
+
+
+@grouped
 def make(
+    *,
     model: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_SYNTAX)],
-    backbone: BackboneOpt = None,
-    num_classes: ClassesOpt = None,
-    num_queries: QueriesOpt = None,
-    padded_size: PaddedOpt = None,
-    image_size: ImageOpt = None,
-    resize_rule: RuleOpt = "coco",
-    original_size: OriginalOpt = None,
-    profile: ProfileOpt = False,
-    device: DeviceOpt = "cpu",
-    dtype: DtypeOpt = "fp32",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time. Of times; costs are of one.")] = 1,
-    threads: ThreadsOpt = None,
-    seconds: SecondsOpt = 30.0,
+    heads: Heads,
+    at: ResultSize,
+    times: Times,
     images: ImagesOpt = None,
     weights: WeightsOpt = None,
-    out: OutOpt = None,
-    format: FormatOpt = None,
-    hub: HubOpt = False,
+    form: Form,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Make a card: cost by component in whole numbers, parameters; with --profile time, memory, energy."""
     with user_input():
-        form = _form(format, hub, json, out, len(model))
-        dtype = precision(dtype, known()["dtypes"])
+        written = _form(form, json, len(model))
+        dtype = precision(times.dtype, known()["dtypes"])
         for text in model:
             check_model(text)
-        first = model[0]
-        given = (padded_size, image_size)
-        sizes = chosen_sizes(padded_size, image_size, resize_rule, None, None, original_size, first, backbone)
-        classes = chosen_classes(num_classes, sizes, first)
-        specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
-        inputs = [next(iter(sizes_of(spec, sizes, *given).images)) for spec in specs]
+        sizes = chosen_sizes(at, model[0], heads.backbone)
+        classes = chosen_classes(heads.num_classes, sizes, model[0])
+        specs = [chosen_spec(text, None, heads.backbone, classes, heads.num_queries) for text in model]
+        inputs = [next(iter(sizes_of(spec, sizes, at).images)) for spec in specs]
         from segmeter.harness.card import make_card
         from segmeter.harness.inputs import find_photos
 
@@ -131,24 +134,19 @@ def make(
             card = make_card(specs, inputs, step=advance, photos=photos, weights=weights)
         if photos and not any("photos" in one for one in card["models"]):
             raise ValueError("--images is for models whose work depends on what the image shows")
-        if profile:
-            _time(card, specs, inputs, _settings(inputs[0], device, dtype, batch, threads, seconds))
-        _write(card, form, out)
+        if times.profile:
+            how = (times.device, dtype, times.batch, times.threads, times.seconds)
+            _time(card, specs, inputs, _settings(inputs[0], *how))
+        _write(card, written, form.out)
 
 
-def show_card(
-    card: CardArg,
-    out: OutOpt = None,
-    format: FormatOpt = None,
-    hub: HubOpt = False,
-    json: JsonOpt = False,
-) -> None:
+@grouped
+def show_card(*, card: CardArg, form: Form, json: JsonOpt = False) -> None:
     """Show a card, or write it as Markdown, as an SVG badge or as metadata for the Hub."""
     with user_input():
         from segmeter.harness.records import read_card
 
-        form = _form(format, hub, json, out, None)
-        _write(read_card(card), form, out)
+        _write(read_card(card), _form(form, json, None), form.out)
 
 
 def verify(
@@ -197,7 +195,7 @@ def verify(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _form(format: str | None, hub: bool, json: bool, out: Path | None, models: int | None) -> str:
+def _form(wanted: Form, json: bool, models: int | None) -> str:
     """The form that was asked for.
 
     Raises:
@@ -206,7 +204,12 @@ def _form(format: str | None, hub: bool, json: bool, out: Path | None, models: i
     from segmeter.reports.text.card import BY_SUFFIX, FORMATS
     from segmeter.words import nearest
 
-    asked = {"--format": format, "--hub": "hub" if hub else None, "--json": "json" if json else None}
+    out = wanted.out
+    asked = {
+        "--format": wanted.format,
+        "--hub": "hub" if wanted.hub else None,
+        "--json": "json" if json else None,
+    }
     named = [option for option, form in asked.items() if form]
     if len(named) > 1:
         raise ValueError(f"give one of {', '.join(asked)}; got {' and '.join(named)}")

@@ -1,11 +1,21 @@
 """Counting: models, flops, compare, crosscheck, reproduce."""
 
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segmeter.commands.answers import answer_file, keep_answer, kept_answer
+from segmeter.commands.asked import (
+    check_convention,
+    chosen_classes,
+    chosen_sizes,
+    chosen_spec,
+    count_at,
+    count_on_images,
+    sizes_of,
+)
 from segmeter.commands.console import (
     EXIT_FAILED,
     progress_bar,
@@ -14,36 +24,24 @@ from segmeter.commands.console import (
     user_input,
     warn,
 )
+from segmeter.commands.grouped import grouped
 from segmeter.commands.known import check_model
 from segmeter.commands.options import (
     MODEL_SYNTAX,
-    AnnotationsOpt,
-    BackboneOpt,
-    ClassesOpt,
     ConventionOpt,
-    DatasetOpt,
+    DataSize,
     EncoderOpt,
-    ImageOpt,
+    Heads,
     ImagesOpt,
     InputOpt,
+    InputSize,
     JsonOpt,
     ModelArg,
     ModelCommand,
-    OriginalOpt,
-    PaddedOpt,
     PhotoOpt,
-    QueriesOpt,
     RenamedCommand,
-    RuleOpt,
     VerboseOpt,
-    check_convention,
-    chosen_classes,
-    chosen_sizes,
-    chosen_spec,
-    count_at,
-    count_on_images,
     encoder_options,
-    sizes_of,
 )
 
 if TYPE_CHECKING:
@@ -90,40 +88,54 @@ def _find(word: str, json: bool) -> None:
     show(found_table(word, found))
 
 
+@dataclass(frozen=True)
+class Training:
+    """Whether a step of training is counted too, and of what kind."""
+
+    training: Annotated[
+        bool, typer.Option("--training", help="One step of training beside it: backward, optimiser, memory.")
+    ] = False
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="With --training: a component without gradients; repeatable.")
+    ] = None
+    optimiser: Annotated[str, typer.Option(metavar="adamw|sgd", help="With --training.")] = "adamw"
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is counted."""
+        return self.training or bool(self.freeze)
+
+
+@dataclass(frozen=True)
+class OnPhotos:
+    """Photos to count on, one by one."""
+
+    images: ImagesOpt = None
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images at a time. With --images: batches beside each alone.")
+    ] = 1
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint. With --images; default: random weights.")
+    ] = None
+
+
+@grouped
 def flops(
     context: typer.Context,
+    *,
     model: ModelArg = None,
     encoder: EncoderOpt = None,
-    backbone: BackboneOpt = None,
-    num_classes: ClassesOpt = None,
-    num_queries: QueriesOpt = None,
-    padded_size: PaddedOpt = None,
-    image_size: ImageOpt = None,
-    resize_rule: RuleOpt = "coco",
-    dataset: DatasetOpt = None,
-    annotations: AnnotationsOpt = None,
-    original_size: OriginalOpt = None,
+    heads: Heads,
+    at: DataSize,
     convention: ConventionOpt = "published",
     depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
     strict: Annotated[
         bool, typer.Option(help="Exit 1 on doubts too. Anything uncounted beyond what the convention names.")
     ] = False,
     input: InputOpt = None,
-    training: Annotated[
-        bool, typer.Option("--training", help="One step of training beside it: backward, optimiser, memory.")
-    ] = False,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="With --training: a component without gradients; repeatable.")
-    ] = None,
-    optimiser: Annotated[str, typer.Option(metavar="adamw|sgd", help="With --training.")] = "adamw",
+    training: Training,
     photo: PhotoOpt = None,
-    images: ImagesOpt = None,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Images at a time. With --images: batches beside each alone.")
-    ] = 1,
-    weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint. With --images; default: random weights.")
-    ] = None,
+    photos: OnPhotos,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -133,41 +145,25 @@ def flops(
         check_model(model)
         check_model(encoder)
     place = None
-    if not any((images, photo, weights, input, annotations, training, freeze)):
-        place = answer_file(
-            *("flops", (model, encoder), backbone, num_classes, num_queries, padded_size, image_size),
-            *(resize_rule, dataset, original_size, convention, *encoder_options(context).items()),
-        )
+    if not any((photos.images, photo, photos.weights, input, at.annotations, training.is_asked)):
+        options = encoder_options(context)
+        place = answer_file("flops", (model, encoder), *astuple(heads), at, convention, *options.items())
     record = kept_answer(place)
+    trained: list[Any] = []
     if record is None:
-        with user_input():
-            named = model or encoder
-            sizes = chosen_sizes(
-                padded_size, image_size, resize_rule, dataset, annotations, original_size, named, backbone
-            )
-            spec = chosen_spec(
-                model,
-                encoder,
-                backbone,
-                chosen_classes(num_classes, sizes, named),
-                num_queries,
-                encoder_options(context),
-                inputs=input,
-            )
-            sizes = sizes_of(spec, sizes, padded_size, image_size, dataset, annotations)
-        if images:
-            record = count_on_images(spec, sizes, convention, images, batch, weights)
+        spec, sizes = _chosen(context, model, encoder, heads, at, input)
+        if photos.images:
+            record = count_on_images(spec, sizes, convention, photos.images, photos.batch, photos.weights)
             for fault in record["skipped"]:
                 warn(f"skipped: {fault}")
         else:
             record = count_at(spec, sizes, convention, photo or [])
             keep_answer(place, record)
+        if training.is_asked:
+            trained = _add_training(record, spec, sizes, training.optimiser, training.freeze or [])
     from segmeter.reports.text.flops import flops_notes, flops_tree
     from segmeter.reports.text.images import images_notes, images_tables
 
-    trained: list[Any] = []
-    if training or freeze:
-        trained = _add_training(record, spec, sizes, optimiser, freeze or [])
     if json:
         show_json(record)
     else:
@@ -177,6 +173,24 @@ def flops(
     if strict and unknown:
         warn(f"not counted, no formula: {', '.join(unknown)}")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _chosen(
+    context: typer.Context,
+    model: str | None,
+    encoder: str | None,
+    heads: Heads,
+    at: InputSize,
+    inputs: list[str] | None,
+) -> tuple["ModelSpec", "SizeSet"]:
+    """The model that was asked for, and the sizes to count it at."""
+    with user_input():
+        named = model or encoder
+        sizes = chosen_sizes(at, named, heads.backbone)
+        classes = chosen_classes(heads.num_classes, sizes, named)
+        options = encoder_options(context)
+        spec = chosen_spec(model, encoder, heads.backbone, classes, heads.num_queries, options, inputs)
+        return spec, sizes_of(spec, sizes, at)
 
 
 def _add_training(
@@ -194,38 +208,40 @@ def _add_training(
     return [training_table(record), *training_notes(record)]
 
 
-def compare(
-    model: Annotated[list[str] | None, typer.Argument(metavar="MODEL MODEL...", help=MODEL_SYNTAX)] = None,
-    backbone: BackboneOpt = None,
-    num_classes: ClassesOpt = None,
-    num_queries: QueriesOpt = None,
-    padded_size: PaddedOpt = None,
-    image_size: ImageOpt = None,
-    resize_rule: RuleOpt = "coco",
-    dataset: DatasetOpt = None,
-    annotations: AnnotationsOpt = None,
-    original_size: OriginalOpt = None,
-    convention: ConventionOpt = "published",
-    images: ImagesOpt = None,
+@dataclass(frozen=True)
+class Recorded:
+    """Measurements to compare, in the place of counts."""
+
     records: Annotated[
         Path | None, typer.Option("--from", help="Folder of records. Compares those measurements instead.")
-    ] = None,
+    ] = None
     published: Annotated[
         bool,
         typer.Option("--beside-published", help="With --from: beside the paper's FPS, as ratios to M2F."),
-    ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="With --from: print markdown.")] = False,
+    ] = False
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --from: print markdown.")] = False
+
+
+@grouped
+def compare(
+    *,
+    model: Annotated[list[str] | None, typer.Argument(metavar="MODEL MODEL...", help=MODEL_SYNTAX)] = None,
+    heads: Heads,
+    at: DataSize,
+    convention: ConventionOpt = "published",
+    images: ImagesOpt = None,
+    recorded: Recorded,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Count several models at one size, with each change against the first; or compare measurements."""
     model = model or []
-    if records is not None:
+    if recorded.records is not None:
         from segmeter.commands.compare_records import compare_records
 
-        return compare_records(records, model, published, markdown, json)
+        return compare_records(recorded.records, model, recorded.published, recorded.markdown, json)
     with user_input():
-        if published or markdown:
+        if recorded.published or recorded.markdown:
             raise ValueError(
                 "--beside-published and --markdown need --from FOLDER, e.g. --from results/records"
             )
@@ -234,18 +250,16 @@ def compare(
             raise ValueError("compare needs two models or more, e.g. compare m2f pro-scale")
         for text in model:
             check_model(text)
-    asked = (padded_size, image_size, resize_rule, dataset, annotations, original_size)
     place = None
-    if not images and not annotations:
-        place = answer_file("compare", model, backbone, num_classes, num_queries, convention, *asked)
+    if not images and not at.annotations:
+        place = answer_file("compare", model, *astuple(heads), convention, at)
     counted = kept_answer(place)
     if counted is None:
         with user_input():
-            sizes = chosen_sizes(*asked, model[0], backbone)
-            classes = chosen_classes(num_classes, sizes, model[0])
-            specs = [chosen_spec(text, None, backbone, classes, num_queries) for text in model]
-        given = (padded_size, image_size, dataset, annotations)
-        counted = [count_at(spec, sizes_of(spec, sizes, *given), convention, images or []) for spec in specs]
+            sizes = chosen_sizes(at, model[0], heads.backbone)
+            classes = chosen_classes(heads.num_classes, sizes, model[0])
+            specs = [chosen_spec(text, None, heads.backbone, classes, heads.num_queries) for text in model]
+        counted = [count_at(spec, sizes_of(spec, sizes, at), convention, images or []) for spec in specs]
         keep_answer(place, counted)
     from segmeter.reports.text.flops import comparison, comparison_summary, flops_notes
 
@@ -254,34 +268,20 @@ def compare(
     show(comparison(counted), flops_notes(counted[0])[0])
 
 
+@grouped
 def crosscheck(
     context: typer.Context,
+    *,
     model: ModelArg = None,
     encoder: EncoderOpt = None,
-    backbone: BackboneOpt = None,
-    num_classes: ClassesOpt = None,
-    num_queries: QueriesOpt = None,
-    padded_size: PaddedOpt = None,
-    image_size: ImageOpt = None,
-    resize_rule: RuleOpt = "coco",
+    heads: Heads,
+    at: InputSize,
     input: InputOpt = None,
     verbose: VerboseOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Run fvcore, ptflops and torch's counter beside segmeter's, and explain every difference."""
-    with user_input():
-        named = model or encoder
-        sizes = chosen_sizes(padded_size, image_size, resize_rule, None, None, None, named, backbone)
-        spec = chosen_spec(
-            model,
-            encoder,
-            backbone,
-            chosen_classes(num_classes, sizes, named),
-            num_queries,
-            encoder_options(context),
-            inputs=input,
-        )
-        sizes = sizes_of(spec, sizes, padded_size, image_size)
+    spec, sizes = _chosen(context, model, encoder, heads, at, input)
     from segmeter.harness.crosscheck import (
         COUNTERS,
         REASONS,

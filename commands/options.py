@@ -1,24 +1,20 @@
-"""The options that commands share, and what is made of them: a model, sizes, its count.
+"""The options that commands share, alone and in groups; :mod:`commands.asked` makes a model or sizes of them.
 
 The encoders' own options (``--stages``, ``--layers``) are flags of every :class:`ModelCommand`. They are not
 written here: ``known.json`` is made from the encoders (:mod:`commands.known`),
 so that ``--help`` needs no torch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from segmeter.commands.console import InputError, progress_bar, set_verbose, user_input
-from segmeter.commands.known import check_model, check_word, known
-from segmeter.model_text import library_name
-
-if TYPE_CHECKING:
-    from segmeter.harness.inputs import SizeSet
-    from segmeter.harness.models import ModelSpec
+from segmeter.commands.console import InputError, set_verbose
+from segmeter.commands.known import check_word, known
 
 GIVEN = "segmeter.encoder_options"
 MODEL_SYNTAX = (
@@ -79,6 +75,50 @@ VerboseOpt = Annotated[
     ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A model's backbone, and how large its heads are."""
+
+    backbone: BackboneOpt = None
+    num_classes: ClassesOpt = None
+    num_queries: QueriesOpt = None
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """One size to count at."""
+
+    padded_size: PaddedOpt = None
+    image_size: ImageOpt = None
+    resize_rule: RuleOpt = "coco"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user gave a size, in whatever way."""
+        return bool(self.padded_size or self.image_size)
+
+
+@dataclass(frozen=True)
+class ResultSize(InputSize):
+    """One size to count at, and the results' size."""
+
+    original_size: OriginalOpt = None
+
+
+@dataclass(frozen=True)
+class DataSize(InputSize):
+    """One size to count at, or a data set's sizes."""
+
+    dataset: DatasetOpt = None
+    annotations: AnnotationsOpt = None
+    original_size: OriginalOpt = None
+
+    @property
+    def is_given(self) -> bool:
+        """See :class:`InputSize`."""
+        return super().is_given or bool(self.dataset or self.annotations)
 
 
 # Command -> option by an older name -> by today's. They work and are not shown.
@@ -178,130 +218,3 @@ def encoder_options(context: typer.Context) -> Mapping[str, str]:
     """The encoder's options that were given as flags, name -> text."""
     given: Mapping[str, str] = context.meta.get(GIVEN, {})
     return given
-
-
-def chosen_spec(
-    model: str | None,
-    encoder: str | None,
-    backbone: str | None,
-    num_classes: int,
-    num_queries: int | None,
-    options: Mapping[str, str] | None = None,
-    inputs: Sequence[str] | None = None,
-) -> "ModelSpec":
-    """A model from its written form, from single options, or from both."""
-    # Before torch is loaded: a typo is answered at once.
-    check_model(model)
-    check_model(encoder)
-    from segmeter.harness.models import model_from_parts, resolve_preset, written_input
-
-    if inputs and not library_name(model or ""):
-        raise ValueError("--input is for a library's model, such as hf:ORG/NAME")
-    given = {**(options or {}), **dict(written_input(text) for text in inputs or ())}
-    return model_from_parts(resolve_preset(model), encoder, backbone, num_classes, num_queries, given)
-
-
-def chosen_sizes(
-    padded_size: str | None,
-    image_size: str | None,
-    resize_rule: str,
-    dataset: str | None,
-    annotations: Path | None,
-    original_size: str | None,
-    model: str | None = None,
-    backbone: str | None = None,
-) -> "SizeSet":
-    """The sizes to count at, from the options given; where none is, the model's own size if it has one."""
-    from segmeter.harness.inputs import choose_sizes
-    from segmeter.harness.models import usual_input
-
-    if model and not any((padded_size, image_size, dataset, annotations)):
-        padded_size = usual_input(model, backbone)[0]
-    return choose_sizes(
-        padded_size=padded_size,
-        image_size=image_size,
-        resize_rule=resize_rule,
-        dataset=dataset,
-        annotations=annotations,
-        original_size=original_size,
-    )
-
-
-def sizes_of(spec: "ModelSpec", sizes: "SizeSet", *given: object) -> "SizeSet":
-    """The sizes to count a model at: a library's model's own, where the user ``given`` none."""
-    from segmeter.harness.inputs import ImageSize, SizeSet, format_size
-    from segmeter.harness.models import inputs_of
-
-    inputs = inputs_of(spec)
-    if inputs is None or any(given):
-        return sizes
-    return SizeSet(format_size(inputs.size), {ImageSize(inputs.size, inputs.size): 1}, inputs.source)
-
-
-def chosen_classes(num_classes: int | None, sizes: "SizeSet", model: str | None = None) -> int:
-    """The number of classes given, or the data set's; away from Cityscapes' size the model's own, if any."""
-    from segmeter.harness.inputs import CITYSCAPES_CLASSES, default_classes
-    from segmeter.harness.models import usual_input
-
-    if num_classes is not None:
-        return num_classes
-    classes = default_classes(sizes)
-    own = usual_input(model, None)[1] if model else None
-    return classes if own is None or classes == CITYSCAPES_CLASSES else own
-
-
-def check_convention(convention: str) -> None:
-    """Raise ValueError unless it is one of the three conventions."""
-    check_word("convention", convention, known()["conventions"])
-
-
-def count_on_images(
-    spec: "ModelSpec",
-    sizes: "SizeSet",
-    convention: str,
-    images: Sequence[Path],
-    batch: int,
-    weights: Path | None = None,
-) -> Any:
-    """The record of one model counted on each photo, with a progress bar."""
-    from segmeter.harness.counting import count_images, images_record, readable_photos
-    from segmeter.harness.weights import load_model
-
-    with user_input():
-        if len(sizes.images) != 1:
-            raise ValueError("--images goes with one size: --padded-size HxW")
-        model, source = None, "random, from one seed"
-        if weights is not None:
-            model, spec, _ = load_model(weights, spec)
-            source = str(weights)
-        photos, faults = readable_photos(images)
-        steps = len(photos) * (2 if batch > 1 else 1)
-        with progress_bar(f"counting {spec.title}", steps) as advance:
-            counted = count_images(
-                spec,
-                next(iter(sizes.images)),
-                photos,
-                convention,
-                batch=batch,
-                model=model,
-                weights=source,
-                skipped=faults,
-                progress=advance,
-            )
-        return images_record(counted)
-
-
-def count_at(spec: "ModelSpec", sizes: "SizeSet", convention: str, photos: Sequence[Path] = ()) -> Any:
-    """The record of one model at one size, or its mean over a data set, with a progress bar.
-
-    ``photos`` are for a model of the user's own whose work depends on its input.
-    """
-    from segmeter.harness.counting import count_dataset, count_model, flops_record
-    from segmeter.harness.inputs import find_photos
-
-    with user_input():
-        if len(sizes.images) == 1:
-            found = find_photos(photos) if photos else []
-            return flops_record(count_model(spec, next(iter(sizes.images)), convention, found))
-        with progress_bar(f"counting {spec.title}", len(sizes.images)) as advance:
-            return flops_record(count_dataset(spec, sizes, convention, lambda done: advance()))

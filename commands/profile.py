@@ -1,29 +1,36 @@
 """Measuring: latency, memory and energy of models beside each other."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmeter.commands.asked import chosen_classes, chosen_sizes, chosen_spec, sizes_of
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.grouped import grouped
 from segmeter.commands.known import check_model, known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
-    BackboneOpt,
-    ClassesOpt,
     DeviceOpt,
     DtypeOpt,
+    Heads,
     ImagesOpt,
     InputOpt,
+    InputSize,
     JsonOpt,
-    QueriesOpt,
     VerboseOpt,
-    chosen_classes,
-    chosen_sizes,
-    chosen_spec,
     precision,
-    sizes_of,
 )
+
+if TYPE_CHECKING:
+    from segmeter.harness.inputs import Size
+    from segmeter.harness.models import ModelSpec
+    from segmeter.harness.profiling import Settings
+    from segmeter.harness.records import Run
+
+DEFAULT_SIZE = "512x1024"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,11 +38,50 @@ def register(app: typer.Typer) -> None:
     app.command()(profile)
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where the models run, in what precision, how many images at a time."""
+
+    device: DeviceOpt = "cpu"
+    dtype: DtypeOpt = "fp32"
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1
+
+
+@dataclass(frozen=True)
+class How:
+    """How long they are timed, and in what."""
+
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.")] = None
+    seconds: Annotated[float, typer.Option(help="Time for the rounds of all models together.")] = 30.0
+    width: Annotated[
+        float, typer.Option(help="Stop once each interval is narrower than this share of its median.")
+    ] = 0.01
+    min_rounds: Annotated[int, typer.Option(help="Fewest rounds, whatever the time.")] = 5
+    compile: Annotated[bool, typer.Option("--compile", help="Time under torch.compile.")] = False
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="eager|compile|onnxruntime|openvino",
+            help="What the models run in. May be repeated: each model is timed under each, in turn.",
+        ),
+    ] = None
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of a CUDA graph.")] = False
+    keep_memory: Annotated[
+        bool,
+        typer.Option(
+            "--keep-memory",
+            help="On a CPU: keep freed memory, instead of new pages from the kernel each call.",
+        ),
+    ] = False
+    images: ImagesOpt = None
+    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2
+
+
+@grouped
 def profile(
+    *,
     model: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_SYNTAX)],
-    device: DeviceOpt = "cpu",
-    dtype: DtypeOpt = "fp32",
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    where: Where,
     padded_size: Annotated[
         str | None,
         typer.Option(
@@ -44,33 +90,8 @@ def profile(
         ),
     ] = None,
     input: InputOpt = None,
-    backbone: BackboneOpt = None,
-    num_classes: ClassesOpt = None,
-    num_queries: QueriesOpt = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for the rounds of all models together.")] = 30.0,
-    width: Annotated[
-        float, typer.Option(help="Stop once each interval is narrower than this share of its median.")
-    ] = 0.01,
-    min_rounds: Annotated[int, typer.Option(help="Fewest rounds, whatever the time.")] = 5,
-    compile: Annotated[bool, typer.Option("--compile", help="Time under torch.compile.")] = False,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="eager|compile|onnxruntime|openvino",
-            help="What the models run in. May be repeated: each model is timed under each, in turn.",
-        ),
-    ] = None,
-    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of a CUDA graph.")] = False,
-    keep_memory: Annotated[
-        bool,
-        typer.Option(
-            "--keep-memory",
-            help="On a CPU: keep freed memory, instead of new pages from the kernel each call.",
-        ),
-    ] = False,
-    images: ImagesOpt = None,
-    depth: Annotated[int, typer.Option(min=1, help="Levels of components.")] = 2,
+    heads: Heads,
+    how: How,
     out: Annotated[Path, typer.Option(help="Where to write. A folder for the records.")] = Path(
         "results/runs"
     ),
@@ -81,49 +102,18 @@ def profile(
     """Measure models in turn: latency per component, memory, energy, ratios with intervals."""
     with user_input():
         # Before torch is loaded: a typo is answered at once.
-        dtype = precision(dtype, known()["dtypes"])
+        where = replace(where, dtype=precision(where.dtype, known()["dtypes"]))
         for text in model:
             check_model(text)
-    from segmeter.harness.counting import check_size
-    from segmeter.harness.profiling import OutOfMemory, Plan, Settings
-    from segmeter.harness.profiling import profile as measure
-    from segmeter.harness.records import check_folder, save
-
     with user_input():
-        first = model[0] if model else None
-        sizes = chosen_sizes(padded_size or "512x1024", None, "coco", None, None, None)
-        classes = chosen_classes(num_classes, sizes, first)
-        specs = [chosen_spec(text, None, backbone, classes, num_queries, inputs=input) for text in model]
-        own = [sizes_of(spec, sizes, padded_size) for spec in specs]
-        sizes = own[0]
-        for spec, other in zip(specs, own, strict=True):
-            if other.images != sizes.images:
-                made_for = f"{specs[0].title} is made for {sizes.name}, {spec.title} for {other.name}"
-                raise ValueError(f"{made_for}; give --padded-size to measure them at one size")
-            check_size(spec, next(iter(sizes.images)).padded)
-        settings = Settings(
-            padded_size=next(iter(sizes.images)).padded,
-            device=device,
-            dtype=dtype,
-            batch=batch,
-            threads=threads,
-            compile=compile,
-            runtimes=tuple(runtime or ()),
-            cuda_graph=cuda_graph,
-            keep_memory=keep_memory,
-            images=tuple(images or ()),
-            depth=depth,
-            plan=Plan(seconds, min_rounds, max(1000, min_rounds), width),
-        )
+        specs, padded = _at_one_size(model, padded_size, heads, input)
+        settings = _settings(padded, where, how)
         if roofline is not None and roofline.suffix not in (".pdf", ".svg", ".png"):
             raise ValueError(f"--roofline must end in .pdf, .svg or .png, got {roofline.name!r}")
+        from segmeter.harness.records import check_folder, save
+
         check_folder(out)
-        try:
-            with progress_bar("profiling", 2 * len(specs) * len(settings.chosen_runtimes) + 2) as advance:
-                runs = measure(specs, settings, advance)
-        except OutOfMemory as error:
-            warn(str(error))
-            raise typer.Exit(EXIT_FAILED) from None
+        runs = _measured(specs, settings)
     records = [run.content() for run in runs]
     if json:
         show_json({"runs": records})
@@ -137,10 +127,67 @@ def profile(
     with user_input():
         paths = [save(run, out) for run in runs]
         if roofline is not None:
-            from segmeter.harness.records import write_bytes
-            from segmeter.reports.plots.breakdown import figure_bytes
-            from segmeter.reports.plots.roofline import roofline_figure
-
-            write_bytes(roofline, figure_bytes(roofline_figure(records), roofline.suffix[1:]))
+            _draw(roofline, records)
     if not json:
         show(*(f"record      {path}" for path in paths))
+
+
+def _at_one_size(
+    models: Sequence[str], padded_size: str | None, heads: Heads, inputs: list[str] | None
+) -> "tuple[list[ModelSpec], Size]":
+    """The models, and the one padded size (H, W) that all of them are measured at."""
+    from segmeter.harness.counting import check_size
+
+    sizes = chosen_sizes(InputSize(padded_size or DEFAULT_SIZE))
+    classes = chosen_classes(heads.num_classes, sizes, models[0] if models else None)
+    specs = [
+        chosen_spec(text, None, heads.backbone, classes, heads.num_queries, inputs=inputs) for text in models
+    ]
+    own = [sizes_of(spec, sizes, InputSize(padded_size)) for spec in specs]
+    sizes = own[0]
+    for spec, other in zip(specs, own, strict=True):
+        if other.images != sizes.images:
+            made_for = f"{specs[0].title} is made for {sizes.name}, {spec.title} for {other.name}"
+            raise ValueError(f"{made_for}; give --padded-size to measure them at one size")
+        check_size(spec, next(iter(sizes.images)).padded)
+    return specs, next(iter(sizes.images)).padded
+
+
+def _settings(padded: "Size", where: Where, how: How) -> "Settings":
+    from segmeter.harness.profiling import Plan, Settings
+
+    return Settings(
+        padded_size=padded,
+        device=where.device,
+        dtype=where.dtype,
+        batch=where.batch,
+        threads=how.threads,
+        compile=how.compile,
+        runtimes=tuple(how.runtime or ()),
+        cuda_graph=how.cuda_graph,
+        keep_memory=how.keep_memory,
+        images=tuple(how.images or ()),
+        depth=how.depth,
+        plan=Plan(how.seconds, how.min_rounds, max(1000, how.min_rounds), how.width),
+    )
+
+
+def _measured(specs: "Sequence[ModelSpec]", settings: "Settings") -> "list[Run]":
+    from segmeter.harness.profiling import OutOfMemory
+    from segmeter.harness.profiling import profile as measure
+
+    try:
+        with progress_bar("profiling", 2 * len(specs) * len(settings.chosen_runtimes) + 2) as advance:
+            return measure(specs, settings, advance)
+    except OutOfMemory as error:
+        warn(str(error))
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _draw(path: Path, records: "list[dict[str, Any]]") -> None:
+    """Draw the roofline."""
+    from segmeter.harness.records import write_bytes
+    from segmeter.reports.plots.breakdown import figure_bytes
+    from segmeter.reports.plots.roofline import roofline_figure
+
+    write_bytes(path, figure_bytes(roofline_figure(records), path.suffix[1:]))

@@ -6,15 +6,9 @@ from typing import Annotated
 
 import typer
 
+from segmeter.commands.asked import check_convention, chosen_spec
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
-from segmeter.commands.options import (
-    BackboneOpt,
-    ConventionOpt,
-    JsonOpt,
-    PaddedOpt,
-    check_convention,
-    chosen_spec,
-)
+from segmeter.commands.options import BackboneOpt, ConventionOpt, JsonOpt, PaddedOpt
 
 DEFAULT_RECORDS = Path("results")
 

@@ -1,17 +1,21 @@
 """Token redundancy: which tokens an encoder could do without."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmeter.commands.asked import chosen_spec
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
-from segmeter.commands.options import JsonOpt, chosen_spec
+from segmeter.commands.grouped import grouped
+from segmeter.commands.options import JsonOpt
 from segmeter.model_text import ModelText, library_name
 
 if TYPE_CHECKING:
     from segmeter.harness.models import ModelSpec
+    from segmeter.harness.tokens import TokensRecord
 
 EXIT_INTERRUPTED = 130
 
@@ -21,11 +25,14 @@ def register(app: typer.Typer) -> None:
     app.command()(tokens)
 
 
-def tokens(
+@dataclass(frozen=True)
+class Looked:
+    """What is looked into, and its weights."""
+
     backbone: Annotated[
         str | None,
         typer.Option(help="A backbone, see `segmeter models`. Default: the file's, or the offline one."),
-    ] = None,
+    ] = None
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -33,34 +40,52 @@ def tokens(
             "looked into, and the what-if counts its cost; also segmenter or segformer, "
             "or a library's model with blocks of tokens: timm:vit_tiny_patch16_224."
         ),
-    ] = None,
+    ] = None
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE", help="A checkpoint. Or timm or timm:TAG to fetch timm's; default: offline."
         ),
-    ] = None,
+    ] = None
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Give random weights to parts that have no others.")
-    ] = False,
+    ] = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The photos, and how some of them are drawn."""
+
     images: Annotated[
         list[Path] | None, typer.Option(help="A photo or a folder of photos; may be repeated.")
-    ] = None,
-    num_images: Annotated[int, typer.Option(help="Draw at most so many of them.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw, the sampled tokens and random weights.")] = 0,
+    ] = None
+    num_images: Annotated[int, typer.Option(help="Draw at most so many of them.")] = 100
+    seed: Annotated[int, typer.Option(help="Of the draw, the sampled tokens and random weights.")] = 0
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Where tokens are looked at, and what is measured of them."""
+
     at: Annotated[
         str | None, typer.Option(help="backbone, layer:N or all; default: all with an encoder that can run.")
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="Cosine from which tokens count as alike.")] = 0.9,
-    distance: Annotated[int, typer.Option(help="Farthest tokens of the curve along the sequence.")] = 64,
-    radius: Annotated[int, typer.Option(help="Farthest ring of the curve on the map.")] = 32,
-    sample: Annotated[
-        int, typer.Option(help="Tokens of a map whose best match is sought; 0 for all.")
-    ] = 1024,
+    ] = None
+    threshold: Annotated[float, typer.Option(help="Cosine from which tokens count as alike.")] = 0.9
+    distance: Annotated[int, typer.Option(help="Farthest tokens of the curve along the sequence.")] = 64
+    radius: Annotated[int, typer.Option(help="Farthest ring of the curve on the map.")] = 32
+    sample: Annotated[int, typer.Option(help="Tokens of a map whose best match is sought; 0 for all.")] = 1024
     labels: Annotated[
         Path | None, typer.Option(help="PNGs of class ids, named as the photos. For segmenter and segformer.")
-    ] = None,
-    short_side: Annotated[int, typer.Option(help="Short side of the resized photos.")] = 800,
+    ] = None
+    short_side: Annotated[int, typer.Option(help="Short side of the resized photos.")] = 800
+
+
+@grouped
+def tokens(
+    *,
+    looked: Looked,
+    drawn: Drawn,
+    analysis: Analysis,
     out: Annotated[
         Path, typer.Option(help="Where to write. A folder for record, CSV, text and figures.")
     ] = Path("results/tokens"),
@@ -68,52 +93,18 @@ def tokens(
 ) -> None:
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
     with user_input():
-        from segmeter.files import prepare_folder
-        from segmeter.harness.inputs import MAX_SIDE, ResizeRule, choose_photos
-        from segmeter.harness.tokens import Settings, chosen_places, run_tokens
-        from segmeter.harness.weights import load_network
-
-        if library_name(backbone or ""):
+        if library_name(looked.backbone or ""):
             raise ValueError(
-                f"--backbone takes a backbone of segmeter; a whole model is --encoder {backbone}"
+                f"--backbone takes a backbone of segmeter; a whole model is --encoder {looked.backbone}"
             )
-        if encoder is not None and _is_of_blocks(encoder):
-            return _by_block(
-                encoder,
-                backbone,
-                weights,
-                random_weights,
-                (images or [], num_images, seed),
-                threshold,
-                labels,
-                out,
-                json,
-            )
-        if labels is not None:
+        if looked.encoder is not None and _is_of_blocks(looked.encoder):
+            return _by_block(looked.encoder, looked, drawn, analysis, out, json)
+        if analysis.labels is not None:
             raise ValueError(
                 "--labels goes with a model that is looked into block by block, such as --encoder segmenter "
                 "or a library's"
             )
-        settings = Settings(distance, radius, threshold, sample or None, seed)
-        if not 32 <= short_side <= MAX_SIDE:
-            raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short_side}")
-        rule = ResizeRule(short_side, min(MAX_SIDE, round(short_side * 1333 / 800)))
-        spec = None if encoder is None else _encoder(encoder, backbone)
-        photos, faults = choose_photos(images or [], num_images, seed)
-        at = at or ("backbone" if spec is None else "all")
-        # An encoder that is only counted needs no weights.
-        wanted = None if at == "backbone" else spec
-        network = load_network(backbone, wanted, weights, allow_random=random_weights, seed=seed)
-        chosen_places(at, network)
-        prepare_folder(out)
-        try:
-            with progress_bar("images", len(photos)) as advance:
-                record = run_tokens(
-                    network, photos, settings, at=at, encoder=spec, rule=rule, skipped=faults, step=advance
-                )
-        except KeyboardInterrupt:
-            warn("interrupted before the first image was done; nothing written")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        record, asked = _by_scale(looked, drawn, analysis, out)
         files = _write(record, out)
     for fault in record["skipped"]:
         warn(f"skipped: {fault}")
@@ -125,8 +116,43 @@ def tokens(
         show(*source_lines(record), *tables(record), *(f"- {line}" for line in ordering_lines(record)))
         show(_cost_line(record), "written:", *(f"  {file}" for file in files))
     if record["interrupted"]:
-        warn(f"interrupted: the figures are of {len(record['images'])} of {len(photos)} images")
+        warn(f"interrupted: the figures are of {len(record['images'])} of {asked} images")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _by_scale(looked: Looked, drawn: Drawn, analysis: Analysis, out: Path) -> "tuple[TokensRecord, int]":
+    """Tokens of a backbone and its encoder, scale by scale: the record, and the number of photos asked."""
+    from segmeter.files import prepare_folder
+    from segmeter.harness.inputs import MAX_SIDE, ResizeRule, choose_photos
+    from segmeter.harness.tokens import Settings, chosen_places, run_tokens
+    from segmeter.harness.weights import load_network
+
+    settings = Settings(
+        analysis.distance, analysis.radius, analysis.threshold, analysis.sample or None, drawn.seed
+    )
+    short = analysis.short_side
+    if not 32 <= short <= MAX_SIDE:
+        raise ValueError(f"--short-side must be from 32 to {MAX_SIDE} pixels, got {short}")
+    rule = ResizeRule(short, min(MAX_SIDE, round(short * 1333 / 800)))
+    spec = None if looked.encoder is None else _encoder(looked.encoder, looked.backbone)
+    photos, faults = choose_photos(drawn.images or [], drawn.num_images, drawn.seed)
+    at = analysis.at or ("backbone" if spec is None else "all")
+    # An encoder that is only counted needs no weights.
+    wanted = None if at == "backbone" else spec
+    network = load_network(
+        looked.backbone, wanted, looked.weights, allow_random=looked.random_weights, seed=drawn.seed
+    )
+    chosen_places(at, network)
+    prepare_folder(out)
+    try:
+        with progress_bar("images", len(photos)) as advance:
+            record = run_tokens(
+                network, photos, settings, at=at, encoder=spec, rule=rule, skipped=faults, step=advance
+            )
+    except KeyboardInterrupt:
+        warn("interrupted before the first image was done; nothing written")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    return record, len(photos)
 
 
 def _is_of_blocks(text: str) -> bool:
@@ -139,17 +165,7 @@ def _is_of_blocks(text: str) -> bool:
     return not spec.system.is_own_whole and encoder_stage(spec) is None
 
 
-def _by_block(
-    encoder: str,
-    backbone: str | None,
-    weights: str | None,
-    random_weights: bool,
-    drawn: tuple[list[Path], int, int],
-    threshold: float,
-    labels: Path | None,
-    out: Path,
-    json: bool,
-) -> None:
+def _by_block(encoder: str, looked: Looked, drawn: Drawn, analysis: Analysis, out: Path, json: bool) -> None:
     """Tokens of a system without an encoder of its own, block by block, at the system's own size."""
     from segmeter.files import prepare_folder
     from segmeter.harness.inputs import choose_photos, parse_size
@@ -157,17 +173,18 @@ def _by_block(
     from segmeter.harness.tokens import run_blocks
     from segmeter.harness.weights import load_model
 
+    threshold, weights = analysis.threshold, looked.weights
     if not -1 <= threshold <= 1:
         raise ValueError(f"--threshold must be from -1 to 1, got {threshold}")
-    size, classes = usual_input(encoder, backbone)
-    spec = chosen_spec(encoder, None, backbone, classes or 150, None)
+    size, classes = usual_input(encoder, looked.backbone)
+    spec = chosen_spec(encoder, None, looked.backbone, classes or 150, None)
     inputs = inputs_of(spec)
-    if weights is None and not random_weights:
+    if weights is None and not looked.random_weights:
         raise ValueError(
             f"no weights for {encoder}: give --weights FILE, or ask for random ones with --random-weights "
             "(their similarities mean nothing)"
         )
-    photos, faults = choose_photos(*drawn)
+    photos, faults = choose_photos(drawn.images or [], drawn.num_images, drawn.seed)
     if weights is None:
         model, source = real_model(spec), "random, from one seed"
     else:
@@ -182,7 +199,7 @@ def _by_block(
             inputs.size if inputs else parse_size(size or "512x512"),
             threshold,
             weights=source,
-            labels=labels,
+            labels=analysis.labels,
             skipped=faults,
             step=advance,
         )

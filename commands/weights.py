@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmeter.commands.asked import chosen_spec
 from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn
-from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt, chosen_spec
+from segmeter.commands.options import BackboneOpt, EncoderOpt, JsonOpt
 from segmeter.plain import one_line
 
 if TYPE_CHECKING:
