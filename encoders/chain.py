@@ -40,6 +40,9 @@ class Pixels:
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
+DEFAULT_PIXELS = Pixels()
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a user chose of a system.
@@ -135,7 +138,7 @@ class System:
     identity: Hashable = None
     own_part: str | None = field(default=None, compare=False)
     fits: Callable[[Choice], None] = field(default=lambda choice: None, compare=False)
-    pixels: Pixels = field(default=Pixels(), compare=False)
+    pixels: Pixels = field(default=DEFAULT_PIXELS, compare=False)
     default_size: Callable[[str, Mapping[str, str]], Size] | None = field(default=None, compare=False)
     default_classes: int | None = field(default=None, compare=False)
     naming: Naming | None = field(default=None, compare=False)
@@ -174,14 +177,20 @@ class Model(nn.Module):
         stages: in the order in which they run.
         modules: one for each stage.
         size_divisor: both sides of the images must be multiples of it.
+        pixels: how the images were normalised.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], modules: Sequence[nn.Module], size_divisor: int = SIZE_DIVISOR
+        self,
+        stages: Sequence[Stage],
+        modules: Sequence[nn.Module],
+        size_divisor: int = SIZE_DIVISOR,
+        pixels: Pixels = DEFAULT_PIXELS,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
         self.size_divisor = size_divisor
+        self.pixels = pixels
         for stage, module in zip(self.stages, modules, strict=True):
             self.add_module(stage.name, module)
 

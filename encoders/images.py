@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmeter.encoders.chain import SIZE_DIVISOR, Pixels, next_multiple
+from segmeter.encoders.chain import DEFAULT_PIXELS, SIZE_DIVISOR, next_multiple
 
 # ImageNet statistics of R, G, B.
-PIXEL_MEAN = Pixels().mean
-PIXEL_STD = Pixels().std
+PIXEL_MEAN = DEFAULT_PIXELS.mean
+PIXEL_STD = DEFAULT_PIXELS.std
 
 
 def normalise(

@@ -57,7 +57,7 @@ def real_model(spec: ModelSpec) -> nn.Module:
 def _joined(spec: ModelSpec, stages: Sequence[Stage], modules: Sequence[nn.Module]) -> nn.Module:
     if len(modules) == 1 and not stages[0].name:
         return modules[0].eval()
-    return Model(stages, modules, spec.system.size_divisor).eval()
+    return Model(stages, modules, spec.system.size_divisor, spec.system.pixels).eval()
 
 
 def arguments(spec: ModelSpec, images: Tensor, sizes: Sizes) -> tuple[Any, ...]:

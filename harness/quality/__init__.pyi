@@ -11,12 +11,12 @@ from .evaluate import score_folder as score_folder
 from .evaluate import wait_for_all as wait_for_all
 from .inference import DTYPES as DTYPES
 from .inference import Settings as Settings
-from .inference import gather as gather
 from .inference import predict_dataset as predict_dataset
 from .panoptic import WorkerKilledError as WorkerKilledError
 from .predict import PhotoResult as PhotoResult
 from .predict import photo_class_names as photo_class_names
 from .predict import predict_photo as predict_photo
+from .predictions import gather as gather
 from .semantic_data import SemanticData as SemanticData
 from .semantic_data import beside as beside
 from .semantic_data import semantic_set as semantic_set

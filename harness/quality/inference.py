@@ -6,10 +6,9 @@ A folder of predictions holds ``panoptic/*.png`` with ``panoptic.json`` (COCO pa
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +23,7 @@ from segmeter.encoders.chain import Model
 from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.parts.boxes import DetectionOutput
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instances, panoptic
-from segmeter.files import check_regular, locked, plain_id, read_json
+from segmeter.files import check_regular, locked
 from segmeter.harness.inputs import ResizeRule, open_photo
 from segmeter.harness.models import in_full_precision
 from segmeter.harness.quality.boxes import ClassIds, instance_lines
@@ -32,12 +31,10 @@ from segmeter.harness.quality.datasets import Entry, PanopticSet
 from segmeter.harness.quality.instance_ap import encode_mask
 from segmeter.harness.quality.miou import MAX_CLASSES
 from segmeter.harness.quality.png_ids import segment_png
-from segmeter.harness.records import write_bytes, write_json, write_parts
-from segmeter.plain import shown
+from segmeter.harness.quality.predictions import cut_to_whole_lines, find_states, named_folder, open_folder
+from segmeter.harness.records import write_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RUN_FILE = "run.json"
-LINE_KEYS = {"image_id", "file_name", "segments_info", "instances", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -87,16 +84,20 @@ def segment(
         images: (H, W, 3) uint8 RGB, all of one size.
         rule: how they are resized for the network (PIL's bilinear filter, as detectron2 does).
         settings: device and dtype; post-processing is always in float32.
+
+    Raises:
+        ValueError: the model gives neither masks nor boxes.
     """
+    if not isinstance(model, Model):
+        raise TypeError(f"expected a model as a row of stages, got {type(model).__name__}")
     original = images[0].shape[:2]
     height, width = rule.apply((original[0], original[1]))
     resized = [
-        normalise(np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)))
+        np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         for image in images
     ]
-    batch = pad_to_multiple(torch.stack(resized)).to(settings.device, DTYPES[settings.dtype])
-    if not isinstance(model, Model):
-        raise TypeError(f"expected a model as a row of stages, got {type(model).__name__}")
+    normal = [normalise(image, model.pixels.mean, model.pixels.std) for image in resized]
+    batch = pad_to_multiple(torch.stack(normal)).to(settings.device, DTYPES[settings.dtype])
     value: Any = batch
     sizes = model.sizes_of(batch, (height, width), (original[0], original[1]))
     for stage in model.stages:
@@ -104,7 +105,9 @@ def segment(
             value = in_full_precision(value)
         value = stage.call(model.get_submodule(stage.name), value, sizes)
     if not isinstance(value, SegmentationOutput | DetectionOutput):
-        raise TypeError(f"expected masks or boxes, got {type(value).__name__}")
+        raise ValueError(
+            "the model gives neither masks nor boxes; one of class maps is scored by `segmeter miou`"
+        )
     return value
 
 
@@ -132,19 +135,8 @@ def predict_dataset(
         ValueError: the folder holds another run's predictions, or another process is writing them.
         OSError: the folder cannot be written; a later call goes on where this one stopped.
     """
-    with _named_folder(folder):
+    with named_folder(folder):
         return _predict(model, dataset, entries, folder, settings, identity, (rank, world), on_image, things)
-
-
-@contextmanager
-def _named_folder(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"cannot write into {folder}: {error.strerror or error}; "
-            "give the same command again to go on where it stopped"
-        ) from None
 
 
 def _predict(
@@ -200,7 +192,7 @@ def _predict_mine(
     rank, world = share
     done = find_states(folder)
     faults: list[str] = []
-    _cut_to_whole_lines(state)
+    cut_to_whole_lines(state)
     mine = [entry for entry in entries[rank::world] if entry.image_id not in done]
     for _ in range(len(entries[rank::world]) - len(mine)):
         on_image()
@@ -222,95 +214,6 @@ def _predict_mine(
                 lines.flush()
                 on_image()
     return faults
-
-
-def open_folder(folder: Path, identity: dict[str, Any], whole: bool = True) -> None:
-    """Make a folder for predictions, or find in it those of the same run.
-
-    Args:
-        folder: where.
-        identity: what the run is.
-        whole: whether there will be panoptic and semantic pictures.
-
-    Raises:
-        ValueError: it holds another run's.
-    """
-    for part in ("panoptic", "semantic", "state") if whole else ("state",):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    path = folder / RUN_FILE
-    if not path.exists():
-        write_json(path, identity)
-        return
-    found = read_json(path)
-    for key, value in identity.items():
-        if not isinstance(found, dict) or found.get(key) != value:
-            other = found.get(key) if isinstance(found, dict) else None
-            raise ValueError(
-                f"{folder} holds another run's predictions: {key} {shown(other)}, not {shown(value)}; "
-                "choose another folder with --out"
-            )
-
-
-def find_states(folder: Path) -> dict[int | str, tuple[Path, int]]:
-    """Finished images: id -> the file that has its line, and where. A line that was cut off is not done."""
-    done: dict[int | str, tuple[Path, int]] = {}
-    for path in sorted((folder / "state").glob("*.jsonl")):
-        position = 0
-        with path.open("rb") as lines:
-            for line in lines:
-                image_id = _finished(line)
-                if image_id is not None:
-                    done[image_id] = path, position
-                position += len(line)
-    return done
-
-
-def _finished(line: bytes) -> int | str | None:
-    """The image of a line that is whole and has all that a result needs; None for any other."""
-    try:
-        content = json.loads(line) if line.endswith(b"\n") else None
-        if not isinstance(content, dict) or not content.keys() >= LINE_KEYS:
-            return None
-        return plain_id(content["image_id"])
-    except (ValueError, RecursionError):
-        return None
-
-
-def read_states(folder: Path, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-    """The lines of those images that are finished, one after the other; they are large."""
-    done = find_states(folder)
-    for entry in entries:
-        if entry.image_id in done:
-            path, position = done[entry.image_id]
-            with path.open("rb") as lines:
-                lines.seek(position)
-                yield json.loads(lines.readline())
-
-
-def gather(folder: Path, entries: Sequence[Entry]) -> dict[int | str, float]:
-    """Join what the processes did into ``panoptic.json`` and ``instances.json``, without holding it all.
-
-    Returns:
-        Image id -> seconds, of the images that are finished.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    keys = ("image_id", "file_name", "segments_info")
-    whole = ({key: line[key] for key in keys} for line in read_states(folder, entries))
-    things = (found for line in read_states(folder, entries) for found in line["instances"])
-    with _named_folder(folder):
-        if (folder / "panoptic").is_dir():
-            write_parts(folder / "panoptic.json", _json_list(b'{"annotations": [', whole, b"]}\n"))
-        write_parts(folder / "instances.json", _json_list(b"[", things, b"]\n"))
-    return {line["image_id"]: line["seconds"] for line in read_states(folder, entries)}
-
-
-def _json_list(head: bytes, items: Iterator[dict[str, Any]], tail: bytes) -> Iterator[bytes]:
-    yield head
-    for index, item in enumerate(items):
-        yield (b",\n" if index else b"\n") + json.dumps(item).encode()
-    yield tail
 
 
 def _groups(
@@ -390,10 +293,3 @@ def write_png(path: Path, picture: Image.Image) -> None:
     buffer = BytesIO()
     picture.save(buffer, "png", compress_level=1)
     write_bytes(path, buffer.getvalue())
-
-
-def _cut_to_whole_lines(path: Path) -> None:
-    """Drop a last line that a killed process left unfinished."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)

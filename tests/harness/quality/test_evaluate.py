@@ -20,9 +20,10 @@ from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.quality.datasets import check_folder, open_dataset
 from segmeter.harness.quality.evaluate import model_cost, quality_record, score_folder
-from segmeter.harness.quality.inference import Settings, find_states, gather, open_folder, predict_dataset
+from segmeter.harness.quality.inference import Settings, predict_dataset
 from segmeter.harness.quality.miou import confusion, mean_iou
 from segmeter.harness.quality.png_ids import segment_png
+from segmeter.harness.quality.predictions import find_states, gather, open_folder
 from tests.helpers.in_process import forked as run
 from tests.helpers.places import ROOT
 

@@ -18,10 +18,11 @@ from segmeter.files import locked
 from segmeter.harness.quality.datasets import open_dataset
 from segmeter.harness.quality.evaluate import score_folder
 from segmeter.harness.quality.fields import run_lengths, whole
-from segmeter.harness.quality.inference import Settings, find_states, open_folder, predict_dataset
+from segmeter.harness.quality.inference import Settings, predict_dataset
 from segmeter.harness.quality.instance_ap import encode_mask, read_truth
 from segmeter.harness.quality.panoptic import START_S, GroundSegment, score_maps, worthwhile
 from segmeter.harness.quality.png_ids import segment_png
+from segmeter.harness.quality.predictions import find_states, open_folder
 from segmeter.harness.quality.truth import semantic_truth
 from tests.harness.quality.test_evaluate import make_dataset, truth_map, write_predictions
 
