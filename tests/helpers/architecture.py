@@ -17,7 +17,9 @@ START, END = "<!-- rooms: made from the imports -->", "<!-- end of rooms -->"
 # What everything stands on is told in words; arrows to it would hide all others.
 GROUND = ("words", "plain", "files", "compiler", "model_text")
 LEFT_OUT = {*GROUND, "harness", "results", "segmeter", "ops", "cli", "__main__"}
-WIDTH, BOX, HIGH, GAP, STEP = 1040, 118, 34, 18, 86
+WIDTH, BOX, HIGH, GAP, STEP = 1240, 118, 34, 18, 86
+# Least space between two boxes of a floor.
+APART = 8
 FILL = {"harness": "#e8eef7", "other": "#fdf1dc"}
 INK, LINE = "#1b2a41", "#7b8aa3"
 
@@ -51,6 +53,7 @@ def picture() -> str:
     levels = floors(edges)
     height = STEP * (len(levels) - 1) + HIGH + 2 * GAP
     place: dict[str, tuple[float, float]] = {}
+    box = min(BOX, (WIDTH - 2 * GAP) / max(map(len, levels.values())) - APART)
     for level, rooms in levels.items():
         if place:
             # Above what they stand on, so that arrows cross little.
@@ -66,7 +69,7 @@ def picture() -> str:
     ]
     for room in sorted(edges):
         lines += [_arrow(place[room], place[other]) for other in sorted(edges[room])]
-    lines += [_box(room, *where) for room, where in sorted(place.items())]
+    lines += [_box(room, box, *where) for room, where in sorted(place.items())]
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -79,11 +82,11 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<path d="{curve}" fill="none" stroke="{LINE}" stroke-opacity="0.7"/>'
 
 
-def _box(room: str, x: float, y: float) -> str:
+def _box(room: str, wide: float, x: float, y: float) -> str:
     fill = FILL["harness" if room.startswith("harness.") else "other"]
     text = escape(room.removeprefix("harness."))
     return (
-        f'<rect x="{x - BOX / 2:.0f}" y="{y:.0f}" width="{BOX}" height="{HIGH}" rx="5" fill="{fill}" '
+        f'<rect x="{x - wide / 2:.0f}" y="{y:.0f}" width="{wide:.0f}" height="{HIGH}" rx="5" fill="{fill}" '
         f'stroke="{INK}"/>'
         f'<text x="{x:.0f}" y="{y + HIGH / 2 + 5:.0f}" text-anchor="middle" fill="{INK}">{text}</text>'
     )
