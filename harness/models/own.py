@@ -72,11 +72,6 @@ class OwnModel:
     check: Callable[[Mapping[str, Any]], None] | None = None
 
 
-def entry_point_names() -> list[str]:
-    """Encoders that installed packages offer; none of them is imported."""
-    return sorted(own_encoders())
-
-
 def own_encoders() -> dict[str, str]:
     """Encoders that installed packages offer, each with where it is; none of them is imported."""
     return {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from segmeter.harness.audit.comparisons.table import Row, Table
 from segmeter.harness.published import TITLES
-from segmeter.model_text import library_name
+from segmeter.model_text import ModelText, library_name
 
 # Rows that are counted, at most.
 MOST_ROWS = 200
@@ -46,11 +46,11 @@ def _named(tables: Sequence[Table]) -> Iterator[Named]:
             model = given.get(row.model.lower(), "")
             on = row.texts[backbone.index].lower().replace(" ", "-") if backbone else ""
             name = row.model.lower().replace(" ", "-")
-            if not model and (library_name(row.model) or row.model.lower().partition("@")[0] in TITLES):
+            if not model and (library_name(row.model) or ModelText.named(row.model.lower()).name in TITLES):
                 model = row.model if library_name(row.model) or "@" in row.model else ""
                 model = model.lower() if "@" in model and not library_name(model) else model
             implied = not model and bool(on) and name in TITLES
             if implied:
-                model = f"{name}@{on}"
+                model = str(ModelText(name, on))
             if model:
                 yield Named(table, row, model, implied)

@@ -12,7 +12,7 @@ from segmeter.harness.counting.count import count_model
 from segmeter.harness.counting.counter import run_and_count
 from segmeter.harness.counting.record import flops_record
 from segmeter.harness.inputs.sizes import ImageSize
-from segmeter.harness.models.own import OwnModelError, entry_point_names, load_own
+from segmeter.harness.models.own import OwnModelError, load_own, own_encoders
 from segmeter.harness.models.spec import parse_model as parse_text
 from segmeter.harness.models.stages import real_model
 
@@ -210,7 +210,7 @@ def test_an_entry_point_is_found_by_name_and_imported_only_when_named(
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text("[segmeter.encoders]\ntiny-encoder = own_source:Tiny\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "tiny-encoder" in entry_point_names()
+    assert "tiny-encoder" in own_encoders()
     assert "own_source" not in sys.modules
     assert parse_model("tiny-encoder@r50").encoder_title == "tiny-encoder"
 
