@@ -99,7 +99,7 @@ def build_masked_model(
 
     Args:
         encoder: a key of :data:`encoders.ENCODERS`.
-        backbone: a name that :func:`encoders.backbones.build_backbone` knows.
+        backbone: a name that :func:`encoders.backbones.table.build_backbone` knows.
         num_classes: classes without "no object".
         num_queries: mask queries; None for the papers' choice for this backbone.
         encoder_options: see :func:`encoders.encoder_options`.

@@ -31,7 +31,7 @@ class ModelSpec:
 
     Attributes:
         system: what it is one of.
-        backbone: a name that :func:`encoders.backbones.build_backbone` knows; "" where the system has none.
+        backbone: a name that :func:`encoders.backbones.table.build_backbone` knows; "" where there is none.
         options: the system's options, complete, sorted by name.
         num_classes: classes of the data set, without "no object"; 0 for a whole model of the user's own.
         num_queries: queries of the decoder; 0 where there are none.

@@ -75,7 +75,7 @@ def report_figures(data: Data) -> dict[str, Picture]:
     """Every figure that can be drawn of the data, with its caption; what has no data is left out.
 
     Args:
-        data: of :func:`harness.tradeoff.figure_data.figure_data`.
+        data: of :func:`harness.tradeoff.figure_data.collect_figures`.
     """
     drawn: dict[str, Picture] = {}
     backbone = data["backbone"]

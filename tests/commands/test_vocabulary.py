@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import typer
 
-from segmeter.commands.known import known
+from segmeter.commands import known as known_module
+from segmeter.commands.known import check_model, known
 from segmeter.commands.main import app, main
 from segmeter.commands.options import OLD_NAMES, PRECISIONS, precision
 
@@ -129,3 +130,16 @@ def test_exported_records_are_told_as_json(tmp_path: Path, capsys: pytest.Captur
     assert run("results", "export", tmp_path / "all.csv", "--from", folder, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {"records": 0, "format": "csv", "written": str(tmp_path / "all.csv")}
+
+
+def test_an_encoder_is_taken_before_the_list_of_names_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file and a line in the table are enough; what no source names is refused without loading any."""
+    lacking = {name: options for name, options in known()["systems"].items() if name != "pem"}
+    lacking["yoso"] = [option for option in lacking["yoso"] if option != "fcs"]
+    monkeypatch.setattr(known_module, "known", lambda: {**known(), "systems": lacking})
+    check_model("pem@r50:width=64")
+    check_model("yoso:fcs=2")
+    with pytest.raises(ValueError, match="unknown encoder 'pemm'"):
+        check_model("pemm")
+    with pytest.raises(ValueError, match="yoso has no option 'fcss'"):
+        check_model("yoso:fcss=2")
