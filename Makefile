@@ -5,17 +5,25 @@ BIN := .venv/bin
 TYPES := build/types/segmeter
 INSTALLED := .venv/.installed
 
-.PHONY: report test lint check bench clean
+.PHONY: report test suite lint types check bench clean
 
 report: $(INSTALLED)
 	$(BIN)/segmeter report
 
-test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-lint: $(INSTALLED)
+# Types are checked beside the tests: that takes one process most of a minute.
+test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs=2 --no-print-directory suite types
+
+suite: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED) types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	rm -rf $(TYPES) && mkdir -p $(TYPES)
 	ln -s $(foreach room,commands cuda_ops encoders harness reports results,$(CURDIR)/$(room)) $(TYPES)
 	ln -s $(CURDIR)/segmeter/*.py $(TYPES)

@@ -1,10 +1,13 @@
 """``segmeter::ms_deform_attn`` and its fused variant: registration, fake implementations, autograd.
 
 Each op is registered once for all devices; what runs is chosen per call (:mod:`cuda_ops.implementation`).
+That is done by ``torch.library.Library``: what ``torch.library.custom_op`` adds takes longer than a small
+call itself, and loads torch's compiler at the first one, which takes more than a second.
 
 Legend: B batch, Q queries, S sum of H*W over levels, M heads, L levels, P points, D head channels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,15 +19,13 @@ from segmeter.cuda_ops.geometry import check_geometry
 from segmeter.cuda_ops.implementation import current_choice, kernel_for, use_implementation
 
 
-@torch.library.custom_op("segmeter::ms_deform_attn", mutates_args=())
-def forward_op(
+def _forward(
     value: Tensor,
     spatial_shapes: Tensor,
     level_start_index: Tensor,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """The dispatcher's entry; call :func:`ms_deform_attn`, which checks its arguments."""
     check_geometry(spatial_shapes, level_start_index, value.shape[1])
     if not sampling_locations.numel():
         return _no_output(value, sampling_locations)
@@ -37,8 +38,7 @@ def forward_op(
     return output
 
 
-@torch.library.custom_op("segmeter::ms_deform_attn_backward", mutates_args=())
-def backward_op(
+def _backward(
     grad_output: Tensor,
     value: Tensor,
     spatial_shapes: Tensor,
@@ -46,7 +46,6 @@ def backward_op(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to value, sampling locations and attention weights."""
     if not sampling_locations.numel():
         return _no_gradients(value, sampling_locations, attention_weights)
     kernel = kernel_for(value, sampling_locations)
@@ -58,8 +57,7 @@ def backward_op(
     return grads
 
 
-@torch.library.custom_op("segmeter::ms_deform_attn_fused", mutates_args=())
-def fused_forward_op(
+def _fused_forward(
     value: Tensor,
     spatial_shapes: Tensor,
     level_start_index: Tensor,
@@ -67,7 +65,6 @@ def fused_forward_op(
     offsets: Tensor,
     logits: Tensor,
 ) -> Tensor:
-    """The dispatcher's entry; call :func:`ms_deform_attn_fused`, which checks its arguments."""
     check_geometry(spatial_shapes, level_start_index, value.shape[1])
     if not offsets.numel():
         return _no_output(value, offsets)
@@ -79,8 +76,7 @@ def fused_forward_op(
     return output
 
 
-@torch.library.custom_op("segmeter::ms_deform_attn_fused_backward", mutates_args=())
-def fused_backward_op(
+def _fused_backward(
     grad_output: Tensor,
     value: Tensor,
     spatial_shapes: Tensor,
@@ -89,7 +85,6 @@ def fused_backward_op(
     offsets: Tensor,
     logits: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to value, offsets and logits."""
     if not offsets.numel():
         return _no_gradients(value, offsets, logits)
     kernel = kernel_for(value, offsets, fused=True)
@@ -119,26 +114,22 @@ def _fake_gradients(value: Tensor, places: Tensor, weights: Tensor) -> tuple[Ten
     return tuple(t.new_empty(t.shape) for t in (value, places, weights))  # type: ignore[return-value]
 
 
-@forward_op.register_fake
 def _forward_fake(value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     return _fake_output(value, places)
 
 
-@fused_forward_op.register_fake
 def _fused_forward_fake(
     value: Tensor, shapes: Tensor, starts: Tensor, points: Tensor, places: Tensor, weights: Tensor
 ) -> Tensor:
     return _fake_output(value, places)
 
 
-@backward_op.register_fake
 def _backward_fake(
     grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, places: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_gradients(value, places, weights)
 
 
-@fused_backward_op.register_fake
 def _fused_backward_fake(
     grad: Tensor,
     value: Tensor,
@@ -149,6 +140,50 @@ def _fused_backward_fake(
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_gradients(value, places, weights)
+
+
+_library = torch.library.Library("segmeter", "FRAGMENT")
+
+
+def _register(
+    name: str, run: Callable[..., Any], fake: Callable[..., Any], arguments: str, result: str
+) -> Any:
+    """Define ``segmeter::name`` for all devices; what calls it."""
+    tensors = ", ".join(f"Tensor {argument}" for argument in arguments.split())
+    _library.define(f"{name}({tensors}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"segmeter::{name}", fake, lib=_library)
+    return getattr(torch.ops.segmeter, name).default
+
+
+_GIVEN = "value spatial_shapes level_start_index"
+_GRADIENTS = "(Tensor, Tensor, Tensor)"
+# Entries of the dispatcher; call ms_deform_attn or ms_deform_attn_fused, which check their arguments.
+forward_op = _register(
+    "ms_deform_attn", _forward, _forward_fake, f"{_GIVEN} sampling_locations attention_weights", "Tensor"
+)
+fused_forward_op = _register(
+    "ms_deform_attn_fused",
+    _fused_forward,
+    _fused_forward_fake,
+    f"{_GIVEN} reference_points offsets logits",
+    "Tensor",
+)
+# Gradients with respect to value, places and weights.
+backward_op = _register(
+    "ms_deform_attn_backward",
+    _backward,
+    _backward_fake,
+    f"grad_output {_GIVEN} sampling_locations attention_weights",
+    _GRADIENTS,
+)
+fused_backward_op = _register(
+    "ms_deform_attn_fused_backward",
+    _fused_backward,
+    _fused_backward_fake,
+    f"grad_output {_GIVEN} reference_points offsets logits",
+    _GRADIENTS,
+)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -178,8 +213,8 @@ def _differentiate_fused(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, 
     return grad_value, None, None, grad_points, grad_offsets, grad_logits
 
 
-forward_op.register_autograd(_differentiate, setup_context=_save_inputs)
-fused_forward_op.register_autograd(_differentiate_fused, setup_context=_save_inputs)
+for _name, _gradient in (("ms_deform_attn", _differentiate), ("ms_deform_attn_fused", _differentiate_fused)):
+    torch.library.register_autograd(f"segmeter::{_name}", _gradient, setup_context=_save_inputs, lib=_library)
 register_torch_formulas()
 
 

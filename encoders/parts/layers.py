@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segmeter.cuda_ops import ms_deform_attn_fused
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.parts.kept import Kept, may_keep
+from segmeter.encoders.parts.slices import in_slices
 
 NORM_EPS = 1e-5
 GROUPS = 32
@@ -269,6 +270,9 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.self_attn(
             queries + position[:, :num_queries], levels.centres[:num_queries], tokens, levels
         )
+        return in_slices(self._norm_and_ffn, queries, attended)
+
+    def _norm_and_ffn(self, queries: Tensor, attended: Tensor) -> Tensor:
         queries = self.norm1(queries + attended)
         return self.norm2(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 

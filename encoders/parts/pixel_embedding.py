@@ -72,6 +72,9 @@ def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor
     enlarged = F.interpolate(
         _channels_last(stride_8), size=lateral.shape[-2:], mode="bilinear", align_corners=False
     )
+    if enlarged.dtype == lateral.dtype:
+        # Into memory that nobody else sees: maps at stride 4 are the largest that there are.
+        return smoother(enlarged.add_(lateral))
     return smoother(lateral + enlarged)
 
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segmeter.harness.counting.autocast import autocast_inputs, autocast_products, autocast_state, runs_lower
@@ -34,6 +33,7 @@ from segmeter.harness.counting.op_costs import attention_costs
 from segmeter.harness.counting.threads import threads_watched
 from segmeter.harness.counting.untouched import Keeper
 from segmeter.harness.models import named_parts, small_values
+from segmeter.harness.models.constants import DispatchMode
 
 __all__ = [
     "Branch",
@@ -65,7 +65,7 @@ class DataDependentError(ValueError):
     """The model reads values that meta tensors do not hold, so it can only be counted on real inputs."""
 
 
-class _Dispatches(TorchDispatchMode):
+class _Dispatches(DispatchMode):
     # Operators that call functions, as torch.cond does, come here too.
     supports_higher_order_operators = True
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmeter.cuda_ops import formulas
 from segmeter.harness.counting.op_costs import costs_of
 from segmeter.harness.models import small_values, tensors_in
+from segmeter.harness.models.constants import DispatchMode
 
 PRODUCTS = frozenset(
     (
@@ -189,7 +189,7 @@ class _Labels(TorchFunctionMode):
         return out
 
 
-class _Products(TorchDispatchMode):
+class _Products(DispatchMode):
     def __init__(self, step: _Step) -> None:
         super().__init__()
         self.step = step

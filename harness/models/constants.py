@@ -69,7 +69,19 @@ class _FromData(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class SmallValues(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that does not load torch's compiler, which takes a second and a half.
+
+    Torch (2.15) marks what a mode does as not to be compiled, and loads the compiler to do so. Whatever is
+    compiled runs as it is written while these modes are on.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class SmallValues(DispatchMode):
     """The mode behind :func:`small_values`, below any mode that is entered after it."""
 
     # Operators that call functions pass; what they call has its own mode.

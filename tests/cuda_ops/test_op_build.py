@@ -1,8 +1,6 @@
 """Building the CPU kernel: the cache, two builders at once, what is said when there is no compiler."""
 
-import os
-import subprocess
-import sys
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,10 +9,11 @@ import torch
 
 from segmeter.compiler import KernelUnavailableError, cached_file, find_compiler
 from segmeter.cuda_ops import implementation_for, ms_deform_attn, use_implementation
+from tests.helpers.fresh import Fresh
 from tests.helpers.op_inputs import as_leaves, draw
-from tests.helpers.places import ROOT
 
 ONE_CALL = """
+import sys
 import torch
 from segmeter.cuda_ops import implementation_for
 from segmeter.cuda_ops import ms_deform_attn
@@ -22,6 +21,8 @@ def call():
     at, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
     return ms_deform_attn(torch.ones(1, 1, 1, 8), torch.tensor([[1, 1]]), torch.tensor([0]), at, weight)
 assert call().eq(1).all() and call().eq(1).all()
+# Torch's compiler takes more than a second to load, and a call does not need it.
+assert "torch._dynamo" not in sys.modules
 print(implementation_for("cpu", torch.float32).name)
 """
 
@@ -37,34 +38,40 @@ def has_compiler() -> bool:
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 
 
-def start(cache: Path, **extra: str) -> subprocess.Popen[str]:
-    variables = os.environ | {"SEGMETER_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | extra
-    return subprocess.Popen(
-        [sys.executable, "-c", ONE_CALL],
-        cwd=ROOT,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(cache: Path, **variables: str) -> Fresh:
+    return Fresh(ONE_CALL, SEGMETER_CACHE=str(cache), **variables)
 
 
-@needs_compiler
-def test_two_processes_building_at_once_leave_one_whole_library(tmp_path: Path) -> None:
-    processes = [start(tmp_path), start(tmp_path)]
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A compiler in a hurry: how fast the kernel is does not matter here."""
+    script = tmp_path_factory.mktemp("compiler") / "c++"
+    script.write_text(f'#!/bin/sh\nexec {find_compiler().path} "$@" -O0\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture(scope="module")
+def built(quick: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache into which two processes have built at once."""
+    cache = tmp_path_factory.mktemp("cache")
+    processes = [start(cache, CXX=quick), start(cache, CXX=quick)]
     for process in processes:
-        out, err = process.communicate()
-        assert (out.strip(), err) == ("cpu-kernel", "")
-    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+        assert process.communicate() == ("cpu-kernel\n", "")
+    return cache
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_again(tmp_path: Path) -> None:
-    assert start(tmp_path).communicate()[0].strip() == "cpu-kernel"
-    (library,) = tmp_path.iterdir()
+def test_two_processes_building_at_once_leave_one_whole_library(built: Path) -> None:
+    assert [path.suffix for path in built.iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_again(built: Path, quick: str, tmp_path: Path) -> None:
+    (library,) = shutil.copytree(built, tmp_path / "cache").iterdir()
     whole = library.stat().st_size
     library.write_bytes(library.read_bytes()[:100])
-    assert start(tmp_path).communicate() == ("cpu-kernel\n", "")
+    assert start(library.parent, CXX=quick).communicate() == ("cpu-kernel\n", "")
     assert library.stat().st_size == whole
 
 

@@ -262,10 +262,18 @@ def test_the_kernels_thread_by_thread(
     tmp_path: Path,
 ) -> None:
     queries = sum(height * width for height, width in sizes) if sizes[0] == (7, 15) else 7
+    # One item where there are many threads: that two are told apart shows with few.
+    batch = 1 if heads == 8 or queries > 7 else 2
     inputs = draw(
-        sizes, batch=2, queries=queries, heads=heads, dim=dim, points=points, own_points=(fused, heads > 2)
+        sizes,
+        batch=batch,
+        queries=queries,
+        heads=heads,
+        dim=dim,
+        points=points,
+        own_points=(fused, heads > 2),
     )
-    inputs.offsets[1, 2, 0, 0, 0, 0] = float("nan")
+    inputs.offsets[batch - 1, 2, 0, 0, 0, 0] = float("nan")
     check_kernels(inputs, dtype, fused, tmp_path)
 
 
