@@ -32,8 +32,7 @@ from segmeter.harness.counting.moves import moves_of
 from segmeter.harness.counting.op_costs import attention_costs
 from segmeter.harness.counting.threads import threads_watched
 from segmeter.harness.counting.untouched import Keeper
-from segmeter.harness.models import named_parts, small_values
-from segmeter.harness.models.constants import DispatchMode
+from segmeter.harness.models import DispatchMode, named_parts, small_values
 
 __all__ = [
     "Branch",

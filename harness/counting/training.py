@@ -20,8 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from segmeter.cuda_ops import formulas
 from segmeter.harness.counting.op_costs import costs_of
-from segmeter.harness.models import small_values, tensors_in
-from segmeter.harness.models.constants import DispatchMode
+from segmeter.harness.models import DispatchMode, small_values, tensors_in
 
 PRODUCTS = frozenset(
     (

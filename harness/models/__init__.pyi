@@ -1,5 +1,6 @@
 from .blame import blaming as blaming
 from .components import component_finder as component_finder
+from .constants import DispatchMode as DispatchMode
 from .constants import SmallValues as SmallValues
 from .constants import small_values as small_values
 from .libraries.called import inputs_of as inputs_of
