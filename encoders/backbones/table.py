@@ -1,7 +1,7 @@
 """Image backbones: our short names, and any timm model with maps at strides 4, 8, 16 and 32.
 
-Weights are random; nothing is ever downloaded. timm is imported only when a model of it is needed,
-so a short name is checked at no cost.
+Weights are random; nothing is ever downloaded. timm is imported only when a model of it is needed: with
+torch._dynamo, which it loads, that takes twice as long as counting a model.
 """
 
 import inspect
@@ -17,9 +17,14 @@ from torch import Tensor, nn
 
 from segmeter.encoders.backbones.mvit import MVIT_T_CHANNELS, MViTTiny
 from segmeter.encoders.backbones.mvit import NORM_EPS as MVIT_NORM_EPS
+from segmeter.encoders.backbones.resnet import CHANNELS as RESNET_CHANNELS
+from segmeter.encoders.backbones.resnet import ResNet
+from segmeter.encoders.backbones.swin import Swin, SwinSize
 from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
 
 SWIN_NORM_EPS = 1e-5
+# Blocks of each stage.
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 MAX_STRIDE = max(FEATURE_STRIDES.values())
 # A size to try timm models on: unequal sides, no whole number of common windows or patch grids.
 TRIAL_SIZE = (96, 160)
@@ -151,26 +156,15 @@ def spell_out_norms(backbone: "Backbone") -> "Backbone":
     return backbone
 
 
-def _resnet(name: str, timm_name: str, norm: type[nn.Module] = FrozenBatchNorm2d) -> Backbone:
-    import timm
-
-    trunk: Any = timm.create_model(
-        timm_name,
-        pretrained=False,
-        features_only=True,
-        out_indices=(1, 2, 3, 4),
-        norm_layer=norm,
-        # A frozen norm with weight 0 would switch its residual branch off for good.
-        zero_init_last=False,
-    )
-    return Backbone(name, trunk, trunk.feature_info.channels(), any_size=True)
+def _resnet(
+    name: str, depths: tuple[int, ...], deep: bool = False, norm: type[nn.Module] = FrozenBatchNorm2d
+) -> Backbone:
+    return Backbone(name, ResNet(depths, norm, deep), RESNET_CHANNELS, any_size=True)
 
 
-def _swin(name: str, timm_name: str, width: int) -> Backbone:
-    from segmeter.encoders.backbones.swin import swin_trunk
-
-    channels = [width * 2**stage for stage in range(4)]
-    return Backbone(name, swin_trunk(timm_name), channels, channels_last=True, norm_eps=SWIN_NORM_EPS)
+def _swin(name: str, size: SwinSize) -> Backbone:
+    channels = [size.width * 2**stage for stage in range(4)]
+    return Backbone(name, Swin(size), channels, channels_last=True, norm_eps=SWIN_NORM_EPS)
 
 
 def _convnext(name: str, timm_name: str) -> Backbone:
@@ -196,42 +190,42 @@ class BackboneKind:
 
 BACKBONES: dict[str, BackboneKind] = {
     "r50": BackboneKind(
-        build=partial(_resnet, timm_name="resnet50"),
+        build=partial(_resnet, depths=R50),
         title="R50",
         summary="ResNet-50, stride in the 3x3 convolutions, frozen batch norms",
     ),
     "r50-bn": BackboneKind(
-        build=partial(_resnet, timm_name="resnet50", norm=nn.BatchNorm2d),
+        build=partial(_resnet, depths=R50, norm=nn.BatchNorm2d),
         title="R50-BN",
         summary="ResNet-50 as r50, with batch norms that are trained: their scales and shifts are parameters",
     ),
     "r50vd": BackboneKind(
-        build=partial(_resnet, timm_name="resnet50d"),
+        build=partial(_resnet, depths=R50, deep=True),
         title="R50-vd",
         summary="ResNet-50-vd: three 3x3 convolutions at the head, pooled shortcuts, frozen batch norms",
     ),
     "r101": BackboneKind(
-        build=partial(_resnet, timm_name="resnet101"),
+        build=partial(_resnet, depths=R101),
         title="R101",
         summary="ResNet-101, stride in the 3x3 convolutions, frozen batch norms",
     ),
     "swin-t": BackboneKind(
-        build=partial(_swin, timm_name="swin_tiny_patch4_window7_224", width=96),
+        build=partial(_swin, size=SwinSize(96, (2, 2, 6, 2), 7)),
         title="Swin-T",
         summary="Swin, depths 2,2,6,2, width 96, window 7, one output norm per level",
     ),
     "swin-s": BackboneKind(
-        build=partial(_swin, timm_name="swin_small_patch4_window7_224", width=96),
+        build=partial(_swin, size=SwinSize(96, (2, 2, 18, 2), 7)),
         title="Swin-S",
         summary="Swin, depths 2,2,18,2, width 96, window 7, one output norm per level",
     ),
     "swin-b": BackboneKind(
-        build=partial(_swin, timm_name="swin_base_patch4_window12_384", width=128),
+        build=partial(_swin, size=SwinSize(128, (2, 2, 18, 2), 12)),
         title="Swin-B",
         summary="Swin, depths 2,2,18,2, width 128, window 12, one output norm per level",
     ),
     "swin-l": BackboneKind(
-        build=partial(_swin, timm_name="swin_large_patch4_window12_384", width=192),
+        build=partial(_swin, size=SwinSize(192, (2, 2, 18, 2), 12)),
         title="Swin-L",
         summary="Swin, depths 2,2,18,2, width 192, window 12, one output norm per level",
         num_queries=200,

@@ -68,6 +68,11 @@ class _Dispatches(DispatchMode):
     # Operators that call functions, as torch.cond does, come here too.
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to hide this mode from its compiler, which it would load for that: a second."""
+        return False
+
     def __init__(self, ledger: Ledger, keeper: Keeper | None, on_meta: bool) -> None:
         super().__init__()
         self.ledger = ledger

@@ -5,13 +5,13 @@ the same output shapes and the same cost, and a network repeats its layers: each
 once.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from segmeter.harness.counting.meta_layouts import run_plainly
 from segmeter.harness.counting.op_costs import Cost, costs_of
 
 MAX_REMEMBERED = 100_000
@@ -32,11 +32,11 @@ def run_op(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, list[Cost
         return func(*args, **kwargs), []
     key = _key(func, args, kwargs) if _makes_new_tensors(func) else None
     if key is None:
-        out = _run(func, args, kwargs)
+        out = run_plainly(func, args, kwargs)
         return out, costs_of(func, args, out)
     known = _remembered.get(key)
     if known is None:
-        out = _run(func, args, kwargs)
+        out = run_plainly(func, args, kwargs)
         costs = costs_of(func, args, out)
         layout = _layouts(out)
         if layout is not None and len(_remembered) < MAX_REMEMBERED:
@@ -86,30 +86,3 @@ def _layouts(out: Any) -> Layout | tuple[Layout, ...] | None:
 def _empty(layout: Layout) -> Tensor:
     size, stride, dtype = layout
     return torch.empty_strided(size, stride, dtype=dtype, device="meta")
-
-
-def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    shortcut = _SHORTCUTS.get(func)
-    if shortcut is not None and args[0].is_meta:
-        return shortcut(*args, **kwargs)
-    return func(*args, **kwargs)
-
-
-def _like_input(inputs: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """A norm's output; its statistics are not used in a forward pass, so their shape does not matter."""
-    statistics = inputs.new_empty((1,))
-    return torch.empty_like(inputs), statistics, statistics
-
-
-def _resized(inputs: Tensor, size: Any, *_: Any, **__: Any) -> Tensor:
-    return inputs.new_empty((*inputs.shape[:2], *size))
-
-
-# The slowest of the Python decompositions.
-_SHORTCUTS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.native_layer_norm.default: _like_input,
-    torch.ops.aten.native_group_norm.default: _like_input,
-    torch.ops.aten.native_batch_norm.default: _like_input,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _like_input,
-    torch.ops.aten.upsample_bilinear2d.default: _resized,
-}

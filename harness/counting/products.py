@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import log2, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def attention_costs(query: Shape, key: Shape, value: Shape) -> list[Cost]:
     Args:
         query: (..., Q, D). key: (..., K, D). value: (..., K, E).
     """
-    batch = prod(torch.broadcast_shapes(tuple(query[:-2]), _grouped(query, key)))
+    batch = prod(np.broadcast_shapes(tuple(query[:-2]), _grouped(query, key)))
     return attention_products(batch * query[-2] * key[-2], query[-1], value[-1])
 
 

@@ -9,12 +9,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmeter.encoders.chain import Model, Sizes, Stage, build_stages
+from segmeter.harness.counting.meta_layouts import run_plainly
 from segmeter.harness.models.components import component_finder
 from segmeter.harness.models.spec import ModelSpec
 
 SEED = 0
+
+
+# What writes numbers into a parameter.
+_FILLS = {
+    torch.ops.aten.normal_.default,
+    torch.ops.aten.uniform_.default,
+    torch.ops.aten.zero_.default,
+    torch.ops.aten.fill_.Scalar,
+}
+
+
+class _Building(TorchDispatchMode):
+    """Parameters on meta get their shapes, and nothing is worked out or drawn for them."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As in the counter: nothing here is worth loading torch's compiler for."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS and args[0].is_meta:
+            return args[0]
+        return run_plainly(func, args, kwargs or {})
 
 
 def meta_stages(spec: ModelSpec) -> list[tuple[Stage, nn.Module]]:
@@ -32,7 +57,7 @@ def meta_stages(spec: ModelSpec) -> list[tuple[Stage, nn.Module]]:
 def stage_module(stage: Stage, needed: tuple[Stage, ...] = ()) -> nn.Module:
     """A stage's module on meta, made of the stages that it needs; equal stages have one module."""
     built = {each.name: stage_module(each) for each in needed}
-    with torch.device("meta"):
+    with _Building(), torch.device("meta"):
         return stage.build(built).eval()
 
 

@@ -19,6 +19,7 @@ from segmeter.encoders.backbones.mvit import (
     relative_positions,
     to_windows,
 )
+from segmeter.encoders.backbones.swin import SwinBlock
 from segmeter.encoders.backbones.table import (
     BACKBONES,
     Backbone,
@@ -244,7 +245,7 @@ def test_resnet_has_frozen_norms_only() -> None:
 # --- Swin -----------------------------------------------------------------------------------------
 
 
-def swin_block(index: int) -> SwinTransformerBlock:
+def swin_block(index: int) -> SwinBlock:
     """A block of Swin-T's first stage in float64 (window 7; block 1 shifts by 3)."""
     torch.manual_seed(index)
     block = build_backbone("swin-t").trunk.layers_0.blocks[index].eval().double()
@@ -254,7 +255,7 @@ def swin_block(index: int) -> SwinTransformerBlock:
     return block
 
 
-def plain_swin_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
+def plain_swin_attention(block: SwinBlock, x: Tensor, shift: int) -> Tensor:
     """Norm, then zero-pad, then shift: cell by cell, from the text of the paper. x is (H, W, C)."""
     size, heads = 7, 3
     height, width, channels = x.shape
@@ -307,9 +308,13 @@ def test_swin_block_pads_then_shifts(index: int, shift: int, height: int, width:
 def test_timm_shifts_first() -> None:
     # So the test above can tell the two orders apart: on a 9x11 map they differ far beyond noise.
     block = swin_block(1)
+    timms = SwinTransformerBlock(
+        96, (9, 11), 3, shift_size=3, always_partition=True, dynamic_mask=True
+    ).double()
+    timms.load_state_dict(block.state_dict())
     x = torch.randn(1, 9, 11, 96, dtype=torch.float64)
     with torch.no_grad():
-        ours, theirs = block._attn(x), SwinTransformerBlock._attn(block, x)
+        ours, theirs = block(x), timms.eval()(x)
     assert (ours - theirs).abs().max() > 0.01
 
 
