@@ -18,8 +18,14 @@ def comparison_tables(compared: Mapping[str, Any]) -> list[Table]:
     tables = []
     for group in compared["groups"]:
         table = Table(title=conditions(group["settings"]), title_justify="left")
-        table.caption, table.caption_justify = component_sums(group), "left"
         header, rows = _group_cells(group)
+        ways = {row["how"] for row in group["rows"]} - {"baseline"}
+        said = [component_sums(group)]
+        if len(ways) == 1:
+            # The same for all ratios: said once, below.
+            said = [f"ratios to {group['rows'][0]['title']}: {ways.pop()}", *said]
+            header, rows = header[:-1], [row[:-1] for row in rows]
+        table.caption, table.caption_justify = "; ".join(filter(None, said)), "left"
         _fill(table, header, rows)
         tables.append(table)
     return tables
@@ -56,8 +62,8 @@ def _group_cells(group: Mapping[str, Any]) -> tuple[Header, Rows]:
             number(row["fps"]),
             "1" if row["how"] == "baseline" else _times(row["times_faster"]),
             _span(row["low"], row["high"]),
-            row["verdict"],
-            row["how"],
+            row["verdict"] or ("baseline" if row["how"] == "baseline" else ""),
+            "" if row["how"] == "baseline" else row["how"],
         ]
         for row in group["rows"]
     ]

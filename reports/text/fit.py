@@ -4,7 +4,8 @@ A column without a figure in it goes; then texts wrap between words; and where e
 becomes a block of its own, name by name.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -109,6 +110,7 @@ def _narrowed(table: Table, columns: Sequence[Column], widths: Sequence[int], ba
     new = Table(
         title=table.title,
         caption=table.caption,
+        caption_justify=table.caption_justify,
         box=None if bare else table.box,
         collapse_padding=bare,
         pad_edge=not bare,
@@ -152,12 +154,35 @@ def _blocks(table: Table, columns: Sequence[Column], width: int) -> list[Rendera
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], width: int) -> list[Text]:
-    """``heading value`` pairs, as many on a line as fit; one that is a sentence has its own lines."""
-    lines: list[str] = []
+    """``heading value`` pairs, as many on a line as fit; one that is a sentence has its own lines.
+
+    A heading that comes again and again (a change, an interval) tells of the figure before it: then each
+    figure has a line with what tells of it, and figures stand under each other.
+    """
+    pairs = [(heading, " ".join(value.split())) for heading, value in pairs]
+    again = {heading for heading, number in Counter(heading for heading, _ in pairs).items() if number > 1}
+    if lines := _under_each_other(pairs, again, width):
+        return [Text(line) for line in lines]
+    lines = []
     for heading, value in pairs:
-        told = f"{heading} {' '.join(value.split())}"
+        told = f"{heading} {value}"
         if lines and _wide(lines[-1]) + _wide(BETWEEN) + _wide(told) <= width:
             lines[-1] += BETWEEN + told
         else:
             lines.append(INDENT + told)
     return [Text(line, overflow="fold") for line in lines]
+
+
+def _under_each_other(pairs: Sequence[tuple[str, str]], again: Collection[str], width: int) -> list[str]:
+    """A line for each pair, with those behind it whose headings come again; none where one is too wide."""
+    if not again or pairs[0][0] in again:
+        return []
+    heads = [pair for pair in pairs if pair[0] not in again]
+    name, figure = (max(_wide(pair[i]) for pair in heads) for i in (0, 1))
+    lines: list[str] = []
+    for heading, value in pairs:
+        if heading in again:
+            lines[-1] += f"{BETWEEN}{heading} {value}"
+        else:
+            lines.append(f"{INDENT}{heading:<{name}} {value:>{figure}}")
+    return lines if max(map(_wide, lines)) <= width else []
