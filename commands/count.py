@@ -25,7 +25,7 @@ from segmeter.commands.console import (
     warn,
 )
 from segmeter.commands.grouped import grouped
-from segmeter.commands.known import check_model
+from segmeter.commands.known import check_model, known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     ConventionOpt,
@@ -43,6 +43,7 @@ from segmeter.commands.options import (
     VerboseOpt,
     encoder_options,
 )
+from segmeter.words import nearest
 
 if TYPE_CHECKING:
     from segmeter.harness.inputs import SizeSet
@@ -142,8 +143,8 @@ def flops(
     """Count one model: GMACs or GFLOPs per component, and what was not counted."""
     with user_input():
         check_convention(convention)
-        check_model(model)
-        check_model(encoder)
+        if not (model or encoder):
+            raise ValueError(f"no encoder given{nearest('', known()['systems'])}; `segmeter models` lists all")
     place = None
     if not any((photos.images, photo, photos.weights, input, at.annotations, training.is_asked)):
         options = encoder_options(context)

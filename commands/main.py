@@ -25,6 +25,7 @@ from segmeter.commands import (
     tokens,
 )
 from segmeter.commands.console import EXIT_MISUSE, InputError, warn
+from segmeter.commands.early import told_early
 from segmeter.plain import one_line
 
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
@@ -107,9 +108,18 @@ def _options(
     pass
 
 
+def _tell_early(command: Any) -> None:
+    """Let every command look at what it was given before it loads anything."""
+    for each in getattr(command, "commands", {}).values():
+        _tell_early(each)
+    if command.callback is not None and not hasattr(command, "commands"):
+        command.callback = told_early(command.callback)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 fine, 1 a check failed, 2 misuse."""
     command = typer.main.get_command(app)
+    _tell_early(command)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(given, prog_name="segmeter", standalone_mode=False)

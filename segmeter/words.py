@@ -25,6 +25,20 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; choose from {', '.join(known[:LISTED])}{more}" if known else ""
 
 
+def unknown_backbone(name: str, short: Iterable[str], timm_names: Iterable[str]) -> str:
+    """The error line for a backbone that is neither one of ours (``short``) nor a timm model.
+
+    >>> unknown_backbone("r5O", ["r50", "swin-t"], ["resnet18"])
+    "unknown backbone 'r5O'; did you mean 'r50'?"
+    """
+    short = list(short)
+    untagged = name.lower().partition(".")[0]
+    close = get_close_matches(untagged, [*short, *timm_names], n=3)
+    if close:
+        return f"unknown backbone {name!r}; did you mean {' or '.join(map(repr, close))}?"
+    return f"unknown backbone {name!r}; choose from {', '.join(short)}, or a timm model name"
+
+
 def listed(parts: Iterable[str]) -> str:
     """Parts joined as a sentence lists them.
 

@@ -7,7 +7,6 @@ torch._dynamo, which it loads, that takes twice as long as counting a model.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from segmeter.encoders.backbones.resnet import CHANNELS as RESNET_CHANNELS
 from segmeter.encoders.backbones.resnet import ResNet
 from segmeter.encoders.backbones.swin import Swin, SwinSize
 from segmeter.encoders.interface import FEATURE_NAMES, FEATURE_STRIDES
+from segmeter.words import unknown_backbone
 
 SWIN_NORM_EPS = 1e-5
 # Blocks of each stage.
@@ -256,13 +256,7 @@ def check_backbone(name: str) -> None:
     timm_names = timm.list_models()
     if name in timm_names:
         return
-    untagged = name.lower().partition(".")[0]
-    close = get_close_matches(untagged, [*BACKBONES, *timm_names], n=3)
-    if close:
-        advice = f"did you mean {' or '.join(map(repr, close))}?"
-    else:
-        advice = f"choose from {', '.join(BACKBONES)}, or a timm model name"
-    raise ValueError(f"unknown backbone {name!r}; {advice}")
+    raise ValueError(unknown_backbone(name, BACKBONES, timm_names))
 
 
 def build_backbone(name: str) -> Backbone:
