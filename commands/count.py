@@ -144,7 +144,8 @@ def flops(
     with user_input():
         check_convention(convention)
         if not (model or encoder):
-            raise ValueError(f"no encoder given{nearest('', known()['systems'])}; `segmeter models` lists all")
+            some = nearest("", known()["systems"])
+            raise ValueError(f"no encoder given{some}; `segmeter models` lists all")
     place = None
     if not any((photos.images, photo, photos.weights, input, at.annotations, training.is_asked)):
         options = encoder_options(context)
