@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmeter.harness.counting.meta_layouts import run_plainly
+from segmeter.harness.models import run_plainly
 from segmeter.harness.counting.op_costs import Cost, costs_of
 
 MAX_REMEMBERED = 100_000

@@ -10,6 +10,7 @@ from .libraries.inputs import written_input as written_input
 from .libraries.names import library_names as library_names
 from .libraries.settling import as_training_starts as as_training_starts
 from .libraries.settling import mask_probabilities as mask_probabilities
+from .meta_layouts import run_plainly as run_plainly
 from .own import own_encoders as own_encoders
 from .own import relative_source as relative_source
 from .presets import all_presets as all_presets

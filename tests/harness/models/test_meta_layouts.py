@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segmeter.harness.counting.meta_layouts import run_plainly
+from segmeter.harness.models.meta_layouts import run_plainly
 
 
 class Plainly(TorchDispatchMode):
