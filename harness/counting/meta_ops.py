@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmeter.harness.models import run_plainly
 from segmeter.harness.counting.op_costs import Cost, costs_of
+from segmeter.harness.models import run_plainly
 
 MAX_REMEMBERED = 100_000
 # A tensor as far as shapes go: (sizes, strides, dtype).

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmeter.encoders.chain import Model, Sizes, Stage, build_stages
-from segmeter.harness.models.meta_layouts import run_plainly
 from segmeter.harness.models.components import component_finder
+from segmeter.harness.models.meta_layouts import run_plainly
 from segmeter.harness.models.spec import ModelSpec
 
 SEED = 0
