@@ -12,6 +12,7 @@ REDUCTION_PRESETS = {
     "cts.cityscapes": "segmenter@vit-s:train_size=768:num_classes=19:reduction=cts:shared=336",
     "cts.pascal-context": "segmenter@vit-s:train_size=480:num_classes=60:reduction=cts:shared=90",
     "step.vit-b": "segmenter@vit-b:reduction=step",
+    "step.dcts-vit-l": "segmenter@vit-l:reduction=step:exits=0",
     "step.vit-l": "segmenter@vit-l:reduction=step",
     "segformer++.hq": "segformer@mit-b5:head=mmseg:merging=hq",
     "segformer++.fast": "segformer@mit-b5:head=mmseg:merging=fast",
