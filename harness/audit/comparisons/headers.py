@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from segmeter.harness.audit.comparisons.figures import EMPTY, clean, read_figure
 
 Rows = list[tuple[int, list[str]]]
+_ROWS = re.compile(r"(?:models?|methods?|networks?|name)", re.I)
 # Lines of a header, at most; models of a table on its side, at most.
 MOST_LINES, MOST_TURNED = 4, 200
 _UNIT = re.compile(
@@ -31,6 +32,10 @@ def one_header(rows: Rows) -> Rows:
 def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether the second line belongs to the header: names below names that span, or units."""
     below = [clean(cell) for cell in second]
+    spanning = len({clean(cell) for cell in first}) < len(first) or not all(clean(cell) for cell in first[1:])
+    if spanning and _ROWS.fullmatch(below[0]) and not _ROWS.fullmatch(clean(first[0])):
+        # What names the rows stands in the second line; batches or sizes may stand beside it.
+        return True
     if any(read_figure(cell) for cell in below if cell):
         return False
     # A name that stands below itself was stretched over both lines.
@@ -41,7 +46,6 @@ def _goes_on(first: Sequence[str], second: Sequence[str]) -> bool:
     ]
     if len(own) > 1 and all(_UNIT.fullmatch(cell) for cell in own):
         return True
-    spanning = len({clean(cell) for cell in first}) < len(first) or not all(clean(cell) for cell in first[1:])
     # A line with one text is a group's title.
     return spanning and len(set(own)) > 1
 

@@ -305,7 +305,8 @@ def _row(
         if kind in FIGURES or kind == "change":
             if text.lower() in EMPTY:
                 continue
-            printed = read_figure(text, commas.get(column.index))
+            bare = re.sub(r"^[(\[]([^()\[\]]*)[)\]]$", r"\1", text) if kind == "change" else text
+            printed = read_figure(bare, commas.get(column.index))
             if printed is None:
                 table.unread.append((number, line, column.header, text))
                 continue

@@ -104,6 +104,14 @@ STYLES: dict[str, tuple[str, str, dict[tuple[int, int], float], set[str]]] = {
         {(0, 1): 41.2, (1, 1): 1262.9},
         {"speed"},
     ),
+    "batches below a latency, changes in brackets alone": (
+        "t.tex",
+        "\\begin{tabular}{lrrrr} & \\multicolumn{2}{c}{Latency (ms)} & GFLOPs & $\\Delta$ (\\%) \\\\\n"
+        "Model & 1 & 8 & & \\\\ \\midrule A & 10.1 & 40.2 & 100 & --\\\\ B & 0 & 44.2 & 80 & (-20)\\\\\n"
+        "C & 12.1 & 44.2 & 60 & ($-$30)\\\\ \\end{tabular}",
+        {(0, 1): 10.1, (0, 2): 40.2, (1, 4): -20.0},
+        {"impossible", "change"},
+    ),
     "seconds an image": (
         "t.html",
         "<table><tr><th>Name<th>inference<br>time (s/im)<th>FPS</tr><tr><td>A<td>0.043<td>23.3</tr>"
