@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from segmeter.commands import predict as predict_commands
 from segmeter.commands import weights as weights_commands
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
+from segmeter.commands.grouped import grouped
 from segmeter.commands.options import (
     BackboneOpt,
     DeviceOpt,
@@ -37,28 +38,58 @@ def register(app: typer.Typer) -> None:
     predict_commands.register(app)
 
 
-def evaluate(
-    dataset: Annotated[str, typer.Option(help="A data set. One of coco, cityscapes or ade20k.")],
-    data: Annotated[Path, typer.Option(help="The data set's folder. See `segmeter datasets check`.")],
-    encoder: EncoderOpt = None,
-    backbone: BackboneOpt = None,
-    weights: WeightsOpt = None,
+@dataclass(frozen=True)
+class Scored:
+    """What is scored: a checkpoint's model, or a folder of predictions."""
+
+    encoder: EncoderOpt = None
+    backbone: BackboneOpt = None
+    weights: WeightsOpt = None
     predictions: Annotated[
         Path | None, typer.Option(help="Score this folder of COCO-format predictions instead of a model.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
-    limit: Annotated[int | None, typer.Option(help="Only the first N images by id.", min=1)] = None,
-    batch: Annotated[int, typer.Option(help="Images at a time. Where neighbours have one size.")] = 1,
-    device: DeviceOpt = "cpu",
-    dtype: DtypeOpt = "fp32",
+    ] = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which images of the data set."""
+
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val"
+    limit: Annotated[int | None, typer.Option(help="Only the first N images by id.", min=1)] = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a model runs."""
+
+    batch: Annotated[int, typer.Option(help="Images at a time. Where neighbours have one size.")] = 1
+    device: DeviceOpt = "cpu"
+    dtype: DtypeOpt = "fp32"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where predictions and the record go, and what the record calls the model."""
+
     out: Annotated[
         Path | None,
         typer.Option(help="Where to write. A folder; a stopped run goes on there. Default: in predictions/."),
-    ] = None,
+    ] = None
     record: Annotated[
         Path | None, typer.Option(help="File for the record. Default: a new one in results/runs/quality/.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="What the record and the plots call it.")] = None,
+    ] = None
+    title: Annotated[str | None, typer.Option(help="What the record and the plots call it.")] = None
+
+
+@grouped
+def evaluate(
+    *,
+    dataset: Annotated[str, typer.Option(help="A data set. One of coco, cityscapes or ade20k.")],
+    data: Annotated[Path, typer.Option(help="The data set's folder. See `segmeter datasets check`.")],
+    scored: Scored,
+    part: Part,
+    running: Running,
+    written: Written,
     gflops: Annotated[
         float | None,
         typer.Option(
@@ -79,33 +110,34 @@ def evaluate(
     from segmeter.harness.quality import model_cost, open_dataset, process_group, quality_record, wait_for_all
 
     rank, world = process_group()
+    weights, predictions, encoder = scored.weights, scored.predictions, scored.encoder
     with user_input(), named_failures():
         from segmeter.harness.quality import DTYPES
 
-        dtype = precision(dtype, DTYPES)
+        dtype = precision(running.dtype, DTYPES)
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
         if gflops is not None and (weights is not None or encoder is not None or not 0 < gflops < math.inf):
             raise ValueError(
                 "--total-gflops is a positive number, for --predictions of a system without --encoder"
             )
-        truth = open_dataset(dataset, data, split)
-        entries = list(truth.entries[:limit])
+        truth = open_dataset(dataset, data, part.split)
+        entries = list(truth.entries[: part.limit])
         faults: list[str] = []
         spec: ModelSpec | None
         if weights is not None:
-            folder = out or Path("predictions") / f"{weights.stem}-{dataset}-{split}"
-            asked = given_spec(encoder, backbone, weights)
-            how, where = (device, dtype, batch), (rank, world)
+            folder = written.out or Path("predictions") / f"{weights.stem}-{dataset}-{part.split}"
+            asked = given_spec(encoder, scored.backbone, weights)
+            how, where = (running.device, dtype, running.batch), (rank, world)
             spec, about, faults = _predict_all(weights, asked, truth, entries, folder, how, where)
         else:
             assert predictions is not None
             folder = predictions
-            asked = given_spec(encoder, backbone, None)
+            asked = given_spec(encoder, scored.backbone, None)
             spec = replace(asked, num_classes=len(truth.categories)) if asked else None
             about = {"title": str(predictions), **_about_model(spec), "predictions": str(predictions)}
-        if title is not None:
-            about["title"] = title
+        if written.title is not None:
+            about["title"] = written.title
     faults = wait_for_all(faults)
     if rank:
         return
@@ -119,7 +151,7 @@ def evaluate(
         elif gflops is not None:
             about["cost"] = {"convention": "as given", "total_gmacs": gflops, "basis": "as given"}
         result = quality_record(scores, truth, about)
-        path = _write_record(result, record)
+        path = _write_record(result, written.record)
     if json:
         return show_json(result)
     from segmeter.reports.text.quality import quality_table
