@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from segmeter.harness.counting.autocast import autocast_inputs, autocast_products, autocast_state, runs_lower
+from segmeter.harness.counting.flow import Flow
 from segmeter.harness.counting.higher_order import UnknownValuesError, run_higher_order
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
@@ -123,6 +124,7 @@ class _Dispatches(DispatchMode):
             moved = moves_of(func._schema.name, args, out)
             if moved is not None:
                 self.ledger.record_move(*moved)
+        self.ledger.record_step(func, (args, kwargs or {}), out, costs)
         return out
 
 
@@ -169,6 +171,7 @@ def _attend(ledger: Ledger, func: Callable[..., Any], args: Any, kwargs: dict[st
     with ledger.silent():
         out = func(*args, **kwargs)
     ledger.record(costs, out)
+    ledger.record_step(func, (args, kwargs), out, costs)
     return out
 
 
@@ -271,7 +274,11 @@ def run_and_count(
 
 
 def count_call(
-    model: nn.Module, call: Callable[[], Any], on_meta: bool = True, keeper: Keeper | None = None
+    model: nn.Module,
+    call: Callable[[], Any],
+    on_meta: bool = True,
+    keeper: Keeper | None = None,
+    flow: Flow | None = None,
 ) -> tuple[Any, Count]:
     """Make a call that runs a model, once and without gradients; return what it gives and the model's work.
 
@@ -284,6 +291,7 @@ def count_call(
         call: runs it.
         on_meta: whether the inputs are on meta, so that an error may be for want of values.
         keeper: sees each operator before it runs, to copy memory that is written.
+        flow: is told of each operator after it has run, and what it was made from.
 
     Raises:
         DataDependentError: on meta, the model asks for values (``nonzero``, ``item``, boolean indexing,
@@ -291,13 +299,13 @@ def count_call(
     """
     with one_at_a_time:
         try:
-            return _count_telling(model, call, keeper, on_meta, nullcontext)
+            return _count_telling(model, call, keeper, on_meta, nullcontext, flow)
         except DataDependentError as first:
             if not on_meta:
                 raise
             # Constants that a model reads may stay real; layers that want one device for all fail then.
             try:
-                return _count_telling(model, call, keeper, on_meta, small_values)
+                return _count_telling(model, call, keeper, on_meta, small_values, flow)
             except DataDependentError:
                 raise
             except Exception:
@@ -310,10 +318,11 @@ def _count_telling(
     keeper: Keeper | None,
     on_meta: bool,
     values: Callable[[], AbstractContextManager[Any]],
+    flow: Flow | None,
 ) -> tuple[Any, Count]:
     """Count, and tell errors for want of values from others."""
     try:
-        return _count_as_written(model, call, keeper, on_meta, values)
+        return _count_as_written(model, call, keeper, on_meta, values, flow)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         # It left the dispatcher behind, as `tolist` and `numpy` do, or met a tensor of another device.
         said = " ".join(str(error).split())
@@ -332,15 +341,16 @@ def _count_as_written(
     keeper: Keeper | None,
     on_meta: bool,
     values: Callable[[], AbstractContextManager[Any]],
+    flow: Flow | None,
 ) -> tuple[Any, Count]:
     could_compile = "torch._dynamo" in sys.modules
     try:
-        return _count_once(model, call, keeper, on_meta, values)
+        return _count_once(model, call, keeper, on_meta, values, flow)
     except Exception:
         # The call has loaded the compiler, so that nothing could be said to it before.
         if could_compile or "torch._dynamo" not in sys.modules:
             raise
-        return _count_once(model, call, keeper, on_meta, values)
+        return _count_once(model, call, keeper, on_meta, values, flow)
 
 
 def _count_once(
@@ -349,8 +359,9 @@ def _count_once(
     keeper: Keeper | None,
     on_meta: bool,
     values: Callable[[], AbstractContextManager[Any]],
+    flow: Flow | None,
 ) -> tuple[Any, Count]:
-    ledger = Ledger()
+    ledger = Ledger(flow)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from segmeter.harness.counting.autocast import State
+from segmeter.harness.counting.flow import Flow
 from segmeter.harness.counting.op_costs import Cost
 
 Shape = tuple[int, ...]
@@ -180,7 +181,10 @@ class Ledger:
             torch's is called, for what is dispatched inside it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flow: Flow | None = None) -> None:
+        if flow is not None:
+            flow.clear()
+        self._flow = flow
         self.here = _Here()
         self.here.watched = True
         self._one_at_a_time = threading.Lock()
@@ -209,6 +213,13 @@ class Ledger:
             if cost.written is not None:
                 output_bytes = cost.written * _element_size(out)
             self._add(Work(self.here.path[-1], cost.operator, 1, cost.macs, cost.flops, output_bytes))
+
+    def record_step(self, func: Any, args: Any, out: Any, costs: list[Cost] | None) -> None:
+        """Tell the data flow of a call; below one that is booked whole, it has no work of its own."""
+        if self._flow is not None:
+            booked = [] if self.here.muted or costs is None else [cost for cost in costs if cost.macs]
+            operator = booked[0].operator if booked else ""
+            self._flow.note(self.here.path[-1], func, args, out, sum(cost.macs for cost in booked), operator)
 
     def record_move(self, kind: str, amount: int) -> None:
         """Note comparisons of a sort, or bytes that were gathered."""

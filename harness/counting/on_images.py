@@ -30,6 +30,7 @@ from segmeter.harness.models import (
     form_of,
     parameters,
     real_model,
+    tensors_in,
 )
 
 MAX_PHOTOS = 1_000_000
@@ -256,15 +257,19 @@ def _watch_layers(model: nn.Module, found: list[LayerCount]) -> Iterator[None]:
     """While inside, note the tokens of each layer that tells them."""
 
     def note(path: str) -> Callable[..., None]:
-        def after(layer: Any, inputs: Any, output: Any) -> None:
+        def after(layer: Any, inputs: Any, named: Any, output: Any) -> None:
+            entering: Tensor = next(tensors_in((inputs, named)))
             first = output[0] if isinstance(output, tuple) else output
             # Of images that run one by one in a batch, the first is told.
             if all(each.name != path for each in found):
-                found.append(LayerCount(path, inputs[0].shape[1], first.shape[1]))
+                found.append(LayerCount(path, entering.shape[1], first.shape[1]))
 
         return after
 
-    handles = [layer.register_forward_hook(note(path)) for path, layer in find_token_layers(model).items()]
+    handles = [
+        layer.register_forward_hook(note(path), with_kwargs=True)
+        for path, layer in find_token_layers(model).items()
+    ]
     try:
         yield
     finally:

@@ -1,13 +1,13 @@
 """What changes a model's count without a word: found in the model, said in one line each."""
 
 import copy
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmeter.harness.counting.counter import Count, count_call
+from segmeter.harness.counting.flow import Flow, Step
 from segmeter.harness.inputs import ImageSize, format_size
 from segmeter.harness.models import (
     ModelSpec,
@@ -15,14 +15,16 @@ from segmeter.harness.models import (
     inputs_of,
     mask_probabilities,
     meta_model,
+    model_of,
     small_values,
+    tensors_in,
 )
 
 GIGA = 1e9
 # Methods by which a block turns its branches into one convolution.
 MERGES = ("reparameterize", "switch_to_deploy", "fuse_convs_and_norms")
-# Heads that predict classes after each layer: their losses need all, predictions the last.
-_EACH_LAYER = re.compile(r"(?P<head>.*\b(class_embed|class_predictor))(\.\d+)?(\..*)?")
+# Share of all work from which on work that is the same for all images is told, and modules named at most.
+SAID_FROM, NAMED = 1e-3, 3
 
 
 def traps_of(spec: ModelSpec, size: ImageSize, counted: Count) -> list[str]:
@@ -38,8 +40,7 @@ def traps_of(spec: ModelSpec, size: ImageSize, counted: Count) -> list[str]:
         *_masked_attention(model, size, counted),
         *_branches(model, size, counted),
         *_batch_norms(counted),
-        *_auxiliary(model, counted),
-        *_dead_predictions(counted),
+        *_data_flow(spec, model, size, counted),
         *_drops(model),
         *_remembers(model, counted),
         *_proportions(spec, size),
@@ -111,30 +112,50 @@ def _batch_norms(counted: Count) -> Iterator[str]:
         yield f"batch norms are counted: {norms / GIGA:.2f}; deployment folds those that follow a convolution"
 
 
-def _auxiliary(model: nn.Module, counted: Count) -> Iterator[str]:
-    heads = [path for path, _ in model.named_modules() if path.rpartition(".")[2].startswith("aux")]
-    work = sum(w.macs for w in counted.work if any(f"{w.module}.".startswith(f"{head}.") for head in heads))
-    if work:
-        yield f"{heads[0]} runs too, though predictions do not need it: {work / GIGA:.2f}"
+def _data_flow(spec: ModelSpec, model: nn.Module, size: ImageSize, counted: Count) -> Iterator[str]:
+    """Work that no prediction is made from, and work that is the same for all images."""
+    if counted.branches:
+        return  # both sides of each were followed
+    images = torch.empty((1, 3, *size.padded), device="meta")
+    flow = Flow(images)
+    output, _ = count_call(model, lambda: model(images), flow=flow)
+    needed = flow.read_by(_predictions(spec, output))
+    decided = flow.decided_by_image()
+    unread: list[Step] = []
+    resized: list[Step] = []
+    fixed: list[Step] = []
+    for number, step in enumerate(flow.steps):
+        if step.macs and number not in needed:
+            unread.append(step)
+        elif step.macs and number not in decided:
+            (resized if step.operator.startswith("upsample") else fixed).append(step)
+    if unread:
+        yield f"{_listed(unread)} run, and no prediction is made from what they give"
+    if resized:
+        yield f"{_listed(resized)} resize a table of weights at each call, which could be kept at this size"
+    if sum(step.macs for step in fixed) > SAID_FROM * counted.macs:
+        yield f"{_listed(fixed)} do not depend on the image: computed once, they could be kept"
 
 
-def _dead_predictions(counted: Count) -> Iterator[str]:
-    """Classes that are predicted after layers before the last."""
-    heads: dict[tuple[str, str], list[int]] = {}
-    for work in counted.work:
-        found = _EACH_LAYER.fullmatch(work.module)
-        if found and work.macs and work.macs % work.calls == 0:
-            heads.setdefault((found["head"], work.operator), []).extend(
-                [work.macs // work.calls] * work.calls
-            )
-    dead: dict[str, list[int]] = {}
-    for (head, _), each in heads.items():
-        # One that chooses the queries sees all tokens, and is needed.
-        same = [macs for macs in each if macs == min(each)]
-        if len(same) > 1:
-            dead.setdefault(head, []).append(sum(same[1:]))
-    for head, macs in dead.items():
-        yield f"{head} predicts after every layer, and inference reads the last alone: {sum(macs) / GIGA:.4f}"
+def _predictions(spec: ModelSpec, output: object) -> list[Tensor]:
+    """The outputs that the library's own post-processing reads; all of them where it says nothing."""
+    library = model_of(spec)
+    read = library.reads() if library else frozenset()
+    if isinstance(output, Mapping) and read & output.keys():
+        return list(tensors_in([output[name] for name in output if name in read]))
+    return list(tensors_in(output))
+
+
+def _listed(steps: list[Step]) -> str:
+    """GMACs in all and of the largest modules, members of lists as one."""
+    parts: dict[str, int] = {}
+    for step in steps:
+        path = ".".join("*" if name.isdigit() else name for name in step.module.split("."))
+        parts[path] = parts.get(path, 0) + step.macs
+    largest = sorted(parts, key=lambda path: -parts[path])
+    named = [f"{path or 'the model itself'} {parts[path] / GIGA:.3g}" for path in largest[:NAMED]]
+    more = f" and {len(largest) - NAMED} more" if len(largest) > NAMED else ""
+    return f"{sum(parts.values()) / GIGA:.3g} GMACs ({', '.join(named)}{more})"
 
 
 def _drops(model: nn.Module) -> Iterator[str]:

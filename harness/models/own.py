@@ -42,7 +42,6 @@ from segmeter.files import read_toml
 from segmeter.harness.models.blame import OwnModelError, blaming
 from segmeter.harness.models.components import outside
 from segmeter.harness.models.constants import small_values
-from segmeter.harness.models.libraries.families import folded
 from segmeter.harness.models.structure import meta_copy
 from segmeter.model_text import COMPONENTS, INPUT, relative_source, source_parts
 from segmeter.plain import shown
@@ -60,7 +59,8 @@ class OwnModel:
     ``options`` are the names it takes, with their defaults; None where it takes any name. ``components`` are
     module-path patterns with the names of components, before the module's own. ``identity`` is what the
     source named when it was loaded: one text can name two things, in two folders. ``check`` raises ValueError
-    at options that it does not take; None to go by their names.
+    at options that it does not take; None to go by their names. ``describe`` gives the patterns of a built
+    model by its options, in place of ``components``.
     """
 
     source: str
@@ -70,6 +70,7 @@ class OwnModel:
     components: Mapping[str, str] = field(default_factory=dict)
     identity: Hashable = None
     check: Callable[[Mapping[str, Any]], None] | None = None
+    describe: Callable[[nn.Module, Mapping[str, Any]], Mapping[str, str]] | None = None
 
 
 def own_encoders() -> dict[str, str]:
@@ -270,16 +271,16 @@ def build_whole(own: OwnModel, given: Mapping[str, Any]) -> nn.Module:
             # Constructors read values, as in `linspace(...).tolist()`, and a forward pass reads buffers.
             with small_values() if on_meta else nullcontext():
                 model = own.build(**options)
-        except Exception:
-            # A library's model has been built by others before: what it says is so on any device.
-            if not on_meta or own.check is not None:
+        except Exception as error:
+            # A library's model has been built by others before: what it says is so on any device, unless it
+            # speaks of meta tensors.
+            if not on_meta or (own.check is not None and not re.search(r"\bmeta\b", str(error))):
                 raise
             with torch.device("cpu"):
                 model = own.build(**options)
     check_module(own.source, model)
-    if own.check is not None and not own.components:
-        own = replace(own, components=folded(model))
-    name_components(model, components, own.components)
+    described = own.describe(model, options) if own.describe else own.components
+    name_components(model, components, described)
     return meta_copy(model) if on_meta else model
 
 

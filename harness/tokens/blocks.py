@@ -113,8 +113,8 @@ def _one(
     layers = find_token_layers(model)
 
     def note(path: str) -> Callable[..., None]:
-        def after(layer: Any, inputs: Any, output: Any) -> None:
-            seen = layer.layer_tokens(*inputs)
+        def after(layer: Any, inputs: Any, named: Any, output: Any) -> None:
+            seen = layer.layer_tokens(*inputs, **named)
             block, x = blocks[path], seen.tokens
             block.tokens.append(x.shape[1])
             block.values["image_cosine"].append(mean_cosine(x).item())
@@ -138,7 +138,7 @@ def _one(
 
         return after
 
-    handles = [layer.register_forward_hook(note(path)) for path, layer in layers.items()]
+    handles = [layer.register_forward_hook(note(path), with_kwargs=True) for path, layer in layers.items()]
     try:
         model(image)
     finally:

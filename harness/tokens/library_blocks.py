@@ -34,10 +34,10 @@ def tell_tokens(model: nn.Module, size: Size) -> int:
     seen: set[str] = set()
 
     def note(path: str) -> Callable[..., None]:
-        def after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, named: Any, output: Any) -> None:
             given: Any
             made: Any
-            given, made = (next(tensors_in(value), None) for value in (args, output))
+            given, made = (next(tensors_in(value), None) for value in ((args, named), output))
             same = given is not None and made is not None and given.shape == made.shape
             if same and given.dim() == 3 and grid_of(given.shape[1], size) is not None:
                 seen.add(path)
@@ -45,7 +45,7 @@ def tell_tokens(model: nn.Module, size: Size) -> int:
         return after
 
     handles = [
-        child.register_forward_hook(note(f"{path}.{name}" if path else name))
+        child.register_forward_hook(note(f"{path}.{name}" if path else name), with_kwargs=True)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1
         for name, child in module.named_children()
@@ -57,7 +57,9 @@ def tell_tokens(model: nn.Module, size: Size) -> int:
             handle.remove()
     blocks = [path for path in seen if not any(path.startswith(f"{other}.") for other in seen)]
 
-    def told(x: Tensor, *others: Any) -> LayerTokens:
+    def told(*args: Any, **named: Any) -> LayerTokens:
+        # The first tensor that a block is called with, by place or by keyword.
+        x: Tensor = next(tensors_in((args, named)))
         grid = grid_of(x.shape[1], size)
         patches = grid[0] * grid[1] if grid else x.shape[1]
         return LayerTokens(x[:, x.shape[1] - patches :], (grid,) if grid else (), patches)

@@ -3,18 +3,21 @@
 The rows are those of segmeter's own models (:mod:`harness.models.components` says how a pattern is read):
 backbone, encoder (pixel decoder, hybrid encoder, neck), decoder, heads, beside the text and prompt encoders
 of models that have them. ``NAME.*`` keeps what lies below. A family without a table shows its module tree,
-folded (:func:`folded`).
+folded (:mod:`harness.models.libraries.folding`).
 """
 
 from collections.abc import Mapping
 
 from torch import nn
 
+from segmeter.harness.models.components import component_finder, outside
+from segmeter.harness.models.structure import named_parts
+
 Patterns = Mapping[str, str]
 
 
 def _under(prefix: str, patterns: Patterns) -> dict[str, str]:
-    return {f"{prefix}.{path}": name for path, name in patterns.items()}
+    return {f"{prefix}.{path}".rstrip("."): name for path, name in patterns.items()}
 
 
 _PIXEL_DECODER = _under(
@@ -156,6 +159,7 @@ _SEMANTIC = {
     "auxiliary_head": "auxiliary_head.*",
     "": "heads.upsampling",
 }
+_HEAD_ALONE = {"segmentation_head": "decoder.*", "segmentation_head.classifier*": "heads.class"}
 _SEGMENTATION = {
     "backbone": "backbone.*",
     "classifier": "decoder.*",
@@ -172,8 +176,39 @@ _BOX_HEADS = {
 }
 _DPT = {"neck": "decoder.*", "head": "heads.*", "auxiliary_head": "auxiliary_head.*", "": "heads.upsampling"}
 
-# By transformers' model type, timm's and torchvision's module.
-FAMILIES: dict[str, Patterns] = {
+_IMAGE_AND_TEXT = {
+    "vision_model": "backbone.*",
+    "text_model": "text_encoder.*",
+    "text_projection": "text_encoder.projection",
+    "visual_projection": "heads.projection",
+    "": "heads.similarity",
+}
+_OPEN_VOCABULARY = {
+    "class_head": "heads.class",
+    "box_head": "heads.box",
+    "objectness_head": "heads.objectness",
+    "layer_norm": "heads.norm",
+    "": "heads.other",
+}
+_LAYOUT = {
+    **_BOXES,
+    "model.decoder_norm": "heads.norm",
+    "model.decoder_order_head": "heads.order",
+    "model.decoder_global_pointer": "heads.order",
+    "model.mask_query_head": "heads.mask",
+}
+_TEXT_LINES = {
+    "model.backbone": "backbone.*",
+    "model.neck": "encoder.*",
+    "model.layer": "encoder.input_projection",
+    "head": "heads.*",
+}
+
+# Share of the weights beyond which one row is no account of a model.
+ONE_ROW = 0.995
+
+# By transformers' model type.
+TRANSFORMERS: dict[str, Patterns] = {
     "mask2former": _MASK2FORMER,
     "oneformer": _ONEFORMER,
     "maskformer": _MASKFORMER,
@@ -203,6 +238,7 @@ FAMILIES: dict[str, Patterns] = {
     "sam3_tracker": _SAM,
     "sam3_video": _SAM,
     "sam3": _SAM3,
+    "sam3_lite_text": _SAM3,
     "segformer": {"segformer": "backbone.*", **_SEMANTIC},
     "upernet": _SEMANTIC,
     "beit": {"beit": "backbone.*", **_SEMANTIC},
@@ -217,6 +253,51 @@ FAMILIES: dict[str, Patterns] = {
         "clip": "text_encoder.projection",
         "decoder": "decoder.*",
     },
+    "mobilenet_v2": {"mobilenet_v2": "backbone.*", **_HEAD_ALONE},
+    "mobilevit": {"mobilevit": "backbone.*", **_HEAD_ALONE},
+    "mobilevitv2": {"mobilevitv2": "backbone.*", **_HEAD_ALONE},
+    "sapiens2": {"model": "backbone.*", **_SEMANTIC, "head": "decoder.*"},
+    "tipsv2_dpt": {**_DPT, "backbone": "backbone.*", "decoder": "heads.*"},
+    "chmv2": {**_DPT, "backbone": "backbone.*", "head": "decoder.*", "features_to_depth": "heads.depth"},
+    "depth_pro": {
+        "depth_pro.encoder": "backbone.*",
+        "depth_pro.neck": "encoder.*",
+        "depth_pro": "backbone.other",
+        "fov_model": "heads.field_of_view",
+        "fusion_stage": "decoder.*",
+        "head": "heads.*",
+    },
+    "glpn": {"glpn": "backbone.*", "decoder": "decoder.*", "head": "heads.*"},
+    "pp_doclayout_v2": _LAYOUT,
+    "pp_doclayout_v3": _LAYOUT,
+    "pp_doclayout_v4": _LAYOUT,
+    "pp_ocrv5_mobile_det": _TEXT_LINES,
+    "pp_ocrv5_server_det": _TEXT_LINES,
+    "owlvit": {**_under("owlvit", _IMAGE_AND_TEXT), **_OPEN_VOCABULARY},
+    "owlv2": {**_under("owlv2", _IMAGE_AND_TEXT), **_OPEN_VOCABULARY},
+    "omdet-turbo": {
+        "vision_backbone": "backbone.*",
+        "language_backbone": "text_encoder.*",
+        "encoder": "encoder.*",
+        "decoder": "decoder.*",
+        "decoder.decoder_class_head": "heads.class",
+        "decoder.decoder_bbox_head": "heads.box",
+    },
+    "groupvit": _IMAGE_AND_TEXT,
+    "clip": _IMAGE_AND_TEXT,
+    "siglip": _IMAGE_AND_TEXT,
+    "siglip2": _IMAGE_AND_TEXT,
+    "vitmatte": {"backbone": "backbone.*", "decoder": "decoder.*", "decoder.matting_head": "heads.matting"},
+    "vitpose": {"backbone": "backbone.*", "head": "heads.*"},
+    "seggpt": {"model": "backbone.*", "decoder": "decoder.*"},
+    "superpoint": {
+        "encoder": "backbone.*",
+        "keypoint_decoder": "decoder.keypoints",
+        "descriptor_decoder": "decoder.descriptors",
+    },
+}
+# By torchvision's module. timm's models are backbones, and show their module trees.
+TORCHVISION: dict[str, Patterns] = {
     "deeplabv3": _SEGMENTATION,
     "fcn": _SEGMENTATION,
     "lraspp": _SEGMENTATION,
@@ -228,50 +309,34 @@ FAMILIES: dict[str, Patterns] = {
     "ssd": _BOX_HEADS,
     "ssdlite": _BOX_HEADS,
 }
-# A part is taken apart while it holds more than this share of the parameters, and no deeper than this.
-SHARE, DEPTH = 0.6, 6
-# Lists of so few members are told apart by their numbers: stages are, blocks are not.
-FEW = 6
 
 
-def folded(module: nn.Module) -> dict[str, str]:
-    """Patterns for a module tree that no table describes: its parts, the largest taken apart.
+def fitted(patterns: Patterns, module: nn.Module) -> Patterns:
+    """A family's table for one of its models; {} where it would say nothing of it.
 
-    Members of a long list count as one part, and so do their parts of one name: ``layers.*.mlp``.
-
-    >>> layers = nn.ModuleList(nn.ModuleDict({"mlp": nn.Linear(8, 8)}) for _ in range(9))
-    >>> folded(nn.ModuleDict({"stem": nn.Linear(8, 8), "layers": layers}))
-    {'stem': 'stem', 'layers': 'layers', 'layers.*': 'layers', 'layers.*.mlp': 'layers_mlp'}
+    A table is written for the models with heads. The model without (``DetrModel``) is what those keep under
+    transformers' ``base_model_prefix``, so there the paths begin after it. A table by which one row has all
+    the weights, as of a backbone alone, says less than the module tree.
     """
-    total = sum(p.numel() for p in module.parameters()) or 1
-    found = {name: [child] for name, child in module.named_children()}
-    for _ in range(DEPTH):
-        large = [path for path, parts in found.items() if _parameters(parts) > SHARE * total]
-        parts = {path: _children(found[path]) for path in large}
-        if not any(len(inside) for inside in parts.values()):
-            break
-        found = {
-            name: members
-            for path, own in found.items()
-            for name, members in (
-                {path: own, **{f"{path}.{child}": each for child, each in parts[path].items()}}
-                if parts.get(path)
-                else {path: own}
-            ).items()
-        }
-    return {path: "_".join(part for part in path.split(".") if part != "*") for path in found}
+    paths = {path: "" for path, _ in named_parts(module) if path}
+    prefix = str(getattr(module, "base_model_prefix", ""))
+    inside = {
+        path[len(prefix) + 1 :]: name
+        for path, name in patterns.items()
+        if prefix and f"{path}.".startswith(f"{prefix}.")
+    }
+    for table in (patterns, inside):
+        named = {path: name for path, name in table.items() if path}
+        if len(outside(named, paths)) < len(paths):
+            return table if _largest_row(table, module) < ONE_ROW else {}
+    return {}
 
 
-def _parameters(modules: list[nn.Module]) -> int:
-    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
-
-
-def _children(modules: list[nn.Module]) -> dict[str, list[nn.Module]]:
-    """Children of modules of one kind by name; those with numbers for names together."""
-    found: dict[str, list[nn.Module]] = {}
-    for module in modules:
-        children = dict(module.named_children())
-        many = sum(name.isdigit() for name in children) > FEW
-        for name, child in children.items():
-            found.setdefault("*" if many and name.isdigit() else name, []).append(child)
-    return found
+def _largest_row(patterns: Patterns, module: nn.Module) -> float:
+    """Share of the weights in the row that has most."""
+    find = component_finder(module, patterns)
+    rows: dict[str, int] = {}
+    for path, part in named_parts(module):
+        row = find(path).partition(".")[0]
+        rows[row] = rows.get(row, 0) + sum(p.numel() for p in part._parameters.values() if p is not None)
+    return max(rows.values()) / (sum(rows.values()) or 1)

@@ -4,31 +4,32 @@ Of the Hub only ``config.json`` and ``preprocessor_config.json`` are read, a few
 is data: it names classes of the installed transformers and nothing else. Code of a repository is never run.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from segmeter.harness.models.blame import error_line
+from segmeter.harness.models.libraries import timm_models
+from segmeter.harness.models.libraries.configs import MOST_LABELS, made_config, read_object
+from segmeter.harness.models.libraries.defaults import COMPLETED
+from segmeter.harness.models.libraries.families import TRANSFORMERS
 from segmeter.harness.models.libraries.hub import config_files
-from segmeter.harness.models.libraries.inputs import Inputs
+from segmeter.harness.models.libraries.inputs import Inputs, check_side
 from segmeter.harness.models.libraries.model import LibraryModel, Settings
-from segmeter.harness.models.libraries.processors import image_size
-from segmeter.harness.models.libraries.prompts import PROMPTS, frames_of
+from segmeter.harness.models.libraries.processors import image_size, post_processed
+from segmeter.harness.models.libraries.prompts import PROMPTS, any_text, frames_in_images, frames_of
 from segmeter.words import nearest
 
 PREFIX = "hf"
-MAX_BYTES = 4 * 2**20
-# Layers or other repetitions; more is no model that anybody trained, and building would not end.
-MOST_REPEATED = 1000
-# Classes; transformers makes a name for each.
-MOST_LABELS = 100_000
-# Objects in objects; a model's config has four or five.
-DEEPEST = 50
+DEFAULTS = "transformers' defaults"
 # In this order the class is chosen where a config names none.
 TASKS = (
     "UNIVERSAL_SEGMENTATION",
@@ -41,22 +42,6 @@ TASKS = (
     "DEPTH_ESTIMATION",
     "IMAGE_CLASSIFICATION",
 )
-# What a config may hold that would load weights, choose kernels of other repositories, or name code.
-DROPPED = frozenset(
-    {
-        *("auto_map", "custom_pipelines", "quantization_config", "compression_config", "kernel_config"),
-        *("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "use_kernels"),
-        *("_experts_implementation", "experts_implementation", "_name_or_path", "name_or_path"),
-        *("_commit_hash", "torch_dtype", "dtype", "peft_config", "checkpoint_path", "pretrained"),
-        *(
-            "pretrained_cfg",
-            "pretrained_cfg_overlay",
-            "cache_dir",
-            "use_pretrained_backbone",
-            "adapter_kwargs",
-        ),
-    }
-)
 
 
 def load(name: str) -> LibraryModel:
@@ -68,30 +53,71 @@ def load(name: str) -> LibraryModel:
     """
     _library()
     source = f"{PREFIX}:{name}"
+    completed: Settings = {}
     if not re.search(r"[/\\.]", name) and not Path(name).is_dir():
         kind = _class_of_defaults(name)
-        config, processor, origin = {"model_type": kind.config_class.model_type}, {}, "transformers' defaults"
+        config, processor, origin = {"model_type": kind.config_class.model_type}, {}, DEFAULTS
         config["architectures"] = [kind.__name__]
+        completed = COMPLETED.get(kind.__name__, {})
     else:
         texts = config_files(name)
         config = read_object(texts["config.json"], f"{source}: config.json")
         processor = read_processor(texts, source)
         origin = "preprocessor_config.json"
+        if "model_type" not in config and isinstance(config.get("pretrained_cfg"), Mapping):
+            return _of_timm(source, config)
     family, kind = _family_and_class(source, config)
     text = json.dumps([config, processor], sort_keys=True, default=str)
 
     def build(settings: Settings) -> nn.Module:
         chosen = _chosen_class(source, kind, settings)
-        return chosen(made_config(source, config, settings, chosen))
+        made = made_config(source, config, {**completed, **settings}, chosen)
+        try:
+            return chosen(made)
+        except Exception as error:
+            if origin != DEFAULTS:
+                raise
+            raise ValueError(
+                f"{source}: {DEFAULTS} make no model ({type(error).__name__}: {error_line(error)}); name a "
+                "repository or a folder with its config.json"
+            ) from error
 
     return LibraryModel(
         source=source,
         title=_title(name),
         library=f"transformers {version('transformers')}",
         family=family,
+        patterns=TRANSFORMERS.get(family, {}),
+        reads=lambda: post_processed(family),
         version=text,
         build=build,
-        inputs=partial(_inputs, source, config, processor, kind, origin),
+        inputs=lambda settings: _inputs(source, config, processor, kind, origin, {**completed, **settings}),
+    )
+
+
+def _of_timm(source: str, config: Mapping[str, Any]) -> LibraryModel:
+    """The model of timm's that a repository of timm's weights describes in its own form."""
+    architecture, classes, pretrained = (
+        config.get(name) for name in ("architecture", "num_classes", "pretrained_cfg")
+    )
+    if not isinstance(architecture, str):
+        raise ValueError(f"{source}: config.json is not a model's: it has no architecture")
+    model = timm_models.load(architecture)
+    fixed = {"num_classes": classes} if isinstance(classes, int) and 0 <= classes <= MOST_LABELS else {}
+    shape = pretrained.get("input_size") if isinstance(pretrained, Mapping) else None
+
+    def inputs(settings: Settings) -> Inputs:
+        made = model.inputs(settings)
+        if "img_size" in settings or not (isinstance(shape, list) and len(shape) == 3):
+            return made
+        return Inputs(check_side((shape[1], shape[2]), "config.json"), "config.json: pretrained_cfg")
+
+    return replace(
+        model,
+        source=source,
+        version=json.dumps(config, sort_keys=True, default=str),
+        build=lambda settings: model.build({**fixed, **settings}),
+        inputs=inputs,
     )
 
 
@@ -107,36 +133,6 @@ def _library() -> Any:
         raise ValueError("hf: models need transformers: pip install 'segmeter[hf]'") from None
     transformers.logging.set_verbosity_error()
     return transformers
-
-
-def read_object(text: str, what: str) -> dict[str, Any]:
-    """A JSON object from a file that anybody may have written.
-
-    Raises:
-        ValueError: too long, not JSON, or no object.
-    """
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"{what} has {len(text):,} characters; a model's has a few thousand")
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{what} is nested beyond reason") from None
-    except ValueError as error:
-        raise ValueError(f"{what} is not JSON (line {getattr(error, 'lineno', '?')})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{what} is not a model's config: expected an object, got {type(content).__name__}")
-    layer: list[Any] = [content]
-    for _ in range(DEEPEST):
-        layer = [each for part in layer for each in _parts(part)]
-        if not layer:
-            return content
-    raise ValueError(f"{what} is nested beyond reason")
-
-
-def _parts(content: Any) -> list[Any]:
-    if isinstance(content, dict):
-        return list(content.values())
-    return content if isinstance(content, list) else []
 
 
 def read_processor(texts: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -264,97 +260,7 @@ def _check_sees_images(source: str, kind: Any) -> None:
 
 
 def _takes_pixels(kind: Any) -> bool:
-    import inspect
-
     return "pixel_values" in inspect.signature(kind.forward).parameters
-
-
-def made_config(source: str, config: Mapping[str, Any], settings: Settings, kind: Any) -> Any:
-    """The configuration with the options set, and nothing in it that would act.
-
-    Raises:
-        ValueError: an option that the configuration does not have, or a value that it refuses.
-    """
-    plain = cleaned(source, config)
-    options = {name: value for name, value in settings.items() if name != "architecture"}
-    if options:
-        known = kind.config_class.from_dict(plain).to_dict()
-        for name, value in options.items():
-            _set(source, plain, known, name, value)
-    try:
-        made = kind.config_class.from_dict(cleaned(source, plain))
-    except Exception as error:
-        # Whatever a configuration class raises at values that anybody may have written.
-        said = " ".join(str(error).split())
-        raise ValueError(
-            f"{source}: {kind.config_class.__name__} refuses its configuration: {said}"
-        ) from None
-    if not hasattr(made, "use_pretrained_backbone") or made.use_pretrained_backbone:
-        made.use_pretrained_backbone = False
-    return made
-
-
-def cleaned(source: str, config: Any, key: str = "") -> Any:
-    """A configuration without what :data:`DROPPED` names, at any depth.
-
-    Raises:
-        ValueError: a number of repetitions beyond all reason, or a backbone that is another repository's.
-    """
-    if isinstance(config, dict):
-        _check_backbone(source, config)
-        return {k: cleaned(source, v, str(k)) for k, v in config.items() if k not in DROPPED}
-    repeated = re.search(r"layers|depth|blocks|num_stages", key)
-    if isinstance(config, list | tuple):
-        whole = [each for each in config if isinstance(each, int)]
-        if repeated and sum(whole) > MOST_REPEATED:
-            raise ValueError(f"{source}: {key} are more than {MOST_REPEATED} in all")
-        return [cleaned(source, each, key) for each in config]
-    if key == "num_labels" and isinstance(config, int) and config > MOST_LABELS:
-        raise ValueError(f"{source}: num_labels = {config:,} is more than {MOST_LABELS:,}")
-    if repeated and isinstance(config, int) and not isinstance(config, bool) and config > MOST_REPEATED:
-        raise ValueError(f"{source}: {key} = {config:,} is more than {MOST_REPEATED}")
-    return config
-
-
-def _check_backbone(source: str, config: Mapping[str, Any]) -> None:
-    """Backbones of timm are built by name: only names that timm has, which load and import nothing."""
-    is_timm = bool(config.get("use_timm_backbone")) or config.get("model_type") == "timm_backbone"
-    name = (
-        config.get("architecture") if config.get("model_type") == "timm_wrapper" else config.get("backbone")
-    )
-    if not isinstance(name, str) or (config.get("backbone_config") and not is_timm):
-        return
-    if not (is_timm or config.get("model_type") == "timm_wrapper"):
-        raise ValueError(
-            f"{source}: its backbone is described in another repository, {name[:80]!r}; write that config "
-            "into backbone_config"
-        )
-    import timm
-
-    if name.partition(".")[0] not in timm.list_models():
-        raise ValueError(
-            f"{source}: timm has no backbone {name[:80]!r}{nearest(name[:80], timm.list_models())}"
-        )
-
-
-def _set(source: str, config: dict[str, Any], known: Any, name: str, value: Any) -> None:
-    """Set ``a.b.c`` in a configuration, if the configuration has it."""
-    *above, last = name.split(".")
-    for part in above:
-        known = known.get(part) if isinstance(known, dict) else None
-        config = config.setdefault(part, dict(known) if isinstance(known, dict) else {})
-    if not isinstance(known, dict) or last not in known or last in DROPPED:
-        names = [each for each in known if each not in DROPPED] if isinstance(known, dict) else []
-        prefix = "".join(f"{part}." for part in above)
-        raise ValueError(
-            f"{source} has no option {name!r}{nearest(last, names)}".replace(
-                "did you mean '", f"did you mean '{prefix}"
-            )
-        )
-    before = known[last]
-    if isinstance(before, list | tuple) and not isinstance(value, list | tuple):
-        value = (value,)
-    config[last] = list(value) if isinstance(value, tuple) else value
 
 
 def _inputs(
@@ -369,18 +275,19 @@ def _inputs(
     made = made_config(source, config, settings, chosen)
     size, where = image_size(made, processor, chosen, origin)
     video = chosen.main_input_name == "pixel_values_videos"
-    prompts = PROMPTS.get(made.model_type, lambda config: ())(made)
-    parameters = _parameters(chosen)
+    parameters = {
+        name: each
+        for name, each in inspect.signature(chosen.forward).parameters.items()
+        if name != "self" and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    }
+    prompts = PROMPTS.get(made.model_type, any_text)(made)
+    image = "pixel_values_videos" if video else "pixel_values"
     return Inputs(
         size=size,
         source=where,
-        image="pixel_values_videos" if video else "pixel_values",
-        frames=frames_of(made) if video else 0,
+        image=image,
+        frames=frames_of(made) if video else frames_in_images(made),
         extras=tuple(extra for extra in prompts if extra.name in parameters),
+        takes={name: "Tensor" in str(each.annotation) for name, each in parameters.items()},
+        required=tuple(n for n, each in parameters.items() if each.default is each.empty and n != image),
     )
-
-
-def _parameters(kind: Any) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(kind.forward).parameters)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,8 @@ class Inputs:
         image: keyword of the images; "" where they are the first argument.
         frames: of a video (B, T, 3, H, W); 0 for images (B, 3, H, W).
         extras: further inputs.
+        takes: keywords of its forward, each with whether it is a tensor.
+        required: those that have to be given.
     """
 
     size: Size
@@ -74,6 +76,8 @@ class Inputs:
     image: str = ""
     frames: int = 0
     extras: tuple[Extra, ...] = ()
+    takes: Mapping[str, bool] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     @property
     def keeps_proportions(self) -> bool:
@@ -112,7 +116,7 @@ def given_inputs(source: str, inputs: Inputs, given: Mapping[str, str]) -> Input
     for name, text in given.items():
         shape, dtype = read_input(name, text)
         if name == (inputs.image or "images"):
-            video = len(shape) == 5 and inputs.frames > 0
+            video = len(shape) == 5 and bool(inputs.image)
             if (
                 not (len(shape) == 4 or video)
                 or shape[0] != 1
@@ -129,14 +133,31 @@ def given_inputs(source: str, inputs: Inputs, given: Mapping[str, str]) -> Input
             )
             continue
         known = {extra.name: extra for extra in inputs.extras}
+        if name not in known and inputs.takes.get(name):
+            known[name] = _new_extra(name)
+            inputs = replace(inputs, extras=(*inputs.extras, known[name]))
         if name not in known:
-            names = [inputs.image or "images", *known]
+            names = [inputs.image or "images", *known, *(each for each in inputs.takes if inputs.takes[each])]
             raise ValueError(f"{source} has no input {name!r}{nearest(name, names)}")
         old = known[name]
         values = _filled(old.values, shape)
         new = replace(old, shape=shape[1:] if old.batched else shape, dtype=dtype or old.dtype, values=values)
         inputs = replace(inputs, extras=tuple(new if e.name == name else e for e in inputs.extras))
+    missing = [name for name in inputs.required if name not in {extra.name for extra in inputs.extras}]
+    if missing:
+        no_tensor = next((name for name in missing if not inputs.takes.get(name)), None)
+        told = f"{source} asks for {', '.join(missing)} beside images"
+        if no_tensor:
+            raise ValueError(f"{told}, and {no_tensor} is no tensor: it cannot be called by its name")
+        raise ValueError(f"{told}; give each: --input {missing[0]}=SHAPE[:DTYPE]")
     return inputs
+
+
+def _new_extra(name: str) -> Extra:
+    """An input of which the name alone is known: indices and labels are 0, masks 1, all else numbers."""
+    if name.endswith("mask"):
+        return Extra(name, (), values=(1,))
+    return Extra(name, (), "int64" if re.search(r"(_ids|labels|indices|_shapes|sizes)$", name) else "float32")
 
 
 def _filled(values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

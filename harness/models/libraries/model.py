@@ -8,8 +8,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from segmeter.harness.models.libraries.families import fitted
+from segmeter.harness.models.libraries.folding import folded, products
 from segmeter.harness.models.libraries.inputs import Inputs, given_inputs
 from segmeter.harness.models.libraries.settling import settle
+from segmeter.harness.models.structure import meta_copy
 from segmeter.model_text import INPUT
 
 Settings = Mapping[str, Any]
@@ -30,6 +33,8 @@ class LibraryModel:
         known: names of the options that it takes; None where the library alone can tell.
         build: options without their inputs -> the module, with random weights on the current device.
         inputs: options without their inputs -> what the module is called with.
+        patterns: its family's table of components; {} for none.
+        reads: gives the names of the outputs that predictions are made of; none where all may be.
     """
 
     source: str
@@ -39,6 +44,8 @@ class LibraryModel:
     version: Hashable
     build: Callable[[Settings], nn.Module] = field(compare=False)
     inputs: Callable[[Settings], Inputs] = field(compare=False)
+    patterns: Mapping[str, str] = field(default_factory=dict, compare=False)
+    reads: Callable[[], frozenset[str]] = field(default=frozenset, compare=False)
 
     def inputs_of(self, options: Settings) -> Inputs:
         """What the module is called with, by these options and the inputs among them.
@@ -58,6 +65,26 @@ class LibraryModel:
         if not inputs.is_plain:
             module.register_forward_pre_hook(inputs.feed, with_kwargs=True)
         return module
+
+    def described(self, module: nn.Module, options: Settings) -> Mapping[str, str]:
+        """Patterns of the module's components, the same ones on every device."""
+        table = fitted(self.patterns, module)
+        if table:
+            return table
+        work = self._work(module, options)
+        return folded(module, {id(part): work.get(path, 0) for path, part in module.named_modules()})
+
+    def _work(self, module: nn.Module, options: Settings) -> Mapping[str, float]:
+        """Module path -> work, worked out once on meta, whichever device the module is on."""
+        key = (self, repr(sorted(options.items())))
+        if key not in _work_of:
+            on_meta = all(parameter.is_meta for parameter in module.parameters())
+            runs = module if on_meta else meta_copy(module)
+            _work_of[key] = products(runs.eval(), self.inputs_of(options).size)
+        return _work_of[key]
+
+
+_work_of: dict[Hashable, Mapping[str, float]] = {}
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from segmeter.encoders.chain import System
-from segmeter.harness.models.libraries.families import FAMILIES
 from segmeter.harness.models.libraries.model import LibraryModel
 from segmeter.harness.models.own import OwnModel, whole_system
 from segmeter.model_text import library_name
@@ -41,7 +40,7 @@ def library_system(source: str) -> System:
         options=None,
         identity=model,
         check=check,
-        components=FAMILIES.get(model.family, {}),
+        describe=model.described,
     )
     return whole_system(own, title=model.title, source=model.library)
 

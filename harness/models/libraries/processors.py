@@ -1,6 +1,9 @@
 """The size of the images that a model of transformers is made for."""
 
+import inspect
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from segmeter.harness.inputs import ResizeRule, Size, format_size
@@ -10,7 +13,9 @@ from segmeter.plain import shown
 # Where nothing says more.
 DEFAULT = (640, 640)
 # Their configurations' `image_size` says nothing: the networks take any size.
-ANY_SIZE = frozenset({"segformer", "mobilenet_v2", "beit"})
+ANY_SIZE = frozenset({"segformer", "mobilenet_v2", "beit", "seggpt"})
+# What models predict under transformers' usual names, where no processor says which it reads.
+PREDICTIONS = frozenset({"logits", "pred_boxes", "pred_masks", "predicted_depth"})
 # Whose backbone cuts the image into windows of patches.
 WINDOWED = frozenset({"rf_detr", "lw_detr"})
 
@@ -69,6 +74,21 @@ def _from_processor(settings: Mapping[str, Any], exact: bool) -> Size | None:
             step = settings.get("size_divisor") or settings.get("size_divisibility") or 1
             return -(-resized[0] // step) * step, -(-resized[1] // step) * step
     return None
+
+
+@lru_cache(maxsize=256)
+def post_processed(family: str) -> frozenset[str]:
+    """Names of the outputs that the post-processing of a family's image processor reads, from its source."""
+    processor = _processor_class(family)
+    found: set[str] = set()
+    for name in dir(processor) if processor is not None else ():
+        if name.startswith("post_process"):
+            try:
+                source = inspect.getsource(getattr(processor, name))
+            except (OSError, TypeError):
+                continue
+            found |= {a or b for a, b in re.findall(r"\boutputs(?:\.(\w+)|\[[\"'](\w+)[\"']\])", source)}
+    return frozenset(found) or PREDICTIONS
 
 
 def _class_settings(processor: Any) -> dict[str, Any]:

@@ -13,6 +13,8 @@ TEXT = 16
 # BERT's: [CLS], a word, the full stop that ends a phrase, [SEP].
 BERT_ENDS = (101, 4937, 1012, 102)
 FRAMES = 2
+# Encoders of texts for images are called with whole rows of so many tokens at most, padding included.
+PADDED_TO = 128
 
 
 def _text(length: int = TEXT, **settings: Any) -> tuple[Extra, ...]:
@@ -45,6 +47,22 @@ def _point(config: Any) -> tuple[Extra, ...]:
     )
 
 
+def _example(config: Any) -> tuple[Extra, ...]:
+    """An image with its mask, which the network puts above the image: both have half the config's height."""
+    height, width = config.image_size
+    shape = (3, height // 2, width)
+    return (Extra("prompt_pixel_values", shape, "float32"), Extra("prompt_masks", shape, "float32"))
+
+
+def any_text(config: Any) -> tuple[Extra, ...]:
+    """A text for a model that has a text encoder and no line in the table: as long as texts are padded to."""
+    text = getattr(config, "text_config", None)
+    longest = getattr(text, "max_position_embeddings", None)
+    if text is None:
+        return ()
+    return _text(longest if isinstance(longest, int) and 0 < longest <= PADDED_TO else TEXT)
+
+
 PROMPTS: dict[str, Callable[[Any], tuple[Extra, ...]]] = {
     "oneformer": lambda config: (Extra("task_inputs", (config.task_seq_len,)),),
     "clipseg": _clip,
@@ -61,10 +79,30 @@ PROMPTS: dict[str, Callable[[Any], tuple[Extra, ...]]] = {
     "sam3_tracker": _point,
     "sam3_video": _point,
     "sam3": _clip,
+    "sam3_lite_text": _clip,
+    "seggpt": _example,
+    # One task, one class to look for.
+    "omdet-turbo": lambda config: (
+        Extra("classes_input_ids", (TEXT,)),
+        Extra("classes_attention_mask", (TEXT,), values=(1,)),
+        Extra("tasks_input_ids", (TEXT,)),
+        Extra("tasks_attention_mask", (TEXT,), values=(1,)),
+        Extra("classes_structure", (), values=(1,)),
+    ),
 }
+# Whose `pixel_values` are several images: a video's frames, or the two that are matched.
+_IN_IMAGES = frozenset({"videomae", "timesformer", "vivit", "videoprism", "xclip", "tvp"})
+_PAIRS = frozenset({"lightglue", "superglue", "efficientloftr"})
+
+
+def frames_in_images(config: Any) -> int:
+    """Images in one ``pixel_values``; 0 for models of single ones."""
+    if config.model_type in _PAIRS:
+        return 2
+    return frames_of(config) if config.model_type in _IN_IMAGES else 0
 
 
 def frames_of(config: Any) -> int:
     """Frames of a video in one call."""
-    found = getattr(config, "num_frames", None)
+    found = getattr(getattr(config, "vision_config", config), "num_frames", None)
     return found if isinstance(found, int) and found > 0 else FRAMES

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from segmeter.harness.models.libraries.families import TORCHVISION
 from segmeter.harness.models.libraries.inputs import Inputs
 from segmeter.harness.models.libraries.model import LibraryModel, Settings
 from segmeter.words import nearest
@@ -41,6 +42,8 @@ def load(name: str) -> LibraryModel:
         library=f"torchvision {version('torchvision')}",
         family=_builder(name).__module__.rpartition(".")[2],
         version=name,
+        patterns=TORCHVISION.get(_builder(name).__module__.rpartition(".")[2], {}),
+        reads=lambda: frozenset({"out"}),
         build=partial(_build, name),
         inputs=lambda settings: Inputs(*SIZES.get(_task(name), DEFAULT)),
     )

@@ -160,12 +160,20 @@ def test_traps_are_told_with_their_figures(tmp_path) -> None:
     assert "merged into one convolution each" in merged and "RepVggBlock" in merged
     assert "RTDetrV2RepVggBlock: counted with the branches" in traps(folder(tmp_path / "rt", "rt_detr_v2"))
     assert "batch norms are counted" in traps("timm:resnet18")
-    assert "auxiliary_head runs too" in traps(folder(tmp_path / "uper", "upernet"))
+    (line,) = [t for t in told_lines(folder(tmp_path / "uper", "upernet")) if "no prediction is made" in t]
+    assert "auxiliary_head.convs.*.conv" in line
     assert traps("timm:vit_tiny_patch16_224") == ""
 
 
+def told_lines(text: str) -> tuple[str, ...]:
+    return count_model(*spec_and_size(text), "macs").traps
+
+
 def told(text: str) -> str:
-    return " | ".join(count_model(*spec_and_size(text), "macs").traps)
+    return " | ".join(told_lines(text))
+
+
+UNREAD = "run, and no prediction is made from what they give"
 
 
 def test_predictions_that_nobody_reads_are_told(tmp_path) -> None:
@@ -173,10 +181,42 @@ def test_predictions_that_nobody_reads_are_told(tmp_path) -> None:
     work = [w for w in work_of(spec, size).work if w.module == "class_predictor" and w.macs]
     # One layer, for its two "layers" count the prediction before the first.
     assert {w.calls for w in work} == {2}
-    (line,) = [t for t in count_model(spec, size, "macs").traps if t.startswith("class_predictor")]
-    assert line.endswith(f"the last alone: {sum(w.macs for w in work) / 2 / 1e9:.4f}")
-    # DETR applies its head to the last layer only.
-    assert "predicts after" not in told(folder(tmp_path / "detr", "detr"))
+    (line,) = [t for t in count_model(spec, size, "macs").traps if t.endswith(UNREAD)]
+    # The first of the two, and the norm that its Swin has beyond the others'.
+    assert f"class_predictor {sum(w.macs for w in work) / 2 / 1e9:.3g}" in line and "swin.layernorm" in line
+    # RT-DETR stacks what each layer predicts, and picks the last: of two, one class head is for training.
+    spec, size = spec_and_size(folder(tmp_path / "rt", "rt_detr_v2"))
+    heads = [
+        w.macs
+        for w in work_of(spec, size).work
+        if w.module.startswith("model.decoder.class_embed") and w.macs
+    ]
+    (line,) = [t for t in count_model(spec, size, "macs").traps if t.endswith(UNREAD)]
+    assert len(heads) == 2 and f"model.decoder.class_embed.* {heads[0] / 1e9:.3g}" in line
+    # DETR applies its head to the last layer only; its mask of ones is resized for nothing.
+    (line,) = [t for t in told_lines(folder(tmp_path / "detr", "detr")) if t.endswith(UNREAD)]
+    assert "(model.backbone " in line and "class" not in line
+
+
+def test_a_position_table_that_is_resized_at_each_call_is_told() -> None:
+    spec = parse_model("timm:vit_tiny_patch16_224:dynamic_img_size=true", own=True)
+
+    def resized(side: int) -> list[str]:
+        lines = count_model(spec, ImageSize((side, side), (side, side)), "macs").traps
+        return [line for line in lines if "resize a table of weights at each call" in line]
+
+    assert not resized(224)  # the table's own size
+    (line,) = resized(128)
+    # 8x8 places of 192 channels, 16 for each by a bicubic filter.
+    assert line.startswith(f"{8 * 8 * 192 * 16 / 1e9:.3g} GMACs (")
+
+
+def test_work_that_is_the_same_for_all_images_is_told() -> None:
+    # SwinV2 makes its position bias of coordinates, by two layers in each of 12 blocks.
+    spec, size = spec_and_size("timm:swinv2_tiny_window8_256")
+    bias = sum(w.macs for w in work_of(spec, size).work if ".cpb_mlp." in w.module)
+    (line,) = [t for t in count_model(spec, size, "macs").traps if "do not depend on the image" in t]
+    assert line.startswith(f"{bias / 1e9:.3g} GMACs (layers.*.blocks.*.attn.cpb_mlp.*")
 
 
 def test_a_size_of_one_photo_is_told(tmp_path) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from segmeter.commands.main import main
-from segmeter.harness.models import find_token_layers
+from segmeter.harness.models import LayerCall, find_token_layers, watch_token_layers
+from segmeter.harness.tokens import blocks
 from segmeter.harness.tokens.library_blocks import tell_tokens
 from tests.helpers.hugging_face import folder
 
@@ -36,6 +37,42 @@ def test_blocks_tell_the_tokens_of_the_map() -> None:
     x = torch.rand(1, 2 + 24, 8)
     told = model.blocks[1].layer_tokens(x)
     assert told.sizes == ((4, 6),) and torch.equal(told.tokens, x[:, 2:])
+
+
+class ByKeyword(Blocks):
+    """The same, its blocks called with keywords alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Keyword() for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(self.stem(images)).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(hidden_states=tokens, mask=None)
+        return tokens
+
+
+class Keyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, *, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return self.mix(hidden_states)
+
+
+def test_blocks_called_by_keyword_alone_tell_them_too() -> None:
+    model = ByKeyword()
+    assert tell_tokens(model, (64, 96)) == 2
+    seen: list[LayerCall] = []
+    with watch_token_layers(model, seen.append):
+        model(torch.rand(1, 3, 64, 96))
+    assert [each.path for each in seen] == ["blocks.0", "blocks.1"]
+    assert all(each.tokens.tokens.shape == (1, 24, 8) for each in seen)
+    measured = {path: blocks.Block() for path in find_token_layers(model)}
+    blocks._one(model, torch.rand(1, 3, 64, 96), measured, 0.9, None)
+    assert [block.tokens for block in measured.values()] == [[24], [24]]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
