@@ -14,7 +14,7 @@ from segmeter.plain import shown
 DEFAULT = (640, 640)
 # Their configurations' `image_size` says nothing: the networks take any size.
 ANY_SIZE = frozenset({"segformer", "mobilenet_v2", "beit", "seggpt"})
-# What models predict under transformers' usual names, where no processor says which it reads.
+# What models predict under transformers' usual names, where no processor has a post-processing.
 PREDICTIONS = frozenset({"logits", "pred_boxes", "pred_masks", "predicted_depth"})
 # Whose backbone cuts the image into windows of patches.
 WINDOWED = frozenset({"rf_detr", "lw_detr"})
@@ -78,17 +78,22 @@ def _from_processor(settings: Mapping[str, Any], exact: bool) -> Size | None:
 
 @lru_cache(maxsize=256)
 def post_processed(family: str) -> frozenset[str]:
-    """Names of the outputs that the post-processing of a family's image processor reads, from its source."""
+    """Names of the outputs that the post-processing of a family's image processor reads, from its source.
+
+    Empty where it reads none by name, as SAM's, which is handed the masks: then all may be predictions.
+    """
     processor = _processor_class(family)
+    names = [name for name in dir(processor) if name.startswith("post_process")] if processor else []
+    if not names:
+        return PREDICTIONS
     found: set[str] = set()
-    for name in dir(processor) if processor is not None else ():
-        if name.startswith("post_process"):
-            try:
-                source = inspect.getsource(getattr(processor, name))
-            except (OSError, TypeError):
-                continue
-            found |= {a or b for a, b in re.findall(r"\boutputs(?:\.(\w+)|\[[\"'](\w+)[\"']\])", source)}
-    return frozenset(found) or PREDICTIONS
+    for name in names:
+        try:
+            source = inspect.getsource(getattr(processor, name))
+        except (OSError, TypeError):
+            return frozenset()
+        found |= {a or b for a, b in re.findall(r"\boutputs(?:\.(\w+)|\[[\"'](\w+)[\"']\])", source)}
+    return frozenset(found)
 
 
 def _class_settings(processor: Any) -> dict[str, Any]:
