@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -123,7 +124,7 @@ class Flow:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor) and x.layout == torch.strided]
 
 
 def _memory(x: Tensor) -> int:

@@ -219,7 +219,9 @@ class Ledger:
         if self._flow is not None:
             booked = [] if self.here.muted or costs is None else [cost for cost in costs if cost.macs]
             operator = booked[0].operator if booked else ""
-            self._flow.note(self.here.path[-1], func, args, out, sum(cost.macs for cost in booked), operator)
+            macs = sum(cost.macs for cost in booked)
+            with self._one_at_a_time:
+                self._flow.note(self.here.path[-1], func, args, out, macs, operator)
 
     def record_move(self, kind: str, amount: int) -> None:
         """Note comparisons of a sort, or bytes that were gathered."""
