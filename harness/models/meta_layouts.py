@@ -82,6 +82,11 @@ def _broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     return tuple(sides)
 
 
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor on meta. (``new_empty`` would be real where small constants are kept real.)"""
+    return _in_order(shape, (0,) * len(shape), dtype)
+
+
 def _in_order(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A tensor without gaps, its dimensions in memory in the order of these strides."""
     dense, step = [0] * len(shape), 1
@@ -108,17 +113,17 @@ def _stand_in(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dty
 
 def _like_input(inputs: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
     """A norm's output; its statistics are not used in a forward pass, so their shape does not matter."""
-    statistics = inputs.new_empty((1,))
+    statistics = _empty((1,), inputs.dtype)
     return _in_order(inputs.shape, inputs.stride(), inputs.dtype), statistics, statistics
 
 
 def _softmax(x: Tensor, dim: int, other_type: Any = None) -> Tensor | None:
     known = x.is_contiguous() and x.is_floating_point() and not other_type and -x.dim() <= dim < x.dim()
-    return x.new_empty(x.shape) if known else None
+    return _empty(x.shape, x.dtype) if known else None
 
 
 def _resized(inputs: Tensor, size: Any, *_: Any, **__: Any) -> Tensor:
-    return inputs.new_empty((*inputs.shape[:2], *size))
+    return _empty((*inputs.shape[:2], *size), inputs.dtype)
 
 
 def _resized_nearest(inputs: Tensor, size: Any, *_: Any) -> Tensor | None:
@@ -154,22 +159,22 @@ def _convolved(
     room = [n + 2 * p - r for n, p, r in zip(x.shape[2:], padding, reach, strict=True)]
     if min(room) < 0:
         return None
-    return x.new_empty(
-        (x.shape[0], weight.shape[0], *(n // s + 1 for n, s in zip(room, stride, strict=True)))
+    return _empty(
+        (x.shape[0], weight.shape[0], *(n // s + 1 for n, s in zip(room, stride, strict=True))), x.dtype
     )
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor | None:
     """Matrices, or batches of them."""
     fits = a.dim() == b.dim() and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
-    return a.new_empty((*a.shape[:-1], b.shape[-1])) if fits and a.dtype == b.dtype else None
+    return _empty((*a.shape[:-1], b.shape[-1]), a.dtype) if fits and a.dtype == b.dtype else None
 
 
 def _added_product(bias: Tensor, a: Tensor, b: Tensor, **weights: Any) -> Tensor | None:
     """A linear layer."""
     fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
     known = fits and not weights and a.dtype == b.dtype == bias.dtype
-    return a.new_empty((a.shape[0], b.shape[1])) if known else None
+    return _empty((a.shape[0], b.shape[1]), a.dtype) if known else None
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -188,7 +193,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     )
     if not alike or not -first.dim() <= dim < first.dim():
         return None
-    return first.new_empty((*first.shape[:at], sum(x.shape[at] for x in tensors), *first.shape[at + 1 :]))
+    return _empty((*first.shape[:at], sum(x.shape[at] for x in tensors), *first.shape[at + 1 :]), first.dtype)
 
 
 def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -200,11 +205,11 @@ def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     )
     if not alike or not -first.dim() - 1 <= dim <= first.dim():
         return None
-    return first.new_empty((*first.shape[:at], len(tensors), *first.shape[at:]))
+    return _empty((*first.shape[:at], len(tensors), *first.shape[at:]), first.dtype)
 
 
 def _rolled(x: Tensor, *_: Any) -> Tensor | None:
-    return x.new_empty(x.shape) if x.is_contiguous() else None
+    return _empty(x.shape, x.dtype) if x.is_contiguous() else None
 
 
 def _padded(x: Tensor, pads: Sequence[int], *_: Any) -> Tensor | None:
@@ -214,7 +219,7 @@ def _padded(x: Tensor, pads: Sequence[int], *_: Any) -> Tensor | None:
     sides = list(x.shape)
     for number in range(len(pads) // 2):
         sides[-1 - number] += pads[2 * number] + pads[2 * number + 1]
-    return x.new_empty(sides) if min(sides) > 0 else None
+    return _empty(sides, x.dtype) if min(sides) > 0 else None
 
 
 def _picked(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
@@ -223,7 +228,7 @@ def _picked(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
     known = index is not None and index.is_meta and index.dtype == torch.int64 and x.dim() > 0
     if index is None or not known or not x.is_contiguous() or not index.is_contiguous():
         return None
-    return x.new_empty((*index.shape, *x.shape[1:]))
+    return _empty((*index.shape, *x.shape[1:]), x.dtype)
 
 
 def _any(x: Tensor, dim: int, keepdim: bool = False) -> Tensor | None:
@@ -239,7 +244,7 @@ def _reduced(x: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) 
         return None
     gone = {dim % x.dim() for dim in dims}
     sides = [1 if dim in gone else side for dim, side in enumerate(x.shape) if keepdim or dim not in gone]
-    return x.new_empty(sides, dtype=dtype)
+    return _empty(sides, dtype)
 
 
 def _pooled(
@@ -260,7 +265,7 @@ def _pooled(
     if min(room) < 0:
         return None
     shape = (*x.shape[:2], *(n // s + 1 for n, s in zip(room, stride, strict=True)))
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+    return _empty(shape, x.dtype), _empty(shape, torch.int64)
 
 
 _RULES: dict[Any, Callable[..., Any]] = {

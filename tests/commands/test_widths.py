@@ -19,9 +19,11 @@ COMMANDS = (
     "card m2f@r50 --padded-size 64x64",
     "doctor",
     "compare --from results/records",
+    "compare --from results/records --beside-published",
+    "models --find rf-detr",
     "results list --from results/records",
 )
-WIDTHS = (60, 80, 120)
+WIDTHS = (60, 80, 100, 120, 200)
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?: %)?")
 
 
