@@ -1,8 +1,10 @@
-"""Shared set-up: one thread each, since tests run side by side, and a skip reason for GPU tests."""
+"""Shared set-up: one thread each, since tests run side by side; who shares counts; why GPU tests skip."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from typing import Any
 
 import pytest
 import torch
@@ -21,3 +23,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+# These count the systems of all tables, which takes 40 s once in a process, and little from then on.
+COUNT_ALL = ("tests/harness/audit/", "tests/commands/test_audit_command.py", "tests/reports/plots/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under ``--dist loadfile`` the files that count everything go to one worker, as one file would."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class BySharedCounts(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "counts" if nodeid.startswith(COUNT_ALL) else super()._split_scope(nodeid)
+
+    return BySharedCounts(config, log)

@@ -270,6 +270,22 @@ print(run_and_count(Chooses(), torch.empty(4, 4, device="meta"))[1].macs)
 """
 
 
+PLAIN = """
+import sys
+import torch
+from segmeter.harness.counting.counter import run_and_count
+from tests.helpers.fresh import Fresh
+
+model = torch.nn.Linear(4, 4, device="meta")
+print(run_and_count(model, torch.empty(2, 4, device="meta"))[1].macs, "torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_plain_count_does_not_load_the_compiler() -> None:
+    # More than a second of every command on a model of one's own.
+    assert Fresh(PLAIN).communicate() == ("32 False\n", "")
+
+
 def test_a_branch_is_counted_where_nothing_has_loaded_the_compiler_yet() -> None:
     ran = subprocess.run([sys.executable, "-c", UNLOADED], capture_output=True, text=True, check=True)
     assert int(ran.stdout) == 2 * 4**3
