@@ -18,6 +18,7 @@ from segmeter.harness.counting.conventions import apply_convention
 from segmeter.harness.counting.counter import DataDependentError, run_and_count
 from segmeter.harness.gate.capture import snapshot_of
 from segmeter.harness.models import named_parts
+from tests.helpers.fresh import Fresh
 
 SHAPE = (1, 3, 16, 16)
 INPUTS = [SHAPE, torch.zeros(SHAPE)]
@@ -274,7 +275,6 @@ PLAIN = """
 import sys
 import torch
 from segmeter.harness.counting.counter import run_and_count
-from tests.helpers.fresh import Fresh
 
 model = torch.nn.Linear(4, 4, device="meta")
 print(run_and_count(model, torch.empty(2, 4, device="meta"))[1].macs, "torch._dynamo" in sys.modules)
