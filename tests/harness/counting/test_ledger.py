@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from segmeter.harness.counting.counter import run_and_count
 from segmeter.harness.counting.ledger import Branch, Count, Moved, Work
-from segmeter.harness.counting.op_costs import attention_costs
 
 
 def count_of(module: nn.Module, *inputs: object) -> Count:
@@ -48,16 +47,28 @@ def test_of_several_outputs_the_first_is_written() -> None:
     assert count_of(nn.GroupNorm(2, 8), torch.zeros(1, 8, 4)).activation_bytes == 8 * 4 * 4
 
 
-def test_attention_writes_its_scores_in_the_outputs_precision() -> None:
-    scores = {
-        cost.operator: cost.written for cost in attention_costs((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 8))
-    }
-    query = torch.zeros(1, 2, 5, 8, dtype=torch.bfloat16)
-    key = torch.zeros(1, 2, 7, 8, dtype=torch.bfloat16)
-    count = count_of(Calls(nn.functional.scaled_dot_product_attention), query, key, key)
-    for work in count.work:
-        if scores[work.operator] is not None:
-            assert work.output_bytes == 2 * scores[work.operator]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_writes_more_than_its_output_says_how_much(dtype: torch.dtype) -> None:
+    # Three steps of an LSTM: four gates of 16 by each of two matrices, in the outputs' precision.
+    count = count_of(nn.LSTM(8, 16, dtype=dtype), torch.zeros(3, 1, 8, dtype=dtype, device="cpu"))
+    assert count.activation_bytes == 3 * 2 * 4 * 16 * dtype.itemsize
+
+
+def test_moves_of_one_module_add_up() -> None:
+    once = count_of(Calls(lambda x: x.sort()), torch.ones(3, 3)).moves
+    twice = count_of(Calls(lambda x: (x.sort(), x.sort())), torch.ones(3, 3)).moves
+    assert once and [2 * each.amount for each in once] == [each.amount for each in twice]
+
+
+def test_what_no_branch_can_count_is_told_whichever_runs() -> None:
+    class Either(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda y: y @ y, lambda y: torch.linalg.qr(y)[0], (x,))  # type: ignore[no-any-return]
+
+    for value in (1.0, -1.0):
+        assert [u.operator for u in count_of(Either(), torch.full((3, 3), value)).unknown] == [
+            "aten::linalg_qr"
+        ]
 
 
 def test_a_module_knows_what_it_was_given_and_gave() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segmeter.cuda_ops import ms_deform_attn_fused
 from segmeter.harness.api import count
+from segmeter.harness.counting import products
 from segmeter.harness.counting.conventions import apply_convention
 from segmeter.harness.counting.counter import run_and_count
 
@@ -347,3 +348,54 @@ def test_the_fused_deformable_op_costs_its_samples_a_softmax_and_two_operations_
         # A division by the level's size and an addition to the reference point, for x and for y.
         "elementwise": (0, 2 * 2 * samples),
     }
+
+
+def test_attention_is_two_products_and_a_softmax_of_its_scores() -> None:
+    # 2 images, 6 heads of queries on 2 of keys: 5 x 7 scores each over 8 channels, values of 3.
+    pairs = 2 * 6 * 5 * 7
+    expected = [
+        ("attention_scores", pairs * 8, 2 * pairs * 8),
+        ("softmax", 0, 5 * pairs),
+        ("attention_values", pairs * 3, 2 * pairs * 3),
+    ]
+    found = products.attention_costs((2, 6, 5, 8), (2, 2, 7, 8), (2, 2, 7, 3))
+    assert [(cost.operator, cost.macs, cost.flops) for cost in found] == expected
+    # Without images: heads alone.
+    (scores, *_) = products.attention_costs((6, 5, 8), (2, 7, 8), (2, 7, 3))
+    assert scores.macs == 6 * 5 * 7 * 8
+
+
+def test_a_product_added_to_another_sums_over_its_own_left_matrix() -> None:
+    found = costs(torch.baddbmm, (3, 4, 6), (3, 4, 5), (3, 5, 6))
+    assert found[0] == 3 * 4 * 6 * 5
+
+
+def test_a_sparse_matrix_on_either_side_costs_what_it_stores() -> None:
+    sparse = torch.zeros(6, 8)
+    sparse[0, 1] = sparse[3, 4] = sparse[3, 5] = 1.0
+    dense, out = torch.zeros(9, 6), torch.zeros(9, 8)
+    for right in (sparse.to_sparse(), sparse.to_sparse_csr()):
+        assert products._product_macs(dense, right, out) == 3 * 9
+        assert products._product_macs(right, torch.zeros(8), torch.zeros(6)) == 3
+    assert products._product_macs(dense, sparse, out) == 9 * 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("formula", "mode", "hidden", "layers", "both_ways", "length"),
+    [(products.cudnn_recurrent, 6, 7, 9, 13, 16), (products.miopen_recurrent, 5, 6, 7, 11, 14)],
+)
+def test_recurrent_layers_on_a_gpu_cost_what_they_do_elsewhere(
+    formula: Any, mode: int, hidden: int, layers: int, both_ways: int, length: int
+) -> None:
+    for directions in (1, 2):
+        layer = nn.LSTM(16, 8, num_layers=2, bidirectional=directions == 2)
+        inputs = torch.zeros(5, 3, 16)
+        _, here = run_and_count(layer, inputs)
+        args: list[Any] = [None] * length
+        args[0], args[1] = inputs, [weight.detach() for weight in layer.parameters()]
+        args[mode], args[hidden], args[layers], args[both_ways] = 2, 8, 2, directions == 2
+        found = formula(args, None)
+        assert sum(cost.macs for cost in found) == here.macs
+        assert sum(cost.flops for cost in found) == here.flops
+        # Four gates of 8 by two matrices at each step, layer and direction.
+        assert found[0].written == 15 * 2 * directions * 2 * 4 * 8

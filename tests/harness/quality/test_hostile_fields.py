@@ -17,7 +17,7 @@ from segmeter.encoders.segmenter.postprocess import SegmentationOutput, instance
 from segmeter.files import locked
 from segmeter.harness.quality.datasets import open_dataset
 from segmeter.harness.quality.evaluate import score_folder
-from segmeter.harness.quality.fields import run_lengths, whole
+from segmeter.harness.quality.fields import _check_polygons, check_box, run_lengths, whole
 from segmeter.harness.quality.inference import Settings, predict_dataset
 from segmeter.harness.quality.instance_ap import encode_mask, read_truth
 from segmeter.harness.quality.panoptic import START_S, GroundSegment, score_maps, worthwhile
@@ -386,8 +386,29 @@ def test_whole_numbers_are_those_alone():
     assert whole(3.0, "x") == whole(3, "x") == 3
     assert whole(2, "x", 2, 2) == 2
     for least, most in ((3, 9), (0, 1)):
-        with pytest.raises(ValueError, match="x is 2, expected a whole number"):
+        with pytest.raises(ValueError, match=f"x is 2, expected a whole number from {least} to {most}$"):
             whole(2, "x", least, most)
+    # A bound that no sensible number reaches is not told.
+    with pytest.raises(ValueError, match=r"expected a whole number from 0$"):
+        whole(-1, "x")
+
+
+@pytest.mark.parametrize("box", [[], [1, 2, 3], [0, 0, -1, 1], [0, 0, 1, INF], [0, True, 1, 1], None, "1234"])
+def test_a_box_is_four_numbers_of_which_two_are_sides(box):
+    with pytest.raises(ValueError, match="expected left, top, width and height in pixels"):
+        check_box(box, "it")
+    assert check_box([-1, 0.5, 0, 2], "it") == [-1.0, 0.5, 0.0, 2.0]
+
+
+def test_a_polygon_may_reach_one_image_beyond_its_own_and_no_farther():
+    height, width = 8, 400
+    for far, is_read in ((2 * width + 2, True), (2 * width + 3, False)):
+        polygons = [[0, 0, far, 0, 0, height]]
+        if is_read:
+            _check_polygons(polygons, (height, width), "it")
+        else:
+            with pytest.raises(ValueError, match="far from the image"):
+                _check_polygons(polygons, (height, width), "it")
 
 
 def test_a_semantic_picture_of_16_bits_is_told(data, own, capsys):
