@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,22 @@ def test_the_recording_on_a_gpu_says_in_one_line_that_there_is_none() -> None:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "NVIDIA GPU" in done.stderr
+
+
+def test_the_recording_on_a_gpu_leaves_no_size_precision_or_batch_out() -> None:
+    script = str(ROOT / "benchmarks" / "op_on_gpu.py")
+    done = subprocess.run([sys.executable, script, "--list"], capture_output=True, text=True, check=True)
+    names = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert names[:3] == ["tests", "bench-warm", "bench-cold"] and len(set(names)) == len(names)
+    wanted = product(
+        ("eager", "compile"), ("512x1024", "800x1088", "1024x2048"), ("fp32", "tf32", "bf16"), "18"
+    )
+    assert {"-".join(("profile", *each)) for each in wanted} < set(names)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("profile-")]
+    encoders = ("m2f@r50", "lite-m2f@r50", "rt-m2f@r50", "pro-scale@r50")
+    assert all(f" {name} " in line for line in lines for name in encoders)
+    # What is worked out in TF32 is said to torch itself, so that the record keeps it.
+    assert all((" tf32 profile " in line) == ("-tf32-" in line.partition(":")[0]) for line in lines)
 
 
 def _with_driver(kind: cuda_build.Kind, folder: Path) -> dict[str, str]:
