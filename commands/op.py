@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def doctor(json: JsonOpt = False) -> None:
     """Show which implementation of the op runs, why, and which libraries' models it would speed up."""
     from segmeter.harness.op import diagnose
-    from segmeter.reports.text.op import doctor_notes, drop_in_lines, implementations_table, libraries_table
+    from segmeter.reports.text.op import doctor_notes, drop_in_lines, implementations_table, library_lines
 
     with user_input():
         record = diagnose()
@@ -30,7 +30,7 @@ def doctor(json: JsonOpt = False) -> None:
         show(
             *doctor_notes(record),
             implementations_table(record),
-            libraries_table(record),
+            *library_lines(record),
             *drop_in_lines(record),
         )
 
@@ -52,6 +52,22 @@ def build(
     show_json(rows) if json else show(*build_lines(rows))
     if not all(row["ok"] for row in rows):
         raise typer.Exit(EXIT_FAILED)
+
+
+@op.command()
+def hub(
+    owner: Annotated[str, typer.Option(help="Whose kernel it will be on the Hub.")],
+    out: Annotated[Path, typer.Option(help="Where to write. A new folder.")] = Path("segmeter-deform-attn"),
+) -> None:
+    """Write the op as a project of Hugging Face's kernel-builder."""
+    from segmeter.harness.op import write_project
+
+    with user_input():
+        files = write_project(out, owner)
+    show(
+        f"written     {len(files)} files, {out}",
+        "publish     kernel-builder build-and-upload (needs Nix); see docs/op.md",
+    )
 
 
 @op.command()

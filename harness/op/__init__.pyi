@@ -3,6 +3,7 @@ from .bench import run_benchmark as run_benchmark
 from .bench import write_record as write_record
 from .doctor import build_ahead as build_ahead
 from .doctor import diagnose as diagnose
+from .hub import write_project as write_project
 from .problems import DTYPES as DTYPES
 from .problems import PASSES as PASSES
 from .problems import PLACES as PLACES

@@ -57,20 +57,27 @@ def implementations_table(record: Mapping[str, Any]) -> Table:
     table = Table(title="deformable attention", title_justify="left")
     for name in ("device", "dtype", "runs", "why"):
         table.add_column(name)
+    # Most often all dtypes of a device share one answer, and the whole stays on one screen.
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for row in record["implementations"]:
-        table.add_row(row["device"], row["dtype"], row["name"], row["reason"])
+        alike.setdefault((row["device"], row["name"], row["reason"]), []).append(row["dtype"])
+    for (device, name, reason), dtypes in alike.items():
+        table.add_row(device, ", ".join(dtypes), name, reason)
     return table
 
 
-def libraries_table(record: Mapping[str, Any]) -> Table:
-    """Which installed libraries' models the op speeds up, of a ``segmeter.doctor/1`` record."""
-    table = Table(title="other libraries' models", title_justify="left")
-    for name in ("library", "version", "accelerated", "how"):
-        table.add_column(name)
+def library_lines(record: Mapping[str, Any]) -> list[str]:
+    """Which libraries' models the op speeds up, of a ``segmeter.doctor/1`` record; those alike in a line."""
+    missing: dict[str, list[str]] = {}
+    lines = []
     for row in record["libraries"]:
-        found = ", ".join(row["accelerated"]) if row["version"] else "-"
-        table.add_row(row["name"], row["version"] or "not installed", found or "none known", row["note"])
-    return table
+        if row["version"]:
+            found = ", ".join(row["accelerated"]) or "none known"
+            lines.append(f"{row['name']} {row['version']}, by {row['note']}: {found}")
+        else:
+            missing.setdefault(row["note"], []).append(row["name"])
+    lines += [f"{', '.join(names)}: not installed; by {note}" for note, names in missing.items()]
+    return ["", "other libraries' models that run on the op", *lines]
 
 
 def drop_in_lines(record: Mapping[str, Any]) -> list[str]:
