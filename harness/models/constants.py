@@ -7,6 +7,8 @@ computed from such tensors alone stays on the CPU with its values, as long as it
 tensor on meta, it becomes shapes too. What the image shows is never known.
 """
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +20,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+# `torch.cond` as the first to load the compiler looks at how modes are entered, and says that it cannot.
+warnings.filterwarnings("ignore", r"Dynamo does not know how to trace the builtin .*set_is_in_mode")
 
 # Elements that a constant may have: a mask of the largest images that are usual, 2048x2048.
 MOST = 2**22
@@ -70,15 +75,23 @@ class _FromData(TorchFunctionMode):
 
 
 class DispatchMode(TorchDispatchMode):
-    """A dispatch mode that does not load torch's compiler, which takes a second and a half.
+    """A dispatch mode that does not load torch's compiler, which takes more than a second.
 
-    Torch (2.15) marks what a mode does as not to be compiled, and loads the compiler to do so. Whatever is
-    compiled runs as it is written while these modes are on.
+    Torch (2.15) keeps the compiler out of what a mode does, and loads it to do so. Here that is done once it
+    is loaded: before, there is nothing to keep out.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        as_written = cls.__dict__.get("__torch_dispatch__")
+        super().__init_subclass__(**kwargs)
+        uncompiled = cls.__dict__.get("__torch_dispatch__")
+
+        def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            run = uncompiled if "torch._dynamo" in sys.modules else as_written
+            return run(self, func, types, args, kwargs)
+
+        if as_written is not None:
+            cls.__torch_dispatch__ = dispatch
 
 
 class SmallValues(DispatchMode):
