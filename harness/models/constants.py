@@ -82,16 +82,16 @@ class DispatchMode(TorchDispatchMode):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        as_written = cls.__dict__.get("__torch_dispatch__")
+        as_written: Any = cls.__dict__.get("__torch_dispatch__")
         super().__init_subclass__(**kwargs)
-        uncompiled = cls.__dict__.get("__torch_dispatch__")
+        uncompiled: Any = cls.__dict__.get("__torch_dispatch__")
 
         def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             run = uncompiled if "torch._dynamo" in sys.modules else as_written
             return run(self, func, types, args, kwargs)
 
         if as_written is not None:
-            cls.__torch_dispatch__ = dispatch
+            cls.__torch_dispatch__ = dispatch  # type: ignore[method-assign]
 
 
 class SmallValues(DispatchMode):
