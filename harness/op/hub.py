@@ -248,12 +248,15 @@ def standing_alone(source: str) -> str:
     source = re.sub(r"^from segmeter\.cuda_ops import", "from . import", source, flags=re.M)
     source = re.sub(r"^from segmeter(?:\.cuda_ops)?\.(\w+) import", r"from .\1 import", source, flags=re.M)
     named = re.sub(r'"segmeter::(\w+)"', r'add_op_namespace_prefix("\1")', source)
-    named = named.replace("torch.ops.segmeter.", "ops.")
+    named = re.sub(r'f"segmeter::{(\w+)}"', r"add_op_namespace_prefix(\1)", named)
+    library = 'Library(add_op_namespace_prefix("").removesuffix("::"),'
+    named = named.replace('Library("segmeter",', library)
+    named = re.sub(r"\btorch\.ops\.segmeter\b", "ops", named)
     if named == source:
         return source
     # After the imports of torch, which every such module has.
     names = [
-        name for name in ("add_op_namespace_prefix", "ops") if re.search(rf"(?<![.\w]){name}[.(]", named)
+        name for name in ("add_op_namespace_prefix", "ops") if re.search(rf"(?<![.\w]){name}[.(,]", named)
     ]
     return re.sub(
         r"^(from torch\b.*\n)", rf"\1\nfrom ._ops import {', '.join(names)}\n", named, count=1, flags=re.M
