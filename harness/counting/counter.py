@@ -141,7 +141,9 @@ def _line_of_model(error: BaseException | None = None) -> str:
 
 @lru_cache(maxsize=4096)
 def _reads_values(func: Any) -> bool:
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    # torchvision tags nothing, and its nms gives as many boxes as their places leave.
+    tagged = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    return tagged or func._schema.name == "torchvision::nms"
 
 
 @lru_cache(maxsize=256)
