@@ -58,12 +58,16 @@ def build(
 def hub(
     owner: Annotated[str, typer.Option(help="Whose kernel it will be on the Hub.")],
     out: Annotated[Path, typer.Option(help="Where to write. A new folder.")] = Path("segmeter-deform-attn"),
+    json: JsonOpt = False,
 ) -> None:
     """Write the op as a project of Hugging Face's kernel-builder."""
     from segmeter.harness.op import write_project
 
     with user_input():
         files = write_project(out, owner)
+    if json:
+        show_json({"folder": str(out), "files": [str(file) for file in files]})
+        return
     show(
         f"written     {len(files)} files, {out}",
         "publish     kernel-builder build-and-upload (needs Nix); see docs/op.md",

@@ -83,7 +83,7 @@ BAD = {
         ["plot", "circles", "--x", "fps"],
         "--x does not go with circles, only with pareto",
     ),
-    "model of no use": (["plot", "lpe", "m.py:M"], "a MODEL does not go with lpe"),
+    "model of no use": (["plot", "lpe", "timm:resnet50"], "a MODEL does not go with lpe"),
     "unknown data set": (["plot", "pareto", "--dataset", "cocoo"], "did you mean 'coco'"),
     "nothing selected": (
         ["plot", "circles", "--backbone", "swin-l"],

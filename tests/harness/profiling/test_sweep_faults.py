@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,13 @@ def a_sweep_in_its_cell(folder: Path) -> Iterator[tuple[subprocess.Popen[str], l
     here = os.open(folder / "here", os.O_RDWR)
     command = [sys.executable, str(ROOT / "cli.py"), "sweep", str(file), "--out", str(folder / "runs")]
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background is deaf to Ctrl-C; in a terminal the sweep would not be.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert select.select([here], [], [], 120)[0], "the cell did not begin"
