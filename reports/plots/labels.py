@@ -100,7 +100,8 @@ def _best(
             place = _beside(centre, (label.radius + distance) * scale, angle, size)
             cost = distance + 0.5 * (step % 4 != 0)
             cost += 400 * sum(_share(place, other) for other in taken)
-            cost += 25 * min(1.0, sum(_holds(place, dot) for dot in dots) / 10)
+            # A line right across the text meets it in three dots at least.
+            cost += 25 * min(1.0, sum(_holds(place, dot) for dot in dots) / 3)
             # A label nearer to another marker would be read as that one's.
             gap = _gap(place, centre) - 0.5 * scale
             cost += 60 * any(_gap(place, other) < gap for other in others)
