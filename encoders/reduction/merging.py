@@ -6,6 +6,7 @@ No table of all similarities is kept: rows are compared a part at a time, and on
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import wrap_torch_function
 
 # Similarities held at a time: 4 MiB of float32.
 AT_A_TIME = 1 << 20
@@ -39,18 +40,30 @@ class Matching(nn.Module):
         return torch.cat(best, 1), torch.cat(to, 1)
 
 
-class WindowMatching(nn.Module):
-    """Mean cosine of the distinct pairs of tokens in each window; it has no parameters.
+@wrap_torch_function(lambda unit: (unit,))
+def mean_cosine(unit: Tensor) -> Tensor:
+    """Mean dot product of the distinct pairs of tokens in each window.
 
-    With u the tokens at length 1, the sum over all ordered pairs is |sum u|^2 - sum |u|^2: no pair is formed.
+    As a function of its own, it can be told from the elementwise work that it is made of: the sum over all
+    ordered pairs is |sum u|^2 - sum |u|^2, so that no pair is formed.
+
+    Args:
+        unit: (B, W, k, C) tokens of windows at length 1.
+
+    Returns:
+        (B, W).
     """
+    size = unit.shape[2]
+    pairs = unit.sum(2).square().sum(-1) - unit.square().sum((2, 3))
+    return pairs / (size * (size - 1))
+
+
+class WindowMatching(nn.Module):
+    """Mean cosine of the distinct pairs of tokens in each window; it has no parameters."""
 
     def forward(self, windows: Tensor) -> Tensor:
         """(B, W, k, C) tokens of windows -> (B, W)."""
-        size = windows.shape[2]
-        unit = F.normalize(windows, dim=-1, eps=1e-8)
-        pairs = unit.sum(2).square().sum(-1) - unit.square().sum((2, 3))
-        return pairs / (size * (size - 1))
+        return mean_cosine(F.normalize(windows, dim=-1, eps=1e-8))
 
 
 class Gathering(nn.Module):

@@ -6,6 +6,7 @@
 ``macs``
     Every multiply-accumulate: ``published`` plus everything it does not count, in GMACs. Norms and resizing
     keep fvcore's weights, so that the two differ by the list of what is not counted and by nothing else.
+    Softmax and other elementwise work has none; its FLOPs stand beside the total.
 ``flops``
     Floating-point operations in GFLOPs: 2 per multiply-accumulate, plus norm, softmax and elementwise work.
 """
@@ -102,6 +103,18 @@ OMISSIONS = (
         lambda component, operator: component == "encoder.position_resizing",
     ),
     Omission(
+        "local_similarities",
+        "reducing tokens: cosines of pairs",
+        "fvcore does not know cosine_similarity; a pair is a dot product",
+        lambda component, operator: operator == "local_similarities",
+    ),
+    Omission(
+        "token_norms",
+        "reducing tokens: lengths of the tokens that are compared",
+        "fvcore does not know linalg_vector_norm; a length is a token's dot product with itself",
+        lambda component, operator: operator == "token_norms",
+    ),
+    Omission(
         "class_map_upsampling",
         "enlarging of the class maps to the image",
         "the papers' figures end at the head's own stride",
@@ -142,6 +155,8 @@ class Figures:
         least, most: units of work in all that branches (``torch.cond``) leave possible.
         unknown: operators without a formula, with their places and shapes.
         moves: comparisons of sorting, bytes of gathering (:mod:`harness.counting.moves`); in no total.
+        without_macs: operator -> FLOPs of work that has no multiply-accumulates: softmax, elementwise work,
+            pooling. Part of the total under ``flops`` alone.
     """
 
     convention: str
@@ -154,6 +169,7 @@ class Figures:
     most: float
     unknown: tuple[UnknownOp, ...] = ()
     moves: Mapping[str, float] = field(default_factory=dict)
+    without_macs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -227,7 +243,16 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
         most=most,
         unknown=count.unknown,
         moves=_moves(count),
+        without_macs=_without_macs(count),
     )
+
+
+def _without_macs(count: Count) -> dict[str, float]:
+    found: defaultdict[str, float] = defaultdict(float)
+    for work in count.work:
+        if work.flops and not work.macs:
+            found[work.operator] += work.flops
+    return dict(found)
 
 
 def _moves(count: Count) -> dict[str, float]:
@@ -274,4 +299,5 @@ def mean_figures(weighted: Sequence[tuple[Figures, int]]) -> Figures:
         most=sum(f.most * n for f, n in weighted) / images,
         unknown=tuple({(u.module, u.operator): u for f, _ in reversed(weighted) for u in f.unknown}.values()),
         moves={k: v for k, v in mean(lambda f: f.moves).items() if v is not None},
+        without_macs={k: v for k, v in mean(lambda f: f.without_macs).items() if v is not None},
     )

@@ -30,7 +30,8 @@ from segmeter.harness.counting.higher_order import UnknownValuesError, run_highe
 from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, UnknownOp, Work
 from segmeter.harness.counting.meta_ops import run_op
 from segmeter.harness.counting.moves import moves_of
-from segmeter.harness.counting.op_costs import attention_costs
+from segmeter.harness.counting.op_costs import Cost, attention_costs
+from segmeter.harness.counting.similarities import SIMILARITIES, is_reducer_call, norm_costs
 from segmeter.harness.counting.threads import threads_watched
 from segmeter.harness.counting.untouched import Keeper
 from segmeter.harness.models import DispatchMode, named_parts, small_values
@@ -117,6 +118,8 @@ class _Dispatches(DispatchMode):
                 "values: count on real inputs"
             ) from None
         if not self.ledger.here.muted:
+            if self.ledger.here.reducers:
+                costs = norm_costs(func._schema.name, args) or costs
             if costs is None:
                 self.ledger.record_unknown(func._schema.name, args)
             else:
@@ -170,6 +173,12 @@ def _attend(ledger: Ledger, func: Callable[..., Any], args: Any, kwargs: dict[st
         kwargs[name] for name in ("query", "key", "value")[len(args) :] if name in kwargs
     ]
     costs = attention_costs(*(tuple(t.shape) for t in tensors))
+    return _book_whole(ledger, func, args, kwargs, costs)
+
+
+def _book_whole(
+    ledger: Ledger, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], costs: list[Cost]
+) -> Any:
     with ledger.silent():
         out = func(*args, **kwargs)
     ledger.record(costs, out)
@@ -193,6 +202,9 @@ class _Attention(TorchFunctionMode):
                 torch.nn.functional.scaled_dot_product_attention = ATTENTION
         if self.ledger.here.autocast is not None and runs_lower(func):
             args, kwargs = autocast_products(self.ledger.here.autocast, (args, kwargs or {}))
+        if self.ledger.here.reducers and not self.ledger.here.muted and func in SIMILARITIES:
+            costs = SIMILARITIES[func](*args, **(kwargs or {}))
+            return _book_whole(self.ledger, func, args, kwargs or {}, costs)
         is_attention = func is ATTENTION or func in ATTENTION_OPERATORS
         if self.ledger.here.muted or not is_attention or _is_nested(args):
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -238,10 +250,12 @@ def _borders(
     def enter(module: nn.Module, inputs: Any) -> None:
         if is_ours(module):
             ledger.here.path.append(paths[id(module)])
+            ledger.here.reducers += is_reducer_call(inputs)
 
     def leave(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if is_ours(module):
             ledger.here.path.pop()
+            ledger.here.reducers -= is_reducer_call(inputs)
             ledger.record_run(paths[id(module)], (inputs, named), output)
 
     return enter, leave

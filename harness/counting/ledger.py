@@ -168,6 +168,7 @@ class _Here(threading.local):
         self.watched = False
         self.path = [""]
         self.muted = False
+        self.reducers = 0
         self.autocast: State | None = None
         self.page = _Page()
 
@@ -177,8 +178,8 @@ class Ledger:
 
     Attributes:
         here: whether this thread is one of them, the path of the module that runs at the end of ``path``,
-            whether nothing is booked meanwhile, and autocast's state, which is set when a function of
-            torch's is called, for what is dispatched inside it.
+            whether nothing is booked meanwhile, how many reducers of tokens are running, and autocast's
+            state, which is set when a function of torch's is called, for what is dispatched inside it.
     """
 
     def __init__(self, flow: Flow | None = None) -> None:
@@ -191,12 +192,13 @@ class Ledger:
 
     def taken_over(self) -> Callable[[], AbstractContextManager[None]]:
         """Say where this thread is; the function that is given puts another thread there for a while."""
-        path, page = list(self.here.path), self.here.page
+        path, page, reducers = list(self.here.path), self.here.page, self.here.reducers
 
         @contextmanager
         def there() -> Iterator[None]:
             before = vars(self.here).copy()
             vars(self.here).update(watched=True, path=list(path), muted=False, autocast=None, page=page)
+            self.here.reducers = reducers
             try:
                 yield
             finally:

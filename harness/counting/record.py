@@ -92,6 +92,8 @@ def bare_record(spec: ModelSpec, figures: Figures, params: int, encoder_params: 
     }
     if figures.moves and figures.convention != "published":
         record["moved"] = dict(figures.moves)
+    if figures.without_macs and figures.convention == "macs":
+        record["without_macs_gflops"] = {name: units / GIGA for name, units in figures.without_macs.items()}
     return record
 
 

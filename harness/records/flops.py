@@ -69,6 +69,8 @@ class FlopsRecord(TypedDict):
     # What the total leaves out beside arithmetic: comparisons of sorting, bytes of gathering. Not under
     # `published`.
     moved: NotRequired[dict[str, float]]
+    # Under `macs`: the FLOPs of softmax and other work without multiply-accumulates, in no total.
+    without_macs_gflops: NotRequired[dict[str, float]]
     # Of a count image by image (`--images`): where the weights are from, each image's cost and tokens, the
     # tokens of each layer, the histogram, what reducing tokens costs itself, files that could not be read,
     # and the same images in batches.

@@ -64,6 +64,11 @@ def flops_notes(record: FlopsRecord) -> list[str]:
     if "input_dependent" in record:
         weights = record.get("weights", "random")
         lines.append(f"real inputs mean over photos, weights {weights}: {record['input_dependent']}")
+    if "without_macs_gflops" in record:
+        beside = ", ".join(
+            f"{title(kind)} {giga(gflops)}" for kind, gflops in record["without_macs_gflops"].items()
+        )
+        lines.append(f"no MACs     {beside} GFLOPs")
     if "moved" in record:
         moved = ", ".join(f"{title(kind)} {figure:,.0f}" for kind, figure in record["moved"].items())
         lines.append(f"no FLOPs    {moved}")
