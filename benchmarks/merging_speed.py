@@ -4,11 +4,12 @@
 
 The plain steps: all pairs of every window are compared, the whole table of similarities is made and sorted,
 a source map of tokens by patches is kept and merged by scattering, and sizes go through the same scatter.
-Both give the same tokens (checked first); the medians of calls made in turn are printed.
+Both give the same tokens (checked first); the median processor time of calls made in turn is printed.
 """
 
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmeter.encoders.reduction.algm import Algm
-from segmeter.encoders.reduction.interface import TokenSet, first_rows
+from segmeter.encoders.reduction.grid import BipartiteMerging
+from segmeter.encoders.reduction.interface import TokenSet, first_rows, take_rows
 
 ROUNDS = 7
 
@@ -86,33 +88,112 @@ def ours(reducer: Algm, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tenso
     return x, index.gather(1, rows)
 
 
-def main() -> None:
-    side = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    width = int(sys.argv[2]) if len(sys.argv) > 2 else 384
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn((4, width, side // 4, side // 4), generator=generator)
-    maps = F.interpolate(coarse, size=(side, side), mode="bilinear") + 0.1 * torch.randn(
-        (4, width, side, side), generator=generator
-    )
-    x = torch.cat([torch.randn((4, 1, width), generator=generator), maps.flatten(2).transpose(1, 2)], 1)
-    reducer, grid, threshold = Algm((1, 5), (2, 2), 0.9), (side, side), 0.9
-    calls = {"plain": lambda: plainly(x, grid, threshold), "segmeter": lambda: ours(reducer, x, grid)}
-    (plain, plain_rows), (mine, rows) = calls["plain"](), calls["segmeter"]()
-    if not (torch.equal(plain_rows, rows) and torch.allclose(plain, mine, atol=1e-5)):
+def plain_grid(x: Tensor, grid: tuple[int, int], stride: int, rate: float) -> tuple[Tensor, Tensor]:
+    """Segformer++'s bsm step by step: merged tokens (B, T', C), and given back (B, T, C)."""
+    (batch, number, width), (high, wide) = x.shape, grid
+    marks = torch.zeros((high // stride, wide // stride, stride, stride), dtype=torch.int64)
+    marks[:, :, 0, 0] = -1
+    laid = torch.zeros((high, wide), dtype=torch.int64)
+    whole = marks.transpose(1, 2).reshape(high // stride * stride, wide // stride * stride)
+    laid[: len(whole), : whole.shape[1]] = whole
+    order = laid.reshape(1, -1, 1).argsort(dim=1, stable=True)
+    places = int((laid == -1).sum())
+    ours, theirs = order[:, places:], order[:, :places]
+
+    def split(values: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (batch, -1, values.shape[2])
+        return (
+            values.gather(1, ours.expand(batch, number - places, shape[2])),
+            values.gather(1, theirs.expand(batch, places, shape[2])),
+        )
+
+    even, odd = split(x / x.norm(dim=-1, keepdim=True))
+    best, to = (even @ odd.transpose(1, 2)).max(-1)
+    gone = min(int(number * rate), number - places)
+    ranked = best.argsort(dim=-1, descending=True)[..., None]
+    left, sent = ranked[:, gone:], ranked[:, :gone]
+    target = to[..., None].gather(1, sent)
+    sources, destinations = split(x)
+    stays = sources.gather(1, left.expand(-1, -1, width))
+    goes = sources.gather(1, sent.expand(-1, -1, width))
+    means = destinations.scatter_reduce(1, target.expand(-1, -1, width), goes, reduce="mean")
+    merged = torch.cat([stays, means], 1)
+    restored = torch.zeros_like(x)
+    restored.scatter_(1, theirs.expand(batch, -1, width), means)
+    where_left = ours.expand(batch, -1, 1).gather(1, left)
+    restored.scatter_(1, where_left.expand(-1, -1, width), stays)
+    where_sent = ours.expand(batch, -1, 1).gather(1, sent)
+    restored.scatter_(1, where_sent.expand(-1, -1, width), means.gather(1, target.expand(-1, -1, width)))
+    return merged, restored
+
+
+def our_grid(reducer: BipartiteMerging, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The same as the models run it."""
+    rows = torch.arange(x.shape[1]).expand(len(x), -1)
+    merged, index = reducer(TokenSet(x, rows, grid, 1, protected=0))
+    return merged, take_rows(merged, index)
+
+
+def compared(
+    title: str, calls: dict[str, Callable[[], tuple[Tensor, Tensor]]], checked: tuple[int, ...]
+) -> None:
+    """Check that both give the same, and print how long they take.
+
+    Args:
+        title: printed before the times.
+        calls: "plain" and "segmeter".
+        checked: places of the results that have to be equal; bsm's own order of the merged tokens is free.
+    """
+    plain, mine = calls["plain"](), calls["segmeter"]()
+    if not all(torch.allclose(plain[place], mine[place], atol=1e-5) for place in checked):
         raise SystemExit("the two do not give the same tokens")
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            before = time.perf_counter()
+            before = time.process_time()
             call()
-            times[name].append(1e3 * (time.perf_counter() - before))
-    number = side * side
-    print(f"{number} patches of width {width}, batch 4 -> {mine.shape[1]} tokens")
+            times[name].append(1e3 * (time.process_time() - before))
+    print(f"{title} -> {mine[0].shape[1]} tokens")
     for name, taken in times.items():
-        print(f"{name:9} {median(taken):8.1f} ms")
-    print(f"ratio     {median(times['plain']) / median(times['segmeter']):8.2f}")
+        print(f"  {name:9} {median(taken):8.1f} ms")
+    print(f"  ratio     {median(times['plain']) / median(times['segmeter']):8.2f}")
+
+
+def tokens_of(side: int, width: int) -> Tensor:
+    """Tokens (4, side * side, width) that are alike where they are near each other."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn((4, width, side // 4, side // 4), generator=generator)
+    maps = F.interpolate(coarse, size=(side, side), mode="bilinear")
+    maps = maps + 0.1 * torch.randn((4, width, side, side), generator=generator)
+    return maps.flatten(2).transpose(1, 2)
+
+
+def main() -> None:
+    side = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    width = int(sys.argv[2]) if len(sys.argv) > 2 else 384
+    grid, threshold = (side, side), 0.9
+    patches = tokens_of(side, width)
+    x = torch.cat([torch.randn((4, 1, width), generator=torch.Generator().manual_seed(1)), patches], 1)
+    reducer = Algm((1, 5), (2, 2), threshold)
+    size = f"{side * side} patches of width {width}, batch 4"
+    compared(
+        f"ALGM's two stages, {size}",
+        {"plain": lambda: plainly(x, grid, threshold), "segmeter": lambda: ours(reducer, x, grid)},
+        checked=(0, 1),
+    )
+    bipartite = BipartiteMerging(0.8, (4, 4))
+    compared(
+        f"bsm 0.8 with 4x4 cells and its undoing, {size}",
+        {
+            "plain": lambda: plain_grid(patches, grid, 4, 0.8),
+            "segmeter": lambda: our_grid(bipartite, patches, grid),
+        },
+        checked=(1,),
+    )
 
 
 if __name__ == "__main__":
+    # Processor time of one thread: other work on the machine leaves it.
+    torch.set_num_threads(1)
     with torch.inference_mode():
         main()
