@@ -145,11 +145,11 @@ def _audit_reduction(paper: str, json: bool) -> None:
 
     with progress_bar("auditing", reduction_steps(paper)) as advance:
         record = audit_reduction(paper, advance)
-    from segmeter.reports.text.reduction_audit import reduction_audit_notes, reduction_audit_table
+    from segmeter.reports.text.reduction_audit import reduction_audit_notes, reduction_audit_tables
 
     if json:
         return show_json(record)
-    show(reduction_audit_table(record), *reduction_audit_notes(record))
+    show(*reduction_audit_tables(record), *reduction_audit_notes(record))
 
 
 def reconcile(
