@@ -139,6 +139,7 @@ def _scored(spec: "ModelSpec", weights: Path, data: "SemanticData", windows: "Wi
             spec.num_classes,
             divisor=spec.system.size_divisor,
             zero_is_void=data.zero_is_void,
+            classes_of=data.classes_of,
             step=advance,
         )
         crop = (windows.crop, windows.crop)

@@ -1,14 +1,18 @@
 """Where ADE20K and Cityscapes keep their photos and their maps of class ids.
 
-Sources: ADEChallengeData2016 (labels 1 to 150, 0 is void) and Cityscapes' ``leftImg8bit`` and ``gtFine``
-(train ids 0 to 18, 255 is void; made from the polygons by cityscapesScripts' ``createTrainIdLabelImgs``).
+Sources: ADEChallengeData2016 (labels 1 to 150, 0 is void) and Cityscapes' ``leftImg8bit`` and ``gtFine``:
+``labelIds`` as they are downloaded, or the ``labelTrainIds`` that cityscapesScripts makes of them (0 to 18,
+255 is void).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from segmeter.harness.inputs import Photo
+from segmeter.harness.quality.miou import VOID_CLASS
 from segmeter.words import nearest
 
 
@@ -20,11 +24,25 @@ class SemanticData:
         photos: files, in order of path.
         label_of: a photo -> its PNG.
         zero_is_void: whether labels count from 1.
+        classes_of: file -> the class of each of its 256 ids, 255 for void; None where ids are classes.
     """
 
     photos: Sequence[Path]
     label_of: Callable[[Photo], Path]
     zero_is_void: bool
+    classes_of: Callable[[Path], np.ndarray | None] = lambda path: None
+
+
+def _city_classes() -> np.ndarray:
+    classes = np.full(256, VOID_CLASS, dtype=np.uint8)
+    classes[list(CITY_IDS)] = np.arange(len(CITY_IDS))
+    return classes
+
+
+# Cityscapes' id of each of its 19 classes, road to bicycle: cityscapesScripts' ``labels.py``.
+CITY_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITY_CLASSES = _city_classes()
+TRAIN_IDS, LABEL_IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
 
 LAYOUTS = {
@@ -48,7 +66,9 @@ def semantic_set(name: str, root: Path) -> SemanticData:
     folder = root / labels
     if not folder.is_dir():
         raise ValueError(f"no labels of {name} in {root}: expected the folder {labels} there")
-    return SemanticData(photos, _city_label(folder) if name == "cityscapes" else beside(folder), zero_is_void)
+    if name == "cityscapes":
+        return SemanticData(photos, _city_label(folder), zero_is_void, _city_ids)
+    return SemanticData(photos, beside(folder), zero_is_void)
 
 
 def beside(folder: Path) -> Callable[[Photo], Path]:
@@ -58,7 +78,13 @@ def beside(folder: Path) -> Callable[[Photo], Path]:
 
 def _city_label(folder: Path) -> Callable[[Photo], Path]:
     def label(photo: Photo) -> Path:
-        stem = photo.path.stem.removesuffix("_leftImg8bit")
-        return folder / photo.path.parent.name / f"{stem}_gtFine_labelTrainIds.png"
+        stem = folder / photo.path.parent.name / photo.path.stem.removesuffix("_leftImg8bit")
+        downloaded = Path(f"{stem}{LABEL_IDS}")
+        made = Path(f"{stem}{TRAIN_IDS}")
+        return downloaded if downloaded.exists() and not made.exists() else made
 
     return label
+
+
+def _city_ids(path: Path) -> np.ndarray | None:
+    return CITY_CLASSES if path.name.endswith(LABEL_IDS) else None

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from segmeter.commands.main import app
 from segmeter.harness.models import parse_model, real_model
-from segmeter.harness.quality.sliding import Windows, class_logits, places
+from segmeter.harness.quality.sliding import Windows, best_classes, class_logits, places
 from tests.helpers.reduction_recipe import fill, photo
 
 
@@ -72,8 +72,10 @@ def test_a_whole_photo_is_resized_to_sides_that_the_model_takes() -> None:
     assert Windows(512, 512, 512).resized((480, 640), 32) == (512, 683)
 
 
-@pytest.mark.parametrize("dataset", ["ade20k", "cityscapes"])
-def test_published_layouts_are_read(dataset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "ending"), [("ade20k", ""), ("cityscapes", "labelTrainIds"), ("cityscapes", "labelIds")]
+)
+def test_published_layouts_are_read(dataset: str, ending: str, tmp_path: Path) -> None:
     """Labels of the model's own making, in the data set's folders and numbering, are all right."""
     text = "segformer@mit-b0"
     model = real_model(parse_model(f"{text}:num_classes=5"))
@@ -85,7 +87,7 @@ def test_published_layouts_are_read(dataset: str, tmp_path: Path) -> None:
         label = tmp_path / "annotations/validation/ADE_val_00000001.png"
     else:
         place = tmp_path / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"
-        label = tmp_path / "gtFine/val/ulm/ulm_000001_000019_gtFine_labelTrainIds.png"
+        label = tmp_path / f"gtFine/val/ulm/ulm_000001_000019_gtFine_{ending}.png"
     for path in (place, label):
         path.parent.mkdir(parents=True)
     Image.fromarray(pixels).save(place, quality=95)
@@ -95,6 +97,9 @@ def test_published_layouts_are_read(dataset: str, tmp_path: Path) -> None:
     image = (torch.from_numpy(seen.astype(np.float32)).permute(2, 0, 1) - mean) / std
     with torch.no_grad():
         ids = model.eval()(image[None])[0].argmax(0).numpy().astype(np.uint8)
+    if ending == "labelIds":
+        # Road, sidewalk, building, wall and fence as the files have them.
+        ids = np.array([7, 8, 11, 12, 13], dtype=np.uint8)[ids]
     Image.fromarray(ids + (dataset == "ade20k")).save(label)
     words = ["miou", text, "--weights", str(tmp_path / "weights.pth"), "--dataset", dataset]
     words += ["--data", str(tmp_path), "--whole", "--short-side", "64", "--json"]
@@ -104,3 +109,10 @@ def test_published_layouts_are_read(dataset: str, tmp_path: Path) -> None:
     assert (record["miou"], record["whole"], record["windows"]) == (100, True, 1)
     refused = CliRunner().invoke(app, [*words[:4], "--dataset", "ade20K", "--data", str(tmp_path)])
     assert "did you mean 'ade20k'" in str(refused.exception)
+
+
+@pytest.mark.parametrize("classes", [1, 16, 37])
+def test_classes_are_compared_a_few_at_a_time(classes: int) -> None:
+    logits = torch.randn(classes, 5, 7, generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.interpolate(logits[None], size=(11, 13), mode="bilinear")[0].argmax(0)
+    assert (best_classes(logits, (11, 13)) == whole.numpy()).all()
