@@ -32,9 +32,23 @@ INPUTS = ("value", "spatial_shapes", "level_start_index", "sampling_locations", 
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The op's two forms -> what writes a call of theirs as nodes, for ``torch.onnx.export``."""
+    """The op's two forms -> what writes a call of theirs as nodes, for ``torch.onnx.export``.
+
+    And products with a number, which the exporter has for constants only, not for the ratio of two dynamic
+    sizes.
+    """
     ops = torch.ops.segmeter
-    return {ops.ms_deform_attn.default: _plain, ops.ms_deform_attn_fused.default: _fused}
+    return {
+        ops.ms_deform_attn.default: _plain,
+        ops.ms_deform_attn_fused.default: _fused,
+        torch.ops.aten.mul.Scalar: _times,
+    }
+
+
+def _times(tensor: Any, number: Any) -> Any:
+    if isinstance(number, int | float):
+        number = op.Constant(value=onnx.helper.make_tensor("number", onnx.TensorProto.DOUBLE, [], [number]))
+    return op.Mul(tensor, op.CastLike(number, tensor))
 
 
 def _plain(

@@ -8,12 +8,13 @@ attention has no windows and which has no output norms.
 Maps are NHWC here. Module names inside the blocks are detectron2's.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segmeter.encoders.backbones.windows import whole_parts
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -166,7 +167,9 @@ class MViTTiny(nn.Module):
 
 def to_windows(x: Tensor, size: int) -> Tensor:
     """(N, H, W, C) -> (N * windows, size, size, C), zero-padded at the right and bottom."""
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % size, 0, -x.shape[1] % size))
+    height, width = x.shape[1:3]
+    right, bottom = whole_parts(width, size) * size - width, whole_parts(height, size) * size - height
+    x = F.pad(x, (0, 0, 0, right, 0, bottom))
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
     return x.transpose(2, 3).flatten(0, 2)
 
@@ -174,7 +177,7 @@ def to_windows(x: Tensor, size: int) -> Tensor:
 def from_windows(windows: Tensor, height: int, width: int) -> Tensor:
     """(N * windows, size, size, C) -> (N, H, W, C) without padding; undoes :func:`to_windows`."""
     size = windows.shape[1]
-    grid = (math.ceil(height / size), math.ceil(width / size))
+    grid = (whole_parts(height, size), whole_parts(width, size))
     x = windows.unflatten(0, (-1, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return x[:, :height, :width]
 

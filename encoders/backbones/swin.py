@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.encoders.backbones.windows import whole_parts
+
 PATCH = 4
 HEAD_DIM = 32
 MLP_RATIO = 4
@@ -114,15 +116,15 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         height, width, dim = x.shape[1:]
         side, shift = self.window, self.shift
-        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
+        rows, columns = whole_parts(height, side), whole_parts(width, side)
+        x = F.pad(x, (0, 0, 0, columns * side - width, 0, rows * side - height))
         mask = None
         if shift:
             x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
             mask = self._mask(x)
-        tall, wide = x.shape[1:3]
         windows = to_windows(x, side).view(-1, side**2, dim)
-        windows = self.attn(windows, mask).view(-1, tall // side, wide // side, side, side, dim)
-        x = windows.transpose(2, 3).contiguous().view(-1, tall, wide, dim)
+        windows = self.attn(windows, mask).view(-1, rows, columns, side, side, dim)
+        x = windows.transpose(2, 3).contiguous().view(-1, rows * side, columns * side, dim)
         if shift:
             x = torch.roll(x, shifts=(shift, shift), dims=(1, 2))
         return x[:, :height, :width]
@@ -148,7 +150,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        height, width = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, 2 * whole_parts(width, 2) - width, 0, 2 * whole_parts(height, 2) - height))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # The four cells column by column, as the official weights expect them.
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)

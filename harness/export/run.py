@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.cuda_ops import accelerate_model
-from segmeter.harness.export.parts import WHOLE, Cut, cut, named_tensors
+from segmeter.harness.export.parts import WHOLE, Cut, Part, cut, named_tensors
 from segmeter.harness.export.session import check_packages, make_session, versions
 from segmeter.harness.export.traceable import sizes_seen
 from segmeter.harness.inputs import Size, format_size
@@ -22,6 +22,8 @@ from segmeter.harness.models import ModelSpec
 if TYPE_CHECKING:
     import onnx
 
+# Inputs by their names.
+Named = dict[str, Tensor]
 SCHEMA = "segmeter.export/1"
 # Largest difference over the largest entry of an output: sums in another order, in float32.
 TOLERANCE = 1e-3
@@ -31,6 +33,9 @@ STEPS = (1, 2)
 # A library says of no model which sizes it takes; these suit most.
 DIVISOR = 32
 BATCHES = (2, 3)
+# What is dynamic is traced at least at this size: a tracer takes for a constant what is one there, such as
+# the number of Swin's windows on a small map.
+LEAST = (480, 608)
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,9 @@ def export(
     chosen = cut(spec, model, settings.part)
     with _accelerated(model) as kept, sizes_seen(model):
         progress("tracing")
-        program, inputs = _program(spec, chosen, settings)
+        program, part, tensors = _program(spec, chosen, settings)
         progress("translating")
-        translated = _translated(spec, program, inputs, chosen, settings)
+        translated = _translated(spec, program, part, tensors, chosen, settings)
     # Against the model as it is: what was changed for the export is checked with the rest.
     progress("checking")
     portable, written = _forms(translated, settings.plugin)
@@ -155,15 +160,31 @@ def _accelerated(model: nn.Module) -> Any:
         yield [f"{layer.path}: {layer.reason}" for layer in done.kept]
 
 
-def _program(spec: ModelSpec, chosen: Cut, settings: Settings) -> tuple[Any, Any]:
-    """The traced part and what it was traced with."""
-    batch = max(settings.batch, BATCHES[0]) if settings.dynamic else settings.batch
-    inputs = _inputs(spec, chosen, settings.size, batch)
-    part = chosen.part(inputs, settings.size).eval()
-    tensors = tuple(tensor for _, tensor in named_tensors(inputs))
+def _program(spec: ModelSpec, chosen: Cut, settings: Settings) -> tuple[Any, Part, Named]:
+    """The traced part, the part itself, and what it was traced with."""
+    if not settings.dynamic:
+        return _traced(spec, chosen, settings, settings.size, settings.batch)
+    batch = max(settings.batch, BATCHES[0])
+    large = (max(settings.size[0], LEAST[0]), max(settings.size[1], LEAST[1]))
+    if chosen.first == 0 and large != settings.size:
+        try:
+            return _traced(spec, chosen, settings, large, batch)
+        except ValueError:
+            # A model that takes its own size alone.
+            pass
+    return _traced(spec, chosen, settings, settings.size, batch)
+
+
+def _traced(
+    spec: ModelSpec, chosen: Cut, settings: Settings, size: Size, batch: int
+) -> tuple[Any, Part, Named]:
+    inputs = _inputs(spec, chosen, size, batch)
+    part = chosen.part(inputs, size).eval()
+    named = dict(zip(chosen.input_names(inputs), (each for _, each in named_tensors(inputs)), strict=True))
+    tensors = tuple(named.values())
     shapes = (tuple(_any_size(tensor) for tensor in tensors),) if settings.dynamic else None
     with torch.no_grad(), _quiet(), _told(spec, chosen, "be traced", settings):
-        return torch.export.export(part, tensors, dynamic_shapes=shapes, strict=False), inputs
+        return torch.export.export(part, tensors, dynamic_shapes=shapes, strict=False), part, named
 
 
 def _inputs(spec: ModelSpec, chosen: Cut, size: Size, batch: int) -> Any:
@@ -181,16 +202,14 @@ def _any_size(tensor: Tensor) -> dict[int, Any]:
 
 
 def _translated(
-    spec: ModelSpec, program: Any, inputs: Any, chosen: Cut, settings: Settings
+    spec: ModelSpec, program: Any, part: Part, inputs: Named, chosen: Cut, settings: Settings
 ) -> "onnx.ModelProto":
     """The program as ONNX, each call of the op one node."""
     from segmeter.cuda_ops import onnx_form
 
-    names = chosen.input_names(inputs)
-    tensors = tuple(tensor for _, tensor in named_tensors(inputs))
-    part = chosen.part(inputs, settings.size).eval()
+    names = list(inputs)
     with torch.no_grad():
-        outputs = [name for name, _ in named_tensors(part.value(*tensors))]
+        outputs = [name for name, _ in named_tensors(part.value(*inputs.values()))]
     with torch.no_grad(), _quiet(), _told(spec, chosen, "be translated", settings):
         made = torch.onnx.export(
             program,

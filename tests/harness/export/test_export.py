@@ -8,9 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from segmeter.commands.main import main
 from segmeter.cuda_ops import onnx_form
+from segmeter.encoders.backbones import swin
 from segmeter.harness.export import session
 from segmeter.harness.export.traceable import reference_points, sizes_seen
 from segmeter.harness.models import parse_model, real_model
@@ -170,6 +172,46 @@ def test_reference_points_that_follow_the_traced_sizes_are_those_of_the_library(
         found = encoder.get_reference_points(sizes, shares, "cpu")
     torch.testing.assert_close(found, expected)
     assert "get_reference_points" not in vars(encoder)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the library's"])
+def test_swins_windows_and_merging_are_traced_for_maps_of_any_size(whose: str) -> None:
+    torch.manual_seed(0)
+    block: nn.Module
+    if whose == "ours":
+        block, merging = swin.SwinBlock(32, 4, 2).eval(), swin.PatchMerging(32).eval()
+    else:
+        library = pytest.importorskip("transformers.models.swin.modeling_swin")
+        config = library.SwinConfig(window_size=4, embed_dim=32)
+        block = library.SwinLayer(config, 32, (8, 8), 1, shift_size=2).eval()
+        merging = library.SwinPatchMerging(32).eval()
+
+    class Both(nn.Module):
+        """Tokens of a map of unequal, odd sides, twice."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.merging = block, merging
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if whose == "ours":
+                return self.merging(self.block(x))
+            size = (x.shape[1], x.shape[2])
+            tokens = self.block(x.flatten(1, 2), size, always_partition=True)[0]
+            return self.merging(tokens, size)
+
+    both, auto = Both(), torch.export.Dim.AUTO
+    with torch.no_grad(), sizes_seen(both):
+        program = torch.export.export(
+            both, (torch.randn(2, 9, 11, 32),), dynamic_shapes=({0: auto, 1: auto, 2: auto},), strict=False
+        )
+    assert not [name for module in both.modules() for name in vars(module) if name == "maybe_pad"]
+    for size in ((7, 6), (8, 12), (13, 19)):
+        maps = torch.randn(3, *size, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                program.module(check_guards=False)(maps), both(maps), rtol=1e-5, atol=1e-5
+            )
 
 
 def test_profile_times_a_model_under_several_runtimes_and_never_compares_across_them_unsaid(
