@@ -132,6 +132,27 @@ class ReducerKind:
         return {**self.settings.defaults, **self.published(backbone), **checked}
 
 
+def layers_of(reduction: nn.Module, name: str, where: str, last: int) -> tuple[int, ...]:
+    """The blocks or stages in which a reducer says that it works; () where it says none.
+
+    Args:
+        reduction: the reducer.
+        name: of it, for a message.
+        where: begins a message on layers that there are not, such as "ViT-S/16 has layers".
+        last: number of the last.
+
+    Raises:
+        ValueError: they are no whole numbers from 1 to the last.
+    """
+    layers = getattr(reduction, "layers", ())
+    if not isinstance(layers, list | tuple | range | set | frozenset):
+        raise ValueError(f"layers of {name} must be whole numbers such as (2, 5), got {layers!r}")
+    for layer in layers:
+        if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= last:
+            raise ValueError(f"{where} 1 to {last}, got layer {layer} for {name}")
+    return tuple(layers)
+
+
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:
     """``values[b, rows[b, n]]``: (B, T, K) and (B, N) -> (B, N, K)."""
     return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))

@@ -7,6 +7,7 @@ deviation. The result is a map of class logits at the size of the image.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from segmeter.encoders.backbones.mit import MITS, MixTransformer
@@ -15,11 +16,12 @@ from segmeter.encoders.naming import Naming, Shapes
 from segmeter.encoders.options import Option, one_of, whole_number
 from segmeter.encoders.parts.all_mlp_head import AllMlpHead, OfficialHead
 from segmeter.encoders.reduction.grid import CUSTOM, MODES, PRESET_HELP, build_merging, merging_of
-from segmeter.encoders.reduction.interface import ReducerKind
+from segmeter.encoders.reduction.interface import ReducerKind, layers_of
 from segmeter.encoders.systems.segmenter import MaskUpsampling
 
 MAX_CHANNELS = 8192
 MMSEG_CHANNELS = 256
+STAGES = 4
 HEADS = {
     "paper": "NVlabs' module, 256 channels for B0 and B1, 768 for the others",
     "mmseg": "mmseg's and Segformer++'s module, 256 channels",
@@ -74,7 +76,8 @@ def _merging(choice: Choice, own: ReducerKind | None) -> tuple[Any, Any]:
 
         def queries(stage: int) -> tuple[nn.Module | None, nn.Module | None]:
             reduction = own.build(**values)
-            return (reduction if stage in getattr(reduction, "layers", (stage,)) else None), None
+            stages = layers_of(reduction, own.name, "SegFormer has stages", STAGES)
+            return (reduction if not stages or stage in stages else None), None
 
         return (own.name, own.identity, tuple(sorted(values.items()))), queries
     merging = merging_of(choice.options)
@@ -213,7 +216,9 @@ def segformer(own: ReducerKind | None = None) -> System:
 
 
 def _fits(choice: Choice, own: ReducerKind | None) -> None:
-    _merging(choice, own)
+    _, merging = _merging(choice, own)
+    with torch.device("meta"):
+        merging(1)
 
 
 def _channels(name: str, value: Any) -> int | None:

@@ -18,7 +18,7 @@ from segmeter.encoders.chain import Choice, Pixels, Sizes, Stage, System
 from segmeter.encoders.naming import Naming, Shapes
 from segmeter.encoders.options import Option, anything, one_of, whole_number
 from segmeter.encoders.parts.mask_transformer import MaskTransformer
-from segmeter.encoders.reduction.interface import PatchTokens, ReducerKind
+from segmeter.encoders.reduction.interface import PatchTokens, ReducerKind, layers_of
 from segmeter.encoders.reduction.table import REDUCERS, named_reducer
 
 NONE = "none"
@@ -90,14 +90,13 @@ def build_reducer(kind: ReducerKind, values: Mapping[str, Any], size: ViTSize, n
     """A reducer for a vision transformer of this size.
 
     Raises:
-        ValueError: it works in blocks that the transformer does not have.
+        ValueError: it works in blocks that the transformer does not have, or in none.
     """
     context = {"dim": size.dim, "depth": size.depth, "num_classes": num_classes} if kind.context else {}
     reduction = kind.build(**values, **context)
-    layers = list(getattr(reduction, "layers", ()))
-    for layer in layers:
-        if not isinstance(layer, int) or not 1 <= layer <= size.depth:
-            raise ValueError(f"{size.title} has layers 1 to {size.depth}, got layer {layer} for {kind.name}")
+    layers = layers_of(reduction, kind.name, f"{size.title} has layers", size.depth)
+    if not layers and not any(hasattr(reduction, name) for name in ("embed", "halt")):
+        raise ValueError(f"{kind.name} says no layers, so that it would never run: give it layers = (2,)")
     return reduction
 
 

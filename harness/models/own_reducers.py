@@ -39,10 +39,10 @@ def own_reducer(source: str) -> ReducerKind:
 
 
 def _check_result(source: str) -> Callable[..., None]:
-    """A hook that holds a reducer to what it has to give; it looks at shapes alone."""
+    """A hook that holds a reducer to what it has to give: shapes, and on a CPU the rows themselves."""
 
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
-        came = tuple(inputs[0].x.shape)
+        came, first = tuple(inputs[0].x.shape), inputs[0].protected
         asked = (
             f"{source} must give the tokens that are left ({came[0]}, T, {came[2]}) and, for each that came, "
             f"its row among them ({came[0]}, {came[1]}) int64"
@@ -55,6 +55,18 @@ def _check_result(source: str) -> Callable[..., None]:
             raise ValueError(f"{asked}; got {_said(x)} and {_said(index)}")
         if index.dtype != torch.int64:
             raise ValueError(f"{asked}; got {_said(index)} {index.dtype}")
+        left = x.shape[1]
+        if left > came[1]:
+            raise ValueError(f"{source} must give as many tokens as came or fewer, {came[1]}; got {left}")
+        if index.device.type != "cpu" or type(index) is not Tensor or torch.compiler.is_compiling():
+            return
+        # The class token is row 0, and no other token may be in it.
+        if bool((index[:, :first] != 0).any() | (index[:, first:] < first).any() | (index >= left).any()):
+            rows = f"{first} to {left - 1}, and 0 for the class token" if first else f"0 to {left - 1}"
+            raise ValueError(
+                f"{source} gives {left} tokens, so that rows must be {rows}; got {int(index.min())} to "
+                f"{int(index.max())}"
+            )
 
     return check
 

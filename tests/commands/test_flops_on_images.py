@@ -102,6 +102,10 @@ def test_a_reducer_of_ones_own(folder: Path, tmp_path: Path) -> None:
         ("(tokens.x[:, :3], None)", "got (1, 3, 192) and a NoneType"),
         ("(tokens.x[:, :3], torch.zeros(1, 17))", "(1, 17) int64; got (1, 17) torch.float32"),
         ("(tokens.x[:, :3, :5], tokens.rows)", "the tokens that are left (1, T, 192)"),
+        ("(tokens.x.repeat(1, 2, 1), torch.arange(17)[None])", "as came or fewer, 17; got 34"),
+        ("(tokens.x[:, :3], torch.arange(17)[None])", "rows must be 1 to 2, and 0 for the class token"),
+        ("(tokens.x, torch.arange(17)[None] - 1)", "rows must be 1 to 16, and 0 for the class token; got -1"),
+        ("(tokens.x[:, 1:], (torch.arange(17)[None] - 1).clamp(min=0))", "rows must be 1 to 15, and 0"),
     ],
 )
 def test_a_reducer_that_gives_something_else_is_told_what_is_asked(
@@ -115,6 +119,25 @@ def test_a_reducer_that_gives_something_else_is_told_what_is_asked(
     outcome = CliRunner().invoke(app, ["flops", model])
     assert said in str(outcome.exception)
     assert "\n" not in str(outcome.exception)
+
+
+@pytest.mark.parametrize(
+    ("layers", "system", "said"),
+    [
+        ("3", "segmenter@vit-ti:reduction", "must be whole numbers such as (2, 5), got 3"),
+        ("()", "segmenter@vit-ti:reduction", "says no layers, so that it would never run"),
+        ("(True,)", "segmenter@vit-ti:reduction", "layers 1 to 12, got layer True"),
+        ("3", "segformer:merging", "must be whole numbers such as (2, 5), got 3"),
+        ("(5,)", "segformer:merging", "SegFormer has stages 1 to 4, got layer 5"),
+    ],
+)
+def test_layers_that_mean_nothing_are_told(tmp_path: Path, layers: str, system: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"import torch\n\n\nclass Mine(torch.nn.Module):\n    layers = {layers}\n"
+    )
+    outcome = CliRunner().invoke(app, ["flops", f"{system}={tmp_path}/mine.py:Mine"])
+    assert said in str(outcome.exception)
+    assert outcome.exit_code != 0 and "\n" not in str(outcome.exception)
 
 
 def test_no_readable_photo_is_one_line(tmp_path: Path) -> None:
