@@ -65,6 +65,8 @@ def runs_lower(function: Any) -> bool:
 
 def autocast_state() -> State | None:
     """Which device's autocast is on here; asked before an operator is dispatched, for inside it none is."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     for device in _SINGLE:
         if torch.is_autocast_enabled(device):
             return device, torch.get_autocast_dtype(device)

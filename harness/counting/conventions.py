@@ -14,6 +14,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from segmeter.harness.counting.counter import Count, UnknownOp, Work
 
@@ -208,7 +209,7 @@ def apply_convention(count: Count, find_component: Callable[[str], str], convent
     counted_flops = 0
     for work in count.work:
         component = find_component(work.module)
-        omission = _omission(component, work) if convention == "published" else None
+        omission = _omission(component, work.operator) if convention == "published" else None
         if omission is not None:
             not_counted[omission.name] = (not_counted.get(omission.name) or 0) + work.macs
             passed_over.add(component)
@@ -264,14 +265,15 @@ def _moves(count: Count) -> dict[str, float]:
 
 def units_of(work: Work, component: str, convention: str) -> int:
     """Units of work that a convention counts of it: MACs, or FLOPs under ``flops``; 0 if it is left out."""
-    if convention == "published" and _omission(component, work) is not None:
+    if convention == "published" and _omission(component, work.operator) is not None:
         return 0
     return work.flops if convention == "flops" else work.macs
 
 
-def _omission(component: str, work: Work) -> Omission | None:
+@lru_cache(maxsize=65536)
+def _omission(component: str, operator: str) -> Omission | None:
     for omission in OMISSIONS:
-        if omission.applies(component, work.operator):
+        if omission.applies(component, operator):
             return omission
     return None
 

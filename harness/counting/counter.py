@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from segmeter.harness.counting.autocast import autocast_inputs, autocast_products, autocast_state, runs_lower
 from segmeter.harness.counting.flow import Flow
@@ -84,50 +85,52 @@ class _Dispatches(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):
             return run_higher_order(func, args, kwargs or {}, self.ledger, lambda: self)
-        if any(map(_takes_apart, types)):
+        if types and any(map(_takes_apart, types)):
             # Tensors of a class of their own, such as rows of several lengths: what they are made of is
             # dispatched next, and is counted then.
             return NotImplemented
-        if _is_nested((*args, *(kwargs or {}).values())):
+        kwargs = kwargs or {}
+        here = self.ledger.here
+        if _is_nested(args) or (kwargs and _is_nested(kwargs.values())):
             # What rows of several lengths cost, their one tensor does not tell: it has no shape.
-            out = func(*args, **(kwargs or {}))
-            if not (self.ledger.here.muted or func.is_view):
+            out = func(*args, **kwargs)
+            if not (here.muted or func.is_view):
                 self.ledger.record_unknown(func._schema.name, args)
             return out
-        if not self.ledger.here.muted:
+        if not here.muted:
             if func in ATTENTION_OPERATORS:
-                return _attend(self.ledger, func, args, kwargs or {})
+                return _attend(self.ledger, func, args, kwargs)
             if _is_composite(func):
                 # Under inference mode, operators arrive here before torch takes them apart. Its C++ parts are
                 # meant: the Python ones, which compilers use, go further down.
                 with self:
-                    return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
+                    return func._op_dk(COMPOSITE, *args, **kwargs)
         if self.keeper is not None:
-            self.keeper.before(func, args, kwargs or {})
-        if self.on_meta and self.ledger.here.autocast is not None:
-            args = autocast_inputs(self.ledger.here.autocast, func, args)
+            self.keeper.before(func, args, kwargs)
+        if self.on_meta and here.autocast is not None:
+            args = autocast_inputs(here.autocast, func, args)
         try:
-            out, costs = run_op(func, args, kwargs or {})
+            out, costs = run_op(func, args, kwargs)
         except (RuntimeError, NotImplementedError) as error:
             # An index of the wrong type is refused wherever it is.
             if not (_reads_values(func) and self.on_meta) or "indices must be" in str(error):
                 raise
-            where = self.ledger.here.path[-1] or "the model itself"
+            where = here.path[-1] or "the model itself"
             raise DataDependentError(
                 f"{where} calls {func._schema.name}{_line_of_model()}, whose result depends on the input's "
                 "values: count on real inputs"
             ) from None
-        if not self.ledger.here.muted:
-            if self.ledger.here.reducers:
+        if not here.muted:
+            if here.reducers:
                 costs = norm_costs(func._schema.name, args) or costs
             if costs is None:
                 self.ledger.record_unknown(func._schema.name, args)
-            else:
+            elif costs:
                 self.ledger.record(costs, out)
             moved = moves_of(func._schema.name, args, out)
             if moved is not None:
                 self.ledger.record_move(*moved)
-        self.ledger.record_step(func, (args, kwargs or {}), out, costs)
+        self.ledger.record_step(func, (args, kwargs), out, costs)
         return out
 
 
@@ -156,7 +159,10 @@ def _takes_apart(kind: type) -> bool:
 
 
 def _is_nested(args: Any) -> bool:
-    return any(isinstance(each, Tensor) and each.is_nested for each in args)
+    for each in args:  # a loop, for it runs at each operator
+        if isinstance(each, Tensor) and each.is_nested:
+            return True
+    return False
 
 
 @lru_cache(maxsize=4096)
@@ -224,18 +230,20 @@ def _module_paths(root: nn.Module, ledger: Ledger) -> Iterator[None]:
     # Modules under torch.jit take no hooks of their own.
     plain = [(path, module) for path, module in parts if not isinstance(module, torch.jit.ScriptModule)]
     scripted = [(path, module) for path, module in parts if isinstance(module, torch.jit.ScriptModule)]
-    with ExitStack() as hooks:
+    hooks: list[RemovableHandle] = []
+    try:
         enter, leave = _borders(plain, ledger)
         for _, module in plain:
-            hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            left = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
-            hooks.callback(left.remove)
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         if scripted:
             enter, leave = _borders(scripted, ledger)
-            hooks.callback(register_module_forward_pre_hook(enter).remove)
-            left = register_module_forward_hook(leave, with_kwargs=True, always_call=True)
-            hooks.callback(left.remove)
+            hooks.append(register_module_forward_pre_hook(enter))
+            hooks.append(register_module_forward_hook(leave, with_kwargs=True, always_call=True))
         yield
+    finally:
+        for hook in reversed(hooks):
+            hook.remove()
 
 
 def _borders(
@@ -256,7 +264,9 @@ def _borders(
         if is_ours(module):
             ledger.here.path.pop()
             ledger.here.reducers -= is_reducer_call(inputs)
-            ledger.record_run(paths[id(module)], (inputs, named), output)
+            # Shapes are looked up without asking the modes what they are.
+            with torch._C.DisableTorchFunction():
+                ledger.record_run(paths[id(module)], (inputs, named), output)
 
     return enter, leave
 

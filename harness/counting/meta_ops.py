@@ -58,21 +58,34 @@ def _makes_new_tensors(func: Any) -> bool:
 
 def _key(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """What the output's shapes depend on; None unless all tensors are on meta, and dense."""
-    found: list[bool] = []
-    parts = tuple(_describe(value, found) for value in (*args, *kwargs.items()))
-    return (func, parts) if found and all(found) else None
+    parts: list[Any] = [func]
+    has_tensors = _describe(args, parts)
+    if has_tensors is not None and kwargs:
+        named = _describe(kwargs.items(), parts)
+        has_tensors = None if named is None else has_tensors or named
+    return tuple(parts) if has_tensors else None
 
 
-def _describe(value: Any, on_meta: list[bool]) -> Any:
-    if isinstance(value, Tensor):
-        # Only dense tensors have strides, and only shapes decide what they cost.
-        plain = value.is_meta and value.layout == torch.strided
-        on_meta.append(plain)
-        return (value.shape, value.stride(), value.dtype) if plain else None
-    if isinstance(value, list | tuple):
-        return tuple(_describe(each, on_meta) for each in value)
-    # 1, 1.0 and True are equal but promote differently.
-    return (type(value), value)
+def _describe(values: Any, parts: list[Any]) -> bool | None:
+    """Append what decides shapes; whether a tensor is among the values, None if one is not plain."""
+    has_tensors = False
+    for value in values:
+        if isinstance(value, Tensor):
+            # Only dense tensors have strides, and only shapes decide what they cost.
+            if not value.is_meta or value.layout != torch.strided:
+                return None
+            has_tensors = True
+            parts += (value.shape, value.stride(), value.dtype)
+        elif isinstance(value, list | tuple):
+            parts.append(len(value))
+            within = _describe(value, parts)
+            if within is None:
+                return None
+            has_tensors = has_tensors or within
+        else:
+            # 1, 1.0 and True are equal but promote differently.
+            parts += (type(value), value)
+    return has_tensors
 
 
 def _layouts(out: Any) -> Layout | tuple[Layout, ...] | None:
