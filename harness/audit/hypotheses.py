@@ -293,10 +293,15 @@ def path_sums(spec: ModelSpec, size: ImageSize) -> dict[tuple[str, str], int]:
             if name in FVCORE_PATHS:
                 place = published_place(component, work.operator)
             units = path.units(work, component)
-            for title, boundary in BOUNDARIES.items():
-                if boundary.holds(place):
-                    sums[name, title] = sums.get((name, title), 0) + units
+            for title in _holders(place):
+                sums[name, title] = sums.get((name, title), 0) + units
     return sums
+
+
+@lru_cache(maxsize=4096)
+def _holders(component: str) -> tuple[str, ...]:
+    """The boundaries that a component's own work belongs to."""
+    return tuple(title for title, boundary in BOUNDARIES.items() if boundary.holds(component))
 
 
 def _within(component: str, parts: Collection[str]) -> bool:

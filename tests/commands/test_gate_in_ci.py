@@ -137,17 +137,18 @@ def test_the_pytest_plugin_records_passes_and_fails(
     plugin = ("-p", "segmeter.commands.pytest_plugin", "-p", "no:segmeter", "--strict-markers")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     test = pytester.makepyfile(test_budget=TESTS.format(width=16))
-    first = pytester.runpytest_subprocess(*plugin)
+    first = pytester.runpytest_inprocess(*plugin)
     first.assert_outcomes(passed=1, failed=1)
     first.stdout.fnmatch_lines(
         ["*has no figures for test_budget.py::test_recorded; run pytest --segmeter-update"]
     )
+    # In a process of its own, as a user's; what it leaves is read here.
     pytester.runpytest_subprocess(*plugin, "--segmeter-update").assert_outcomes(passed=2)
     assert (pytester.path / "segmeter_baseline.json").exists()
-    pytester.runpytest_subprocess(*plugin).assert_outcomes(passed=2)
+    pytester.runpytest_inprocess(*plugin).assert_outcomes(passed=2)
     test.write_text(TESTS.format(width=32))
     shutil.rmtree(pytester.path / "__pycache__", ignore_errors=True)
-    wider = pytester.runpytest_subprocess(*plugin)
+    wider = pytester.runpytest_inprocess(*plugin)
     wider.assert_outcomes(failed=2)
     wider.stdout.fnmatch_lines(
         [

@@ -1,6 +1,7 @@
 """Who imports whom, read from the source: module by module, and room by room."""
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -43,13 +44,22 @@ def doors() -> dict[str, dict[str, str]]:
 def imported(module: str) -> tuple[tuple[str, str], ...]:
     """(module as written, name) of each import of the package, within functions too; name "" for a module."""
     found = []
-    for node in ast.walk(ast.parse(modules()[module].read_text())):
+    for node in _statements(ast.parse(modules()[module].read_text())):
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == PACKAGE]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             assert node.module
             found += [(node.module, alias.name) for alias in node.names]
     return tuple(found)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements, at any depth; no expression holds one."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        within = getattr(tree, block, ())
+        for statement in within if isinstance(within, list) else ():
+            yield statement
+            yield from _statements(statement)
 
 
 def target(written: str, name: str) -> str:
