@@ -111,10 +111,27 @@ def _stand_in(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dty
     return torch.empty_strided([min(side, 2) for side in shape], small, dtype=dtype, device="cpu").fill_(1)
 
 
-def _like_input(inputs: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """A norm's output; its statistics are not used in a forward pass, so their shape does not matter."""
-    statistics = _empty((1,), inputs.dtype)
-    return _in_order(inputs.shape, inputs.stride(), inputs.dtype), statistics, statistics
+def _layer_norm(x: Tensor, normalized: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """A norm of the last sides, and two statistics for each of the others."""
+    kept = x.dim() - len(normalized)
+    return _normed(_empty(x.shape, x.dtype), (*x.shape[:kept], *(1 for _ in normalized)))
+
+
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, images: int, channels: int, pixels: int, groups: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _normed(_in_order(x.shape, x.stride(), x.dtype), (images, groups))
+
+
+def _batch_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _normed(_in_order(x.shape, x.stride(), x.dtype), (x.shape[1],))
+
+
+def _normed(out: Tensor, of_statistics: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """A norm's output, its means and its scales, which are kept in single precision at least."""
+    dtype = torch.float32 if out.dtype in (torch.float16, torch.bfloat16) else out.dtype
+    statistics = _empty(of_statistics, dtype)
+    return out, statistics, statistics
 
 
 def _softmax(x: Tensor, dim: int, other_type: Any = None) -> Tensor | None:
@@ -269,10 +286,10 @@ def _pooled(
 
 
 _RULES: dict[Any, Callable[..., Any]] = {
-    aten.native_layer_norm.default: _like_input,
-    aten.native_group_norm.default: _like_input,
-    aten.native_batch_norm.default: _like_input,
-    aten._native_batch_norm_legit_no_training.default: _like_input,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.upsample_bilinear2d.default: _resized,
     aten.upsample_nearest2d.default: _resized_nearest,
     aten.convolution.default: _convolved,

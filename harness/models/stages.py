@@ -57,7 +57,8 @@ def meta_stages(spec: ModelSpec) -> list[tuple[Stage, nn.Module]]:
 def stage_module(stage: Stage, needed: tuple[Stage, ...] = ()) -> nn.Module:
     """A stage's module on meta, made of the stages that it needs; equal stages have one module."""
     built = {each.name: stage_module(each) for each in needed}
-    with _Building(), torch.device("meta"):
+    # Kept for all who ask: not as tensors of inference, whoever asks first.
+    with torch.inference_mode(False), _Building(), torch.device("meta"):
         return stage.build(built).eval()
 
 

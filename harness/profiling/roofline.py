@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segmeter.harness.counting import apply_convention, run_and_count
-from segmeter.harness.models import component_finder, named_parts
+from segmeter.harness.models import DispatchMode, component_finder, named_parts, run_plainly
 
 # Tries of a product or a copy: at least three, and more while the time lasts.
 TRIES, TRY_SECONDS = (3, 30), 0.3
@@ -138,7 +137,7 @@ def component_work(
     return {name: Work(flops[name], moved[name], written[name]) for name in sorted({*flops, *moved})}
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(DispatchMode):
     """Bytes that the running module's operators read and write."""
 
     def __init__(self, element_size: int) -> None:
@@ -148,7 +147,7 @@ class _Traffic(TorchDispatchMode):
         self.bytes: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = run_plainly(func, args, kwargs or {})
         if not func.is_view:
             read = sum(self._size(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
             written = sum(self._size(t) for t in tree_leaves(out) if isinstance(t, Tensor))

@@ -65,6 +65,12 @@ CASES: dict[str, Callable[[], Any]] = {
     "batches of matrices": lambda: meta(2, 3, 4) @ meta(2, 4, 5),
     "softmax": lambda: meta(2, 3, 4).softmax(-1),
     "layer norm": lambda: F.layer_norm(LAST.permute(0, 2, 3, 1), (3,)),
+    "layer norm of tokens behind channels": lambda: F.layer_norm(meta(2, 3, 8).transpose(1, 2), (3,)),
+    "layer norm's means": lambda: torch.native_layer_norm(HALF, (5, 7), None, None, 1e-5)[1],
+    "group norm's scales": lambda: torch.native_group_norm(X, None, None, 2, 3, 35, 3, 1e-5)[2],
+    "batch norm's means": lambda: torch.native_batch_norm(X, None, None, meta(3), meta(3), False, 0.1, 1e-5)[
+        1
+    ],
     "joined": lambda: torch.cat((X, meta(2, 1, 5, 7)), 1),
     "joined in another order": lambda: torch.cat((LAST, LAST), 1),
     "joined tokens": lambda: torch.cat((meta(4, 6).t(), meta(4, 6).t())),
