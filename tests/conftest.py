@@ -16,7 +16,9 @@ for name in ("COLUMNS", "LINES"):
     os.unsetenv(name)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no NVIDIA GPU on this machine")
@@ -29,12 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 COUNT_ALL = ("tests/harness/audit/", "tests/commands/test_audit_command.py", "tests/reports/plots/")
 
 
+# Many of these files take half a minute: handed out last, one would keep a worker busy when all else is done.
+LONG = (*COUNT_ALL, "tests/test_layout.py", "tests/commands/", "tests/harness/", "tests/cuda_ops/")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under ``--dist loadfile`` the files that count everything go to one worker, as one file would."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
+
+    # In the order of the collection, not by their number of tests.
+    config.option.loadscopereorder = False
 
     class BySharedCounts(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:

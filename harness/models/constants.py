@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from segmeter.harness.models.meta_layouts import run_plainly
+
 # `torch.cond` as the first to load the compiler looks at how modes are entered, and says that it cannot.
 warnings.filterwarnings("ignore", r"Dynamo does not know how to trace the builtin .*set_is_in_mode")
 
@@ -124,7 +126,7 @@ class SmallValues(DispatchMode):
         if self.places and any(id(x) in self.places for x in tensors):
             return self._with_places(func, args, kwargs)
         if not tensors or (not kwargs and all(x.is_meta for x in tensors)):
-            return func(*args, **kwargs)
+            return run_plainly(func, args, kwargs)
         real = [x for x in tensors if self._is_real(x)]
         if len(real) == len(tensors):
             if name == "aten::_to_copy" and _is_meta(kwargs.get("device")):

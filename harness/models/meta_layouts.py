@@ -147,6 +147,15 @@ def _resized_nearest(inputs: Tensor, size: Any, *_: Any) -> Tensor | None:
     return _resized(inputs, size) if inputs.is_contiguous() and inputs.numel() and min(size) > 0 else None
 
 
+def _sampled(x: Tensor, grid: Tensor, *_: Any) -> Tensor | None:
+    """Images looked up at places."""
+    fits = x.dim() == grid.dim() == 4 and x.shape[0] == grid.shape[0] and grid.shape[-1] == 2
+    known = (
+        fits and x.dtype == grid.dtype and grid.is_meta and x.is_contiguous() and x.numel() and grid.numel()
+    )
+    return _empty((*x.shape[:2], *grid.shape[1:3]), x.dtype) if known else None
+
+
 def _convolved(
     x: Tensor,
     weight: Tensor,
@@ -292,6 +301,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.upsample_bilinear2d.default: _resized,
     aten.upsample_nearest2d.default: _resized_nearest,
+    aten.grid_sampler_2d.default: _sampled,
     aten.convolution.default: _convolved,
     aten.addmm.default: _added_product,
     aten.mm.default: _product,

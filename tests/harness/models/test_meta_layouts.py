@@ -84,6 +84,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "largest": lambda: X.amax((1, -1)),
     "pooled": lambda: F.max_pool2d(X, 3, 2, 1),
     "pooled up": lambda: F.max_pool2d(X, 2, 2, ceil_mode=True),
+    "looked up": lambda: F.grid_sample(X, meta(2, 4, 6, 2), align_corners=False),
+    "looked up, one cell": lambda: F.grid_sample(X, meta(2, 1, 6, 2), mode="nearest", align_corners=True),
+    "looked up in another order": lambda: F.grid_sample(LAST, meta(2, 4, 6, 2), align_corners=False),
     "nearest": lambda: F.interpolate(X, size=(10, 14), mode="nearest"),
 }
 
