@@ -159,10 +159,7 @@ def _takes_apart(kind: type) -> bool:
 
 
 def _is_nested(args: Any) -> bool:
-    for each in args:  # noqa: SIM110  a generator takes twice as long, at each operator
-        if isinstance(each, Tensor) and each.is_nested:
-            return True
-    return False
+    return any(isinstance(each, Tensor) and each.is_nested for each in args)
 
 
 @lru_cache(maxsize=4096)
@@ -264,8 +261,7 @@ def _borders(
         if is_ours(module):
             ledger.here.path.pop()
             ledger.here.reducers -= is_reducer_call(inputs)
-            # Shapes are looked up without asking the modes what they are.
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction():  # modes need not hear of shapes looked up
                 ledger.record_run(paths[id(module)], (inputs, named), output)
 
     return enter, leave
@@ -394,8 +390,7 @@ def _count_once(
 
         @contextmanager
         def watching() -> Iterator[None]:
-            modes = values(), _Attention(ledger), _Dispatches(ledger, keeper, on_meta)
-            with torch.no_grad(), modes[0], modes[1], modes[2]:
+            with torch.no_grad(), values(), _Attention(ledger), _Dispatches(ledger, keeper, on_meta):
                 yield
 
         with _eager(), _module_paths(model, ledger), threads_watched(ledger, watching), watching():
