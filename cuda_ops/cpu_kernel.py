@@ -70,13 +70,14 @@ def library() -> ctypes.CDLL:
         KernelUnavailableError: it cannot be built or loaded.
     """
     compiler = find_compiler()
-    sources = [SOURCES / "cpu.cpp", SOURCES / "sample.h"]
-    texts = [source.read_text(encoding="utf-8") for source in sources]
+    sources = [SOURCES / name for name in ("cpu.cpp", "rows.cpp")]
+    headers = [SOURCES / name for name in ("parallel.h", "sample.h")]
+    texts = [source.read_text(encoding="utf-8") for source in sources + headers]
     key = digest(*texts, *FLAGS, compiler.path, compiler.version, _cpu_features())
 
     def build(target: Path) -> None:
         for tuning in TUNING:
-            command = [compiler.path, *FLAGS, *tuning, "-o", str(target), str(sources[0])]
+            command = [compiler.path, *FLAGS, *tuning, "-o", str(target), *map(str, sources)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode == 0:
                 return

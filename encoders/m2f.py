@@ -35,6 +35,7 @@ from segmeter.encoders.parts.layers import (
     to_tokens,
 )
 from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_components, smoothing
+from segmeter.encoders.parts.rowwise import Pointwise
 
 # Low to high resolution: the order of tokens, level embeddings and input projections.
 TOKEN_LEVELS = MASK2FORMER.levels
@@ -185,7 +186,7 @@ class DeformablePixelDecoder(TokenEncoder):
         self.pixel_embedding = pixel_embedding
         self.adapter_1 = ConvNorm(in_channels["res2"], DIM, kernel_size=1)
         self.layer_1 = smoothing(pixel_embedding, DIM)
-        self.mask_features = nn.Conv2d(DIM, DIM, kernel_size=1)
+        self.mask_features = Pointwise(DIM, DIM)
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -14,9 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.cuda_ops import ms_deform_attn_fused
+from segmeter.cuda_ops import ms_deform_attn_fused, rows
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.parts.kept import Kept, may_keep
+from segmeter.encoders.parts.rowwise import (
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    Pointwise,
+    by_rows,
+    normed_,
+    pointwise,
+)
 from segmeter.encoders.parts.slices import in_slices
 
 NORM_EPS = 1e-5
@@ -178,10 +187,10 @@ class MSDeformAttn(nn.Module):
     def __init__(self, dim: int = 256, levels: int = 3, heads: int = 8, points: int = 4) -> None:
         super().__init__()
         self.levels, self.heads, self.points = levels, heads, points
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, heads * levels * points * 2)
+        self.attention_weights = Linear(dim, heads * levels * points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -247,10 +256,10 @@ class DeformableEncoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attn = MSDeformAttn(dim, levels, heads, points)
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=NORM_EPS)
+        self.linear1 = Linear(dim, ffn_dim)
+        self.linear2 = Linear(ffn_dim, dim)
+        self.norm2 = LayerNorm(dim, eps=NORM_EPS)
 
     def forward(
         self, tokens: Tensor, position: Tensor, levels: Levels, num_queries: int | None = None
@@ -266,11 +275,21 @@ class DeformableEncoderLayer(nn.Module):
         Returns:
             (B, Q, C), the updated queries.
         """
-        queries = tokens[:, :num_queries]
-        attended = self.self_attn(
-            queries + position[:, :num_queries], levels.centres[:num_queries], tokens, levels
-        )
+        queries, position = tokens[:, :num_queries], position[:, :num_queries]
+        centres = levels.centres[:num_queries]
+        if self._goes_by_rows(tokens):
+            positioned = torch.add(queries, position, out=rows.empty(*queries.shape))
+            attended = self.self_attn(positioned, centres, tokens, levels)
+            return rows.add_norm_and_ffn_(
+                attended, queries, self.norm1, self.linear1, self.linear2, self.norm2
+            )
+        attended = self.self_attn(queries + position, centres, tokens, levels)
         return in_slices(self._norm_and_ffn, queries, attended)
+
+    def _goes_by_rows(self, tokens: Tensor) -> bool:
+        # Nobody else may hold what the attention gives: it is worked on in place.
+        attention = (self.self_attn, self.self_attn.output_proj)
+        return by_rows(tokens, *attention, self.norm1, self.linear1, self.linear2, self.norm2)
 
     def _norm_and_ffn(self, queries: Tensor, attended: Tensor) -> Tensor:
         queries = self.norm1(queries + attended)
@@ -288,21 +307,34 @@ class ConvNorm(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.GroupNorm(GROUPS, out_channels, eps=NORM_EPS)
+        self.norm = GroupNorm(GROUPS, out_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        return self.norm(super().forward(x))
+        return self.normed(x)
+
+    def normed(self, x: Tensor, relu: bool = False) -> Tensor:
+        """As :meth:`forward`, then ReLU if asked for."""
+        is_product = self.kernel_size == (1, 1) and rows.serve(x, self)
+        convolved = pointwise(x, self) if is_product else super().forward(x)
+        return normed_(convolved, self.norm, relu=relu)
 
 
-def input_projection(in_channels: int, dim: int, halving: bool = False) -> nn.Sequential:
-    """Convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width.
+class InputProjection(nn.Sequential):
+    """Convolution with bias, GroupNorm, no activation: a backbone level to the encoder's width."""
 
-    The convolution is 1x1; the one that halves the resolution is 3x3 of stride 2.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C, H', W')."""
+        convolution, norm = self
+        assert isinstance(norm, GroupNorm)
+        return normed_(convolution(x), norm, convolution)
+
+
+def input_projection(in_channels: int, dim: int, halving: bool = False) -> InputProjection:
+    """The projection of a level; its convolution is 1x1, that which halves the resolution 3x3 of stride 2."""
     convolution = (
         nn.Conv2d(in_channels, dim, kernel_size=3, stride=2, padding=1)
         if halving
-        else nn.Conv2d(in_channels, dim, kernel_size=1)
+        else Pointwise(in_channels, dim)
     )
-    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, dim, eps=NORM_EPS))
+    return InputProjection(convolution, GroupNorm(GROUPS, dim, eps=NORM_EPS))

@@ -8,8 +8,10 @@ One FPN step: a 1x1 convolution of res2 (``adapter_1``) plus the enlarged stride
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.cuda_ops import rows
 from segmeter.encoders.options import Option, one_of
 from segmeter.encoders.parts.layers import GROUPS, NORM_EPS, ConvNorm
+from segmeter.encoders.parts.rowwise import GroupNorm, by_rows, normed_, pixels
 
 PIXEL_EMBEDDINGS = {
     "conv": "3x3 convolution, GroupNorm, ReLU (Mask2Former)",
@@ -35,7 +37,7 @@ class ConvSmoothing(ConvNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return F.relu(super().forward(x), inplace=True)
+        return self.normed(x, relu=True)
 
 
 class PooledSmoothing(nn.Module):
@@ -48,15 +50,19 @@ class PooledSmoothing(nn.Module):
     def __init__(self, dim: int, pool: str) -> None:
         super().__init__()
         self.pool = pool
-        self.norm = nn.GroupNorm(GROUPS, dim, eps=NORM_EPS)
+        self.norm = GroupNorm(GROUPS, dim, eps=NORM_EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        if self.pool == "max":
+    def forward(self, x: Tensor, in_place: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); in place, of maps in the order of memory format channels last."""
+        if in_place and self.pool == "max":
+            for image in x:
+                rows.max_pool_(pixels(image))
+            pooled = x
+        elif self.pool == "max":
             pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
         else:
             pooled = F.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
-        return F.relu(self.norm(pooled), inplace=True)
+        return normed_(pooled, self.norm, relu=True)
 
 
 def smoothing(kind: str, dim: int) -> nn.Module:
@@ -68,6 +74,8 @@ def smoothing(kind: str, dim: int) -> nn.Module:
 
 def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor) -> Tensor:
     """One FPN step: (B, C_in, H/4, W/4) and (B, C, H/8, W/8) -> (B, C, H/4, W/4)."""
+    if isinstance(adapter, ConvNorm) and by_rows(res2, adapter) and rows.serve(stride_8):
+        return _fuse_in_place(adapter(res2), smoother, stride_8)
     lateral = adapter(_channels_last(res2))
     enlarged = F.interpolate(
         _channels_last(stride_8), size=lateral.shape[-2:], mode="bilinear", align_corners=False
@@ -76,6 +84,16 @@ def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor
         # Into memory that nobody else sees: maps at stride 4 are the largest that there are.
         return smoother(enlarged.add_(lateral))
     return smoother(lateral + enlarged)
+
+
+def _fuse_in_place(lateral: Tensor, smoother: nn.Module, stride_8: Tensor) -> Tensor:
+    # Maps at stride 4 are the largest that there are: each further one costs as much as a matrix product.
+    for image, other in zip(lateral, stride_8, strict=True):
+        rows.add_enlarged_(pixels(image), pixels(other).contiguous())
+    if isinstance(smoother, PooledSmoothing) and by_rows(lateral, smoother):
+        found: Tensor = smoother(lateral, in_place=True)
+        return found
+    return smoother(lateral)
 
 
 def _channels_last(maps: Tensor) -> Tensor:

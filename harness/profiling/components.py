@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from segmeter.cuda_ops import rows
 from segmeter.harness.machine import give_back, reset_peak, resident_bytes
 from segmeter.harness.models import component_finder, named_parts
 from segmeter.harness.profiling.clock import time_ms
@@ -74,8 +75,9 @@ class Borders:
         handles = []
         for name in self.places:
             module = self.model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(entering(self.components[name])))
-            handles.append(module.register_forward_hook(leave, always_call=True))
+            enter = rows.sees_nothing(entering(self.components[name]))
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(rows.sees_nothing(leave), always_call=True))
         try:
             yield
         finally:

@@ -1,0 +1,98 @@
+"""Modules that a CPU's inference may run row by row, in memory of the caller's: see :mod:`cuda_ops.rows`.
+
+Each is the module of torch whose name it has, with the same parameters, and works as that one does unless it
+is given memory to write to. Whoever gives it has asked :func:`by_rows`.
+
+Legend: K rows (tokens or pixels), C channels.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmeter.cuda_ops import rows
+
+
+class Linear(nn.Linear):
+    """A linear layer."""
+
+    def forward(
+        self, x: Tensor, out: Tensor | None = None, relu: bool = False, panels: Tensor | None = None
+    ) -> Tensor:
+        """(..., C_in) -> (..., C_out); (K, C_in) -> (K, C_out) with what :func:`rows.product` takes."""
+        if out is not None:
+            return rows.product(x, self.weight, self.bias, out, relu, panels)
+        if x.dim() < 2 or not rows.serve(x, self):
+            return super().forward(x)
+        each = x.flatten(0, -2)
+        found = rows.product(each, self.weight, self.bias, rows.empty(len(each), self.out_features))
+        return found.view(*x.shape[:-1], self.out_features)
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm of one tensor, or of the sum of two."""
+
+    def forward(self, x: Tensor, others: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """(..., C) -> (..., C); with ``others`` and ``out``, (K, C) each, of their sum."""
+        if others is None or out is None:
+            return super().forward(x)
+        return rows.add_norm(x, others, self, out)
+
+
+class GroupNorm(nn.GroupNorm):
+    """A group norm that can work in place."""
+
+    def forward(self, x: Tensor, in_place: bool = False, relu: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); in place, of maps channels last, then ReLU if asked for."""
+        if not in_place:
+            return super().forward(x)
+        for image in x:
+            rows.group_norm_(pixels(image).flatten(0, 1), self, relu)
+        return x
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        return pointwise(x, self) if rows.serve(x, self) else super().forward(x)
+
+
+def pointwise(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution as a matrix product of the pixels, where :func:`cuda_ops.rows.serve` has said yes."""
+    found = new_maps(x, convolution.out_channels)
+    for image, out in zip(x, found, strict=True):
+        rows.product(
+            pixels(image).flatten(0, 1),
+            convolution.weight.flatten(1),
+            convolution.bias,
+            pixels(out).flatten(0, 1),
+        )
+    return found
+
+
+def normed_(x: Tensor, norm: "GroupNorm", *owners: nn.Module, relu: bool = False) -> Tensor:
+    """A map that its owners have just made, normed, then ReLU if asked for; in place if it may be."""
+    if by_rows(x, norm, *owners) and all(pixels(image).is_contiguous() for image in x):
+        return norm(x, in_place=True, relu=relu)
+    found = norm(x)
+    return F.relu(found, inplace=True) if relu else found
+
+
+def by_rows(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether these modules may run on memory of the caller's: nobody looks at what they take and give."""
+    return rows.serve(x, *modules) and not any(rows.is_watched(module) for module in modules)
+
+
+def new_maps(like: Tensor, channels: int) -> Tensor:
+    """New memory (B, C, H, W) of a map's size, a pixel's channels side by side."""
+    batch, _, height, width = like.shape
+    return rows.empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def pixels(image: Tensor) -> Tensor:
+    """(C, H, W) whose channels lie side by side -> (H, W, C)."""
+    return image.permute(1, 2, 0)
