@@ -58,18 +58,19 @@ class Acceleration:
         lines += [f"  {layer.path}: {layer.kind} keeps its own: {layer.reason}" for layer in self.kept]
         return "\n".join(lines)
 
-    def _replace(self, module: nn.Module, name: str, value: Any) -> None:
-        before = getattr(module, name)
-        setattr(module, name, value)
-        self._undo.append(lambda: setattr(module, name, before))
+    def _replace(self, module: nn.Module, kind: type[nn.Module]) -> None:
+        before = type(module)
+        module.__class__ = kind
+        self._undo.append(lambda: setattr(module, "__class__", before))
 
 
 @cache
-def _accelerated(plain: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
-    """A layer's class with another ``forward``, by the same name.
+def _accelerated(plain: Any, attribute: str, function: Callable[..., Any]) -> type[nn.Module]:
+    """A layer's class with another ``forward``, or another function for one that it holds, by the same name.
 
     A method of the layer itself would stay with it when its model is copied to other GPUs, and a file of the
-    pickled layer could not be read. This class is pickled as the plain one: the file needs no segmeter.
+    pickled layer could not be read. This class is pickled as the plain one, with the functions that the plain
+    layer holds: the file needs no segmeter.
     """
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
@@ -81,7 +82,9 @@ def _accelerated(plain: type[nn.Module], forward: Callable[..., Any]) -> type[nn
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
-    body = {"forward": forward, "__reduce_ex__": reduce, "__deepcopy__": deepcopy, families.MARK: True}
+    # A property goes before what the layer itself holds under that name, which stays as it is.
+    instead = function if attribute == FORWARD else property(lambda self: function)
+    body = {attribute: instead, "__reduce_ex__": reduce, "__deepcopy__": deepcopy, families.MARK: True}
     same = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(plain.__name__, (plain,), {**body, **same})
 
@@ -98,8 +101,11 @@ def accelerate_model(model: nn.Module) -> Acceleration:
         What was replaced and what was not; use it as a context, or call its ``undo``.
 
     Raises:
+        TypeError: not a module.
         ValueError: no such layer at all, or none that can be replaced; nothing is changed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     done = Acceleration()
     for path, module in model.named_modules():
         found = families.recognise(module)
@@ -110,10 +116,8 @@ def accelerate_model(model: nn.Module) -> Acceleration:
         if reason:
             done.kept.append(Layer(path, kind, reason))
             continue
-        if found.attribute == FORWARD:
-            done._replace(module, "__class__", _accelerated(type(module), found.function))  # type: ignore[arg-type]
-        else:
-            done._replace(module, found.attribute, found.function)
+        plain: Any = type(module)
+        done._replace(module, _accelerated(plain, found.attribute, found.function))
         done.replaced.append(Layer(path, kind))
     if not done.replaced:
         name = type(model).__name__

@@ -81,6 +81,16 @@ def check_reference_points(reference_points: Tensor, value: Tensor, offsets: Ten
     _check_device("reference_points", reference_points, value)
 
 
+def check_gradient(grad_output: Tensor, value: Tensor, queries: int) -> None:
+    """Check the gradient of the output, (B, Q, M*D)."""
+    expected = (value.shape[0], queries, value.shape[2] * value.shape[3])
+    if tuple(grad_output.shape) != expected:
+        raise ValueError(f"grad_output must be (B, Q, M*D) = {expected}, got {tuple(grad_output.shape)}")
+    if grad_output.dtype != value.dtype:
+        raise TypeError(f"grad_output must have value's dtype {value.dtype}, got {grad_output.dtype}")
+    _check_device("grad_output", grad_output, value)
+
+
 def _check_device(name: str, tensor: Tensor, value: Tensor) -> None:
     # With a value on meta only shapes count, and a table of sizes may have kept its values on the CPU.
     if tensor.device != value.device and not value.is_meta:

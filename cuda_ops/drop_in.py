@@ -5,14 +5,17 @@ and call ``MSDA.ms_deform_attn_forward``; after :func:`install` that finds the o
 no build, runs on CPUs too, and knows half precision.
 """
 
+import importlib.util
 import math
 import sys
 import types
+import warnings
+from importlib.machinery import ModuleSpec
 
 import torch
 from torch import Tensor, nn
 
-from segmeter.cuda_ops.op import backward_op, ms_deform_attn, ms_deform_attn_fused
+from segmeter.cuda_ops.op import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_gradients
 
 EXTENSION = "MultiScaleDeformableAttention"
 
@@ -30,8 +33,14 @@ def ms_deform_attn_forward(
     Args:
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights: as
             :func:`cuda_ops.op.ms_deform_attn` takes them.
-        im2col_step: taken for the signature's sake; batches are not parted.
+        im2col_step: images that the extension takes at a time, at least 1. Batches are not parted here, so
+            that one that it does not divide, which the extension refuses, is no error.
+
+    Raises:
+        ValueError: an argument's rank, size or content does not fit the others.
+        TypeError: an argument's dtype or device does not fit.
     """
+    _check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step)
     with torch.no_grad():
         return ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
 
@@ -45,20 +54,53 @@ def ms_deform_attn_backward(
     grad_output: Tensor,
     im2col_step: int = 64,
 ) -> list[Tensor]:
-    """As the extension's: gradients of value, sampling locations and attention weights."""
-    grads = backward_op(
-        grad_output.contiguous(),
-        value,
-        spatial_shapes,
-        level_start_index,
-        sampling_locations,
-        attention_weights,
+    """As the extension's: gradients of value, sampling locations and attention weights.
+
+    Raises:
+        ValueError: an argument's rank, size or content does not fit the others.
+        TypeError: an argument's dtype or device does not fit.
+    """
+    _check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step)
+    _check_tensors(grad_output=grad_output)
+    grads = ms_deform_attn_gradients(
+        grad_output, value, spatial_shapes, level_start_index, sampling_locations, attention_weights
     )
     return list(grads)
 
 
+def _check(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> None:
+    _check_tensors(
+        value=value,
+        spatial_shapes=spatial_shapes,
+        level_start_index=level_start_index,
+        sampling_locations=sampling_locations,
+        attention_weights=attention_weights,
+    )
+    if isinstance(im2col_step, bool) or not isinstance(im2col_step, int):
+        raise TypeError(f"im2col_step must be an int, got {type(im2col_step).__name__}")
+    if im2col_step < 1:
+        raise ValueError(f"im2col_step must be at least 1, got {im2col_step}")
+
+
+def _check_tensors(**given: Tensor) -> None:
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got one of layout {tensor.layout}")
+
+
 def install() -> types.ModuleType:
     """Let ``import MultiScaleDeformableAttention`` find this op from now on, in this process.
+
+    Where the extension itself is installed, a warning says that this op is taken in its place.
 
     Raises:
         ValueError: another module of that name is loaded already; it would be used by what imported it.
@@ -71,7 +113,16 @@ def install() -> types.ModuleType:
             f"{EXTENSION} is already imported from {getattr(loaded, '__file__', 'elsewhere')}; "
             "call segmeter.ops.install() before what imports it"
         )
+    found = importlib.util.find_spec(EXTENSION)
+    if found is not None:
+        warnings.warn(
+            f"segmeter's op is used in place of the installed extension {found.origin or EXTENSION}, "
+            "until segmeter.ops.uninstall()",
+            stacklevel=2,
+        )
     module = types.ModuleType(EXTENSION, "segmeter's op under the official extension's name.")
+    # What asks whether the extension is there asks for this.
+    module.__spec__ = ModuleSpec(EXTENSION, None)
     module.ms_deform_attn_forward = ms_deform_attn_forward  # type: ignore[attr-defined]
     module.ms_deform_attn_backward = ms_deform_attn_backward  # type: ignore[attr-defined]
     sys.modules[EXTENSION] = module

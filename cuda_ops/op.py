@@ -275,6 +275,47 @@ def ms_deform_attn(
     return output
 
 
+def ms_deform_attn_gradients(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, sampling locations and attention weights, for code that differentiates by itself.
+
+    Args:
+        grad_output: (B, Q, M*D) in value's dtype.
+        value, spatial_shapes, level_start_index, sampling_locations, attention_weights: as
+            :func:`ms_deform_attn` takes them.
+
+    Raises:
+        ValueError: an argument's rank, size or content does not fit the others.
+        TypeError: an argument's dtype or device does not fit.
+    """
+    arguments.check_value_and_levels(value, spatial_shapes, level_start_index)
+    arguments.check_samples(
+        value,
+        spatial_shapes,
+        "sampling_locations",
+        sampling_locations,
+        "attention_weights",
+        attention_weights,
+    )
+    arguments.check_gradient(grad_output, value, sampling_locations.shape[1])
+    check_geometry(spatial_shapes, level_start_index, value.shape[1])
+    grads: tuple[Tensor, Tensor, Tensor] = backward_op(
+        grad_output.contiguous(),
+        value,
+        spatial_shapes,
+        level_start_index,
+        sampling_locations,
+        attention_weights,
+    )
+    return grads
+
+
 def ms_deform_attn_fused(
     value: Tensor,
     spatial_shapes: Tensor,

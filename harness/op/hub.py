@@ -79,7 +79,7 @@ import torch
 from torch import Tensor
 
 from . import layers
-from .op import backward_op, ms_deform_attn, ms_deform_attn_fused
+from .op import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_gradients
 
 
 def ms_deform_attn_forward(
@@ -106,7 +106,7 @@ def ms_deform_attn_backward(
 ) -> list[Tensor]:
     """With the official extension's signature: gradients of value, locations and weights."""
     inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    return list(backward_op(grad_output.contiguous(), *inputs))
+    return list(ms_deform_attn_gradients(grad_output, *inputs))
 
 
 __all__ = [

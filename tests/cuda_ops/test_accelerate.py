@@ -2,9 +2,13 @@
 
 import copy
 import importlib
+import importlib.util
 import io
+import pickle
+import pickletools
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,9 +232,55 @@ def test_code_of_the_official_extension_finds_the_op() -> None:
         for grad, want in zip(grads, wanted, strict=True):
             torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-4)
         assert ops.install() is extension
+        # The kernels are told sizes and take pointers: what does not fit them is refused before.
+        short = torch.ones(2, found.shape[1] - 1, found.shape[2])
+        with pytest.raises(ValueError, match="grad_output must be"):
+            extension.ms_deform_attn_backward(*inputs, short, 64)
+        with pytest.raises(TypeError, match="grad_output must have value's dtype"):
+            extension.ms_deform_attn_backward(*inputs, torch.ones_like(found).double(), 64)
+        with pytest.raises(TypeError, match="sampling_locations must have value's dtype"):
+            extension.ms_deform_attn_backward(inputs[0].double(), *inputs[1:], torch.ones_like(found), 64)
+        with pytest.raises(ValueError, match="tokens in all"):
+            extension.ms_deform_attn_backward(inputs[0][:, 1:], *inputs[1:], torch.ones_like(found), 64)
+        with pytest.raises(ValueError, match="im2col_step must be at least 1"):
+            extension.ms_deform_attn_forward(*inputs, 0)
     finally:
         ops.uninstall()
     assert "MultiScaleDeformableAttention" not in sys.modules
+
+
+def test_an_installed_extension_is_not_replaced_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "MultiScaleDeformableAttention.py").write_text("theirs = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.warns(UserWarning, match=r"in place of the installed extension .*Attention\.py"):
+            ops.install()
+        assert importlib.util.find_spec("MultiScaleDeformableAttention") is not None
+        ops.uninstall()
+        theirs = importlib.import_module("MultiScaleDeformableAttention")
+        with pytest.raises(ValueError, match="already imported from"):
+            ops.install()
+        ops.uninstall()
+        assert sys.modules["MultiScaleDeformableAttention"] is theirs
+    finally:
+        sys.modules.pop("MultiScaleDeformableAttention", None)
+
+
+@pytest.mark.parametrize("name", ["Mask2Former", "D-FINE"])
+def test_a_file_of_an_accelerated_model_needs_no_segmeter(name: str) -> None:
+    model, _ = built(name)
+    with segmeter.accelerate(model) as done:
+        saved = pickle.dumps(model)
+        assert len(done.replaced) == MODELS[name].layers
+    assert not [code for code, arg, _ in pickletools.genops(saved) if arg and "segmeter" in str(arg)]
+    assert not any(hasattr(type(module), families.MARK) for module in pickle.loads(saved).modules())
+
+
+def test_what_is_no_module_is_said_in_one_line() -> None:
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got str"):
+        segmeter.accelerate("model")  # type: ignore[arg-type]
 
 
 SHARED = "MultiScaleDeformableAttention"
