@@ -113,7 +113,8 @@ def _write(drawn: Mapping[str, Any], texts: dict[Path, str], folder: Path) -> li
     from segmeter.reports.plots.breakdown import figure_bytes
 
     pictures = {
-        inside(folder, f"figure-{key}.pdf"): figure_bytes(figure, "pdf") for key, figure in drawn.items()
+        inside(folder, f"figure-{key}.pdf"): figure_bytes(figure, "pdf", f"segmeter: {key}")
+        for key, figure in drawn.items()
     }
     prepare_folder(folder)
     for path, text in texts.items():

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
 from segmeter.commands.figures import choose, draw, one_of
 from segmeter.commands.options import JsonOpt, VerboseOpt
 
@@ -85,6 +85,7 @@ def plot(
 
             figure = darkened(figure)
         files = _write(figure, out, f"{chosen.name}-dark" if dark else chosen.name)
+        _tell_boxes(figure, files)
     if json:
         return show_json({"kind": kind, "caption": caption, "files": [str(f) for f in files], "data": data})
     show(caption, "written:", *(f"  {path}" for path in files))
@@ -93,6 +94,17 @@ def plot(
 def _check_out(out: Path) -> None:
     if out.suffix and not out.is_dir() and out.suffix not in PICTURES:
         raise ValueError(f"cannot draw into {out}: expected a folder or a file in {', '.join(PICTURES)}")
+
+
+def _tell_boxes(figure: Any, files: list[Path]) -> None:
+    """Say which letters of names the pictures' font lacks."""
+    from matplotlib.text import Text
+
+    from segmeter.reports.plots.style import missing_letters
+
+    lacking = missing_letters(text.get_text() for text in figure.findobj(Text))
+    if lacking and any(path.suffix != ".svg" for path in files):
+        warn(f"boxes stand for letters that the figures' font lacks: {lacking}; an .svg has them all")
 
 
 def _write(figure: Any, out: Path, name: str) -> list[Path]:
@@ -104,7 +116,7 @@ def _write(figure: Any, out: Path, name: str) -> list[Path]:
     to_file = bool(out.suffix) and not out.is_dir()
     folder = out.parent if to_file else out
     files = [out] if to_file else [folder / f"{name}{suffix}" for suffix in PICTURES]
-    contents = [figure_bytes(figure, path.suffix[1:]) for path in files]
+    contents = [figure_bytes(figure, path.suffix[1:], f"segmeter: {name}") for path in files]
     prepare_folder(folder)
     for path, content in zip(files, contents, strict=True):
         write_bytes(path, content)

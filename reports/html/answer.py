@@ -6,8 +6,8 @@ from typing import Any
 from segmeter.harness.records import FlopsRecord, part_figure
 from segmeter.reports.html.parts import Html, inline_svg, join, tag
 from segmeter.reports.plots.common import DATASET_TITLES
-from segmeter.reports.plots.named import one_setting
 from segmeter.reports.plots.realised import spread
+from segmeter.reports.plots.tradeoff import one_setting
 from segmeter.reports.units import change, giga
 
 # The chart against cost and its twin against time, as :mod:`reports.plots.named` calls them.

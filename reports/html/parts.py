@@ -149,11 +149,15 @@ def inline_svg(svg: str, name: str, label: str, themed: bool = True) -> Html:
         raise ValueError(f"figure {name!r} is not an SVG drawing")
     body = svg[found.end() : svg.rindex("</svg>")]
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.S)
-    body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
-    body = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", body)
-    body = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', body)
-    if themed:
-        body = re.sub("#[0-9A-Fa-f]{6}", _themed, body)
+
+    def own(element: re.Match[str]) -> str:
+        tag = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', element.group())
+        tag = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", tag)
+        tag = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', tag)
+        return re.sub("#[0-9A-Fa-f]{6}", _themed, tag) if themed else tag
+
+    # Inside tags alone: names between them may hold anything, "<" and ">" as entities.
+    body = re.sub(r"<[^>]+>", own, body)
     view = re.search(r'viewBox="([^"]*)"', found.group())
     width = re.search(r'\bwidth="([\d.]+)pt"', found.group())
     return tag(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmeter.reports.plots.common import finish, new_figure
-from segmeter.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, paper_style
+from segmeter.reports.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, paper_style, shortened
 from segmeter.reports.units import giga
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def left_figure(record: Mapping[str, Any]) -> "Figure":
                 va="center",
                 fontsize=7,
             )
-        axes.set_yticks(places, [row["title"] for row in rows])
+        axes.set_yticks(places, [shortened(row["title"], 32) for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * max(row["range_gmacs"][1] for row in rows))
         axes.set_xlabel("GMACs")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from segmeter.harness.records import PARTS, FlopsRecord, part_figure
 from segmeter.plain import plain
-from segmeter.reports.plots.style import ENCODER_PART_COLOURS, PAGE_INCHES, PART_COLOURS, paper_style
+from segmeter.reports.plots.common import ground_legend, on_ground
+from segmeter.reports.plots.style import (
+    ENCODER_PART_COLOURS,
+    PAGE_INCHES,
+    PART_COLOURS,
+    paper_style,
+    shortened,
+)
 from segmeter.reports.units import PART_TITLES, title
 
 if TYPE_CHECKING:
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("pdf", "svg", "png")
+# What a format calls the date, which is left out.
+_DATES = {"pdf": "CreationDate", "svg": "Date"}
 OWN_PARTS_COLOUR = "#555555"
 
 
@@ -31,7 +40,7 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         figure = Figure(figsize=(PAGE_INCHES, 3.0), layout="constrained")
         FigureCanvasAgg(figure)
         whole, inside = figure.subplots(1, 2)
-        backbones = list(dict.fromkeys(record["title"].rsplit(", ", 1)[-1] for record in records))
+        backbones = list(dict.fromkeys(_backbone(record) for record in records))
         # Several backbones: each bar says which is in it.
         names = [_bar_name(record, len(backbones) > 1) for record in records]
         bars = {PART_TITLES[p]: [part_figure(r, p) for r in records] for p in PARTS}
@@ -45,8 +54,11 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
         _stack(inside, names, parts, [*ENCODER_PART_COLOURS.values(), OWN_PARTS_COLOUR])
         first = records[0]
         whole.set_ylabel(first["unit"])
+        inside.set_ylabel(first["unit"])
         whole.set_title(
-            f"Whole model, {backbones[0]}" if len(backbones) == 1 else "Whole models, several backbones"
+            f"Whole model, {shortened(backbones[0])}"
+            if len(backbones) == 1
+            else "Whole models, several backbones"
         )
         inside.set_title("Encoder alone")
         figure.supxlabel(caption(first), fontsize=6.5)
@@ -58,26 +70,34 @@ def breakdown_figure(records: Sequence[FlopsRecord]) -> "Figure":
 
 def _bar_name(record: FlopsRecord, with_backbone: bool) -> str:
     """A bar's name on lines of its own: the encoder, its configuration, its backbone where they differ."""
+    title = shortened(record["encoder_title"], 28).replace(" (", "\n(")
     # A long name is broken between its words, so that it does not run into its neighbour's.
-    name = "\n".join(wrap(record["encoder_title"].replace(" (", "\n("), 12, break_long_words=False))
-    return f"{name}\n{record['title'].rsplit(', ', 1)[-1]}" if with_backbone else name
+    name = "\n".join(line for part in title.split("\n") for line in wrap(part, 12, break_long_words=False))
+    return f"{name}\n{shortened(_backbone(record), 16)}" if with_backbone else name
 
 
-def figure_bytes(figure: "Figure", kind: str) -> bytes:
-    """A figure as PDF, SVG or PNG; no date inside, so the same records give the same file."""
+def _backbone(record: FlopsRecord) -> str:
+    return record["title"].rsplit(", ", 1)[-1]
+
+
+def figure_bytes(figure: "Figure", kind: str, name: str = "") -> bytes:
+    """A figure as PDF, SVG or PNG; no date, author or path inside, so the same records give the same file.
+
+    Args:
+        kind: "pdf", "svg" or "png".
+        name: what the file says of itself; PDF readers show it in their window's title.
+    """
     from matplotlib.text import Text
 
-    metadata: dict[str, dict[str, str | None]] = {
-        "pdf": {"CreationDate": None},
-        "svg": {"Date": None},
-        "png": {},
-    }
+    metadata: dict[str, str | None] = {} if kind == "png" else {_DATES[kind]: None}
+    if name:
+        metadata["Title"] = plain(name)
     buffer = io.BytesIO()
     for text in figure.findobj(Text):
         # Control codes are no XML, and no letters in any font.
         text.set_text("\n".join(map(plain, text.get_text().split("\n"))))
     with paper_style():
-        figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -110,13 +130,15 @@ def _stack(
             textcoords="offset points",
             ha="center",
             fontsize=6.5,
+            **on_ground(),
         )
     crowded = len(names) > 4
     axes.set_xticks(positions, names, rotation=25 if crowded else 0, ha="right" if crowded else "center")
     axes.tick_params(axis="x", length=0)
     # Room for the legend above the bars.
     axes.set_ylim(0, max(bottom) * 1.32)
-    axes.legend(loc="upper right", ncols=2, columnspacing=1.0, handlelength=1.0)
+    # On a ground of its own, so that no grid line runs through its words.
+    axes.legend(loc="upper right", ncols=2, columnspacing=1.0, handlelength=1.0, **ground_legend())
 
 
 def _encoder_part(record: FlopsRecord, name: str) -> float:

@@ -18,6 +18,7 @@ from segmeter.reports.plots.style import (
     Look,
     look_of,
     paper_style,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ BACKBONE_TITLES = {
     "r18": "R18",
     "stdc1": "STDC1",
     "stdc2": "STDC2",
+    "convnext-l": "ConvNeXt-L",
     "mit-b5": "MiT-B5",
     "vit-ti/16": "ViT-Ti/16",
     "vit-s/16": "ViT-S/16",
@@ -47,6 +49,8 @@ DATASET_TITLES = {"coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"
 CAPTION_POINTS = 6.0
 # Characters of the caption that fit a column.
 COLUMN_CHARACTERS = 74
+# Letters of a caption; the settings of many records are not all told.
+MOST_CAPTION = 2000
 
 
 class NothingMatches(ValueError):
@@ -54,27 +58,35 @@ class NothingMatches(ValueError):
 
 
 def new_figure(
-    wide: bool, height: float, caption: str, panels: int = 1, **layout: Any
+    wide: bool, height: float, caption: str, panels: int = 1, rows: int = 1, **layout: Any
 ) -> tuple["Figure", list["Axes"]]:
     """An empty figure of a column's or page's width (inches) with its caption below; draw in ``paper_style``.
 
     Args:
         wide: across the page instead of one column.
-        height: of the panels, inches; the caption's lines come on top of it.
+        height: of the panels, all rows together, inches; the caption's lines come on top of it.
         caption: convention, input size and what else a reader must know.
         panels: side by side.
+        rows: of panels below each other; they are given back row by row.
         layout: for ``Figure.subplots``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width = PAGE_INCHES if wide else COLUMN_INCHES
-    lines = textwrap.wrap(caption, round(COLUMN_CHARACTERS * width / COLUMN_INCHES))
-    figure = Figure(figsize=(width, height + 0.115 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False, **layout)
-    figure.supxlabel("\n".join(lines), fontsize=CAPTION_POINTS, x=0.01, ha="left", linespacing=1.25)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, panels, squeeze=False, **layout)
+    told = figure.supxlabel("", fontsize=CAPTION_POINTS, x=0.01, ha="left", linespacing=1.25)
+    said = shortened(caption, MOST_CAPTION)
+    # As many letters to a line as fit: capitals and figures are wider than most.
+    for letters in range(round(COLUMN_CHARACTERS * width / COLUMN_INCHES), 20, -2):
+        lines = textwrap.wrap(said, letters)
+        told.set_text("\n".join(lines))
+        if told.get_window_extent().width <= 0.98 * figure.bbox.width:
+            break
+    figure.set_figheight(height + 0.115 * len(lines))
+    return figure, list(axes.flat)
 
 
 def finish(figure: "Figure") -> "Figure":
@@ -147,8 +159,14 @@ def _fences(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def point_away(axes: "Axes", view: Window, place: tuple[float, float], colour: str) -> None:
-    """An arrow at the edge towards a point beyond it; its head's other coordinate is the point's own."""
+def point_away(
+    axes: "Axes", view: Window, place: tuple[float, float], colour: str
+) -> list[tuple[float, float]]:
+    """An arrow at the edge towards a point beyond it; its head's other coordinate is the point's own.
+
+    Returns:
+        the arrow as a line, for labels to keep off.
+    """
     head = view.edge(place)
     pixel = axes.transData.transform(head)
     beyond = [(p > h) - (p < h) for p, h in zip(place, head, strict=True)]
@@ -163,6 +181,7 @@ def point_away(axes: "Axes", view: Window, place: tuple[float, float], colour: s
         arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0},
         gid="off-the-chart",
     )
+    return [(float(tail[0]), float(tail[1])), head]
 
 
 def mark(
@@ -174,11 +193,19 @@ def mark(
     area: float = 16.0,
     zorder: float = 3.0,
 ) -> None:
-    """A system's marker where its values are; hollow for a figure as published."""
+    """A system's marker where its values are; hollow for a figure as published.
+
+    A rim of the page's colour parts it from markers that it lies upon.
+    """
+    area *= 2.6 if look.marker == "*" else 1.0
+    axes.scatter(
+        [place[0]], [place[1]], s=area, marker=look.marker, facecolor=PAGE, edgecolor=PAGE, linewidth=2.2,
+        zorder=zorder - 0.0005,
+    )  # fmt: skip
     axes.scatter(
         [place[0]],
         [place[1]],
-        s=area * (2.6 if look.marker == "*" else 1.0),
+        s=area,
         marker=look.marker,
         facecolor=PAGE if hollow else look.light,
         edgecolor=look.light,
@@ -201,8 +228,14 @@ def key(look: Look | None, label: str, hollow: bool = False) -> Any:
         color=colour,
         markerfacecolor=PAGE if hollow else colour,
         markersize=6 if marker == "*" else 4,
-        label=label,
+        label=legend_name(label),
     )
+
+
+def legend_name(name: str, most: int = 40) -> str:
+    """A name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    text = shortened(name, most)
+    return f"\u200a{text}" if text.startswith("_") else text
 
 
 def legend_rows(labels: Sequence[str], wide: bool) -> tuple[int, int]:
@@ -224,6 +257,27 @@ def legend_above(figure: "Figure", handles: Sequence[Any], columns: int) -> None
         handletextpad=0.4,
         borderaxespad=0.1,
     )
+
+
+def shared_parts(names: Sequence[str]) -> list[str]:
+    """What the names of all settings share, such as the machine's."""
+    first = names[0].split(", ") if names else []
+    return [part for part in first if all(part in name.split(", ") for name in names)]
+
+
+def without(name: str, parts: Sequence[str]) -> str:
+    """A setting's name without what all share."""
+    return ", ".join(part for part in name.split(", ") if part not in parts) or name
+
+
+def on_ground() -> dict[str, Any]:
+    """For a text: a ground of the page's colour, above the grid and below all marks."""
+    return {"bbox": {"facecolor": PAGE, "edgecolor": "none", "pad": 0.2}, "zorder": 0.8}
+
+
+def ground_legend() -> dict[str, Any]:
+    """For a legend inside the axes: the same."""
+    return {"frameon": True, "framealpha": 1.0, "facecolor": PAGE, "edgecolor": "none", "borderpad": 0.2}
 
 
 def colour_of(encoder: str) -> str:
@@ -256,6 +310,9 @@ def darkened(figure: "Figure") -> "Figure":
     for text in figure.findobj(Text):
         if text not in inside:
             text.set_color(swapped(text.get_color()))
+        ground = text.get_bbox_patch()
+        if ground is not None:
+            ground.set_facecolor(swapped(ground.get_facecolor()))
     for line in figure.findobj(Line2D):
         for get, put in (
             (line.get_markerfacecolor, line.set_markerfacecolor),

@@ -11,16 +11,26 @@ from segmeter.reports.plots.common import (
     backbone_title,
     colour_of,
     finish,
+    ground_legend,
     key,
     legend_above,
     mark,
     new_figure,
+    on_ground,
     point_away,
     style,
     window,
 )
 from segmeter.reports.plots.labels import Label, place_labels
-from segmeter.reports.plots.style import DATASET_COLOURS, FADED_INK, INK, PAGE, SYSTEM_TITLES, look_of
+from segmeter.reports.plots.style import (
+    DATASET_COLOURS,
+    FADED_INK,
+    INK,
+    PAGE,
+    SYSTEM_TITLES,
+    look_of,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,47 +111,66 @@ def circles_figure(points: Sequence[Point], dataset: str = "coco", backbone: str
 
 def configurations_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
     """PQ of PRO-SCALE's configurations by encoder cost, against M2F's line (as the paper's Figure 10)."""
+    from matplotlib.lines import Line2D
+
     groups = _groups(points, backbone)
     caption = (
-        f"Backbone {backbone_title(backbone)}; {_sizes(groups)}. Across: the encoder's GMACs, measured, "
-        "convention 'published', batch 1. PQ as printed. Dashed: M2F's PQ; its GMACs are written below."
+        f"Backbone {shortened(backbone_title(backbone))}; {_sizes(groups)}. Across: the encoder's GMACs, "
+        "measured, convention 'published', batch 1. PQ as printed. Dashed: M2F's PQ; its GMACs are written "
+        "below."
     )
     with style():
-        figure, panels = new_figure(True, 2.2, caption, len(groups))
+        figure, panels = new_figure(True, 2.3, caption, len(groups))
         for axes, (dataset, found) in zip(panels, groups.items(), strict=True):
-            baseline = next(p for p in found if p["label"] == "M2F")
-            points_shown = sorted(
-                (p for p in found if _short(p) in CONFIGURATIONS), key=lambda p: p["gflops_encoder"]
-            )
-            costs = [p["gflops_encoder"] for p in points_shown]
-            heights = [p["pq"] for p in points_shown]
-            axes.scatter(costs, heights, s=20, marker=PRO_SCALE.marker, color=PRO_SCALE.light, zorder=3)
-            for place, point in enumerate(points_shown):
-                # Of neighbours every other one is named above its marker.
-                above = place % 2 == 1
-                axes.annotate(
-                    f"{_short(point)} {point['pq']:.2f}",
-                    (point["gflops_encoder"], point["pq"]),
-                    (0, 5 if above else -5),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom" if above else "top",
-                    fontsize=6,
-                )
-            axes.axhline(baseline["pq"], color=M2F.light, linewidth=1.0, linestyle="--", zorder=1)
-            axes.annotate(
-                f"M2F: PQ {baseline['pq']:.2f} at {baseline['gflops_encoder']:.1f} GMACs",
-                (0.98, 0.05),
-                xycoords="axes fraction",
-                ha="right",
-                fontsize=6.5,
-                color=M2F.light,
-            )
+            _draw_configurations(axes, found)
             axes.set_title(DATASET_TITLES[dataset])
-            axes.set_xlabel("encoder GMACs")
-            axes.margins(x=0.14, y=0.25)
+            axes.set_xlabel("encoder, GMACs")
         panels[0].set_ylabel("PQ, %")
-        return finish(figure), caption
+        line = Line2D([], [], color=M2F.light, linewidth=1.0, linestyle="--", label="M2F's PQ")
+        legend_above(figure, [key(PRO_SCALE, "PRO-SCALE (p1,p2,p3)"), line], 2)
+        finish(figure)
+        for axes, found in zip(panels, groups.values(), strict=True):
+            labels = [
+                Label(p["gflops_encoder"], p["pq"], f"{_short(p)} {p['pq']:.2f}") for p in _configured(found)
+            ]
+            line_of = _baseline(found)["pq"]
+            place_labels(axes, labels, [[(x, line_of) for x in axes.get_xlim()]])
+    return figure, caption
+
+
+def _configured(found: Sequence[Point]) -> list[Point]:
+    return sorted((p for p in found if _short(p) in CONFIGURATIONS), key=lambda p: p["gflops_encoder"])
+
+
+def _baseline(found: Sequence[Point]) -> Point:
+    for p in found:
+        if p["label"] == "M2F":
+            return p
+    raise NothingMatches("nothing matches: the paper has no M2F with this backbone")
+
+
+def _draw_configurations(axes: Any, found: Sequence[Point]) -> None:
+    """One data set's configurations with their PQ, and M2F's line."""
+    baseline, shown = _baseline(found), _configured(found)
+    axes.scatter(
+        [p["gflops_encoder"] for p in shown],
+        [p["pq"] for p in shown],
+        s=20,
+        marker=PRO_SCALE.marker,
+        color=PRO_SCALE.light,
+        zorder=3,
+    )
+    axes.axhline(baseline["pq"], color=M2F.light, linewidth=1.0, linestyle="--", zorder=1)
+    axes.annotate(
+        f"M2F: PQ {baseline['pq']:.2f} at {baseline['gflops_encoder']:.1f} GMACs",
+        (0.98, 0.05),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=6.5,
+        color=M2F.light,
+        **on_ground(),
+    )
+    axes.margins(x=0.14, y=0.25)
 
 
 def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
@@ -182,12 +211,13 @@ def stages_figure(points: Sequence[Point], backbone: str = "swin-t") -> Picture:
                         textcoords="offset points",
                         ha="center",
                         fontsize=6,
+                        **on_ground(),
                     )
             axes.set_xticks(range(3), names)
             axes.tick_params(axis="x", length=0)
             axes.set_ylabel(ylabel)
             axes.margins(y=0.15)
-        panels[0].legend(loc="upper left")
+        panels[0].legend(loc="upper left", **ground_legend())
         return finish(figure), caption
 
 
@@ -211,63 +241,45 @@ def backbones_figure(points: Sequence[Point]) -> Picture:
     if not pairs:
         raise NothingMatches("nothing matches: no backbone has both M2F and PRO-SCALE")
     caption = (
-        "Arrows from M2F to PRO-SCALE: (1,1,3) on COCO, (3,3,3) on Cityscapes. GMACs "
-        "of the whole model measured "
-        "at 800x1088 and 1024x2048, convention 'published', batch 1; PQ as printed. The axis of GMACs is "
-        "logarithmic."
+        "Arrows from M2F to PRO-SCALE: (1,1,3) on COCO, (3,3,3) on Cityscapes; %: change of GMACs. GMACs of "
+        "the whole model measured at 800x1088 and 1024x2048, convention 'published', batch 1; PQ as printed. "
+        "The axis of GMACs is logarithmic."
     )
     with style():
         figure, panels = new_figure(True, 2.5, caption, len(pairs))
         for axes, (dataset, found) in zip(panels, pairs.items(), strict=True):
-            for m2f, pro_scale in found:
-                start, end = ((p["gflops_total"], p["pq"]) for p in (m2f, pro_scale))
-                axes.annotate(
-                    "",
-                    end,
-                    start,
-                    arrowprops={
-                        "arrowstyle": "->",
-                        "color": "#555555",
-                        "linewidth": 1.0,
-                        "shrinkA": 3,
-                        "shrinkB": 3,
-                    },
-                )
-                mark(axes, start, M2F)
-                mark(axes, end, PRO_SCALE)
-            axes.set_xscale("log")
-            _plain_ticks(axes, [p["gflops_total"] for pair in found for p in pair])
+            _draw_pairs(axes, found)
             axes.set_title(DATASET_TITLES[dataset])
-            axes.set_xlabel("whole model, GMACs")
-            axes.margins(x=0.16, y=0.14)
-            axes.grid(True, axis="both")
         panels[0].set_ylabel("PQ, %")
         legend_above(figure, [key(M2F, "M2F"), key(PRO_SCALE, "PRO-SCALE")], 2)
         finish(figure)
         for axes, found in zip(panels, pairs.values(), strict=True):
-            labels = [
-                Label(
-                    a["gflops_total"],
-                    a["pq"],
-                    backbone_title(a["backbone"]),
-                    "black",
-                    3.0,
-                )
-                for a, _ in found
-            ]
-            labels += [
-                Label(
-                    b["gflops_total"],
-                    b["pq"],
-                    f"{100 * (b['gflops_total'] / a['gflops_total'] - 1):.0f} %",
-                    FADED_INK,
-                    3.0,
-                )
-                for a, b in found
-            ]
-            lines = [[(a["gflops_total"], a["pq"]), (b["gflops_total"], b["pq"])] for a, b in found]
-            place_labels(axes, labels, lines)
+            _name_pairs(axes, found)
     return figure, caption
+
+
+def _draw_pairs(axes: Any, found: Sequence[tuple[Point, Point]]) -> None:
+    """An arrow from each M2F to its PRO-SCALE."""
+    for m2f, pro_scale in found:
+        start, end = ((p["gflops_total"], p["pq"]) for p in (m2f, pro_scale))
+        arrow = {"arrowstyle": "->", "color": "#555555", "linewidth": 1.0, "shrinkA": 3, "shrinkB": 3}
+        axes.annotate("", end, start, arrowprops=arrow)
+        mark(axes, start, M2F)
+        mark(axes, end, PRO_SCALE)
+    axes.set_xscale("log")
+    _plain_ticks(axes, [p["gflops_total"] for pair in found for p in pair])
+    axes.set_xlabel("whole model, GMACs")
+    axes.margins(x=0.16, y=0.14)
+    axes.grid(True, axis="both")
+
+
+def _name_pairs(axes: Any, found: Sequence[tuple[Point, Point]]) -> None:
+    """The backbone beside each M2F, the saving beside each PRO-SCALE."""
+    labels = [Label(a["gflops_total"], a["pq"], backbone_title(a["backbone"])) for a, _ in found]
+    for a, b in found:
+        change = 100 * (b["gflops_total"] / a["gflops_total"] - 1)
+        labels.append(Label(b["gflops_total"], b["pq"], f"{change:.0f} %", FADED_INK))
+    place_labels(axes, labels, [[(p["gflops_total"], p["pq"]) for p in pair] for pair in found])
 
 
 def _plain_ticks(axes: Any, values: Sequence[float]) -> None:

@@ -12,10 +12,12 @@ from segmeter.reports.plots.common import (
     backbone_title,
     colour_of,
     finish,
+    ground_legend,
     new_figure,
+    on_ground,
     style,
 )
-from segmeter.reports.plots.style import DATASET_COLOURS, ENCODER_PART_COLOURS
+from segmeter.reports.plots.style import DATASET_COLOURS, ENCODER_PART_COLOURS, look_of, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,10 +54,12 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
             colour = OWN_COLOUR if own else colour_of(written.name)
             # An encoder with options of its own is a variant of the one drawn as a line.
             line = "--" if own else ":" if written.options else "-"
-            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": line}
-            left.plot(megapixels, series["gmacs"], marker="o", markersize=2.5, **look)
+            marker = look_of(written.name, own).marker
+            look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": line, "marker": marker}
+            look["markersize"] = 5 if marker == "*" else 3
+            left.plot(megapixels, series["gmacs"], **look)
             each = [g / m for g, m in zip(series["gmacs"], megapixels, strict=True)]
-            right.plot(megapixels, each, marker="o", markersize=2.5, **look)
+            right.plot(megapixels, each, **look)
         for axes in (left, right):
             axes.set_xlabel("input, megapixels")
             axes.grid(True, axis="both")
@@ -66,14 +70,13 @@ def resolution_figure(data: Mapping[str, Any]) -> Picture:
         left.set_ylim(bottom=0)
         right.set_ylim(0, 1.1 * max(s["gmacs"][-1] for s in data["series"]) / megapixels[-1])
         finish(figure)
-        longest = max((s["label"] for s in data["series"]), key=len)
+        labels = [shortened(s["label"], 32) for s in data["series"]]
+        longest = max(labels, key=len)
         for axes, per_pixel in ((left, False), (right, True)):
             last = megapixels[-1]
             axes.set_xlim(0, last * 1.05 / (1 - _share_of_width(axes, longest)))
             ends = [s["gmacs"][-1] / (last if per_pixel else 1) for s in data["series"]]
-            for text, height, series in _spaced(
-                axes, [s["label"] for s in data["series"]], ends, data["series"]
-            ):
+            for text, height, series in _spaced(axes, labels, ends, data["series"]):
                 colour = OWN_COLOUR if series["own"] else colour_of(ModelText.named(series["model"]).name)
                 axes.text(last * 1.03, height, text, fontsize=6, color=colour, va="center")
     return figure, caption
@@ -90,14 +93,32 @@ def _share_of_width(axes: Any, text: str) -> float:
 def _spaced(
     axes: Any, texts: Sequence[str], heights: Sequence[float], series: Sequence[Any]
 ) -> list[tuple[str, float, Any]]:
-    """Labels at the lines' ends, moved apart where they would touch."""
+    """Labels at the lines' ends, moved apart around their middle where they would touch."""
     low, high = axes.get_ylim()
     least = 7.5 / 72 * axes.get_figure(root=True).dpi / axes.bbox.height * (high - low)
-    found: list[tuple[str, float, Any]] = []
-    for height, index in sorted((h, i) for i, h in enumerate(heights)):
-        place = max(height, found[-1][1] + least) if found else height
-        found.append((texts[index], place, series[index]))
-    return found
+    order = sorted(range(len(heights)), key=lambda i: (heights[i], i))
+    # Groups of labels that touch: the middle of their heights, and whose they are.
+    groups: list[tuple[float, list[int]]] = []
+    for index in order:
+        groups.append((heights[index], [index]))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < least * _steps(groups[-2], groups[-1]):
+            (_, upper), (_, lower) = groups.pop(), groups.pop()
+            members = lower + upper
+            groups.append((sum(heights[i] for i in members) / len(members), members))
+    return [
+        (
+            texts[i],
+            max(middle, low + least * (len(members) / 2)) + (n - (len(members) - 1) / 2) * least,
+            series[i],
+        )
+        for middle, members in groups
+        for n, i in enumerate(members)
+    ]
+
+
+def _steps(lower: tuple[float, list[int]], upper: tuple[float, list[int]]) -> float:
+    """Labels from the middle of a group to the middle of the next."""
+    return (len(lower[1]) + len(upper[1])) / 2
 
 
 def layers_figure(data: Mapping[str, Any]) -> Picture:
@@ -109,7 +130,7 @@ def layers_figure(data: Mapping[str, Any]) -> Picture:
         "convention 'published', "
         "batch 1. Values are projected for every level that is read, all else is done for the tokens "
         "that are "
-        "updated (framed). Beside a name: the sum. RT-M2F has no such layers."
+        "updated (framed). Below a name: the sum. RT-M2F has no such layers."
     )
     encoders = data["encoders"]
     most = max(value for e in encoders for layer in e["layers"] for value in layer)
@@ -136,8 +157,8 @@ def layers_figure(data: Mapping[str, Any]) -> Picture:
                 for level, updated in enumerate(levels):
                     if updated:
                         axes.add_patch(_frame(number, level))
-            name = encoder["label"].replace(" (", "\n(")
-            axes.set_title(f"{name}: {sum(map(sum, encoder['layers'])):.1f}", fontsize=7)
+            name = shortened(encoder["label"], 32).replace(" (", "\n(")
+            axes.set_title(f"{name}\n{sum(map(sum, encoder['layers'])):.1f} GMACs", fontsize=7)
             axes.grid(False)
             axes.set_xticks(
                 [i + 0.5 for i in range(widths[panels.index(axes)])],
@@ -179,11 +200,12 @@ def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str,
                     textcoords="offset points",
                     ha="center",
                     fontsize=6,
+                    **on_ground(),
                 )
         left.set_xticks(range(len(costs)), [row["label"] for row in costs])
         left.set_ylabel("encoder, GMACs")
         left.margins(y=0.2)
-        left.legend(loc="upper right", ncols=2)
+        left.legend(loc="upper right", ncols=2, **ground_legend())
         for index, (dataset, colour) in enumerate(DATASET_COLOURS.items()):
             off, on = _lpe_rows(points, dataset)
             values = [on[key] - off[key] for key in ("pq", "miou", "ap")]
@@ -197,12 +219,13 @@ def lpe_figure(costs: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str,
                     textcoords="offset points",
                     ha="center",
                     fontsize=6,
+                    **on_ground(),
                 )
         right.axhline(0, color="black", linewidth=0.6)
         right.set_xticks(range(3), ["PQ", "mIoU", "AP"])
         right.set_ylabel("change with LPE, points")
         right.margins(y=0.14)
-        right.legend(loc="lower center")
+        right.legend(loc="lower center", **ground_legend())
         for axes in (left, right):
             axes.tick_params(axis="x", length=0)
         return finish(figure), caption
@@ -260,8 +283,9 @@ def not_counted_figure(rows: Sequence[Mapping[str, Any]]) -> Picture:
                 textcoords="offset points",
                 va="center",
                 fontsize=6,
+                **on_ground(),
             )
-        axes.set_yticks(places, [row["label"] for row in rows])
+        axes.set_yticks(places, [shortened(row["label"], 28) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlim(0, max(start) * 1.3 or 1)

@@ -3,16 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, hypot, pi, sin
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import hypot, pi
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segmeter.reports.plots.style import FADED_INK, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABEL_POINTS = 6.0
-# Distances from a marker's edge that a label tries, points; beyond the third it gets a line to its marker.
-DISTANCES = (2.0, 5.0, 9.0, 14.0, 20.0, 27.0, 35.0)
-DIRECTIONS = 16
+# Distances from a marker's edge that a label tries, points; beyond the second it gets a line to its marker.
+DISTANCES = (2.0, 5.0, 9.0, 14.0, 20.0, 27.0, 35.0, 45.0, 57.0)
+DIRECTIONS = 24
+# Every label is placed once more when all others are.
+ROUNDS = 3
+MOST_TEXT = 96
 
 
 @dataclass(frozen=True)
@@ -26,138 +33,163 @@ class Label:
     radius: float = 3.0
 
 
-class _Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
 Place = tuple[float, float]
+# (n, 4) left, bottom, right, top, pixels.
+Boxes = np.ndarray
 
 
-def place_labels(axes: "Axes", labels: Sequence[Label], avoid: Sequence[Sequence[Place]] = ()) -> None:
+def place_labels(
+    axes: "Axes",
+    labels: Sequence[Label],
+    avoid: Sequence[Sequence[Place]] = (),
+    marks: Sequence[Place] = (),
+) -> None:
     """Write each label beside its point, clear of other labels, markers and the lines to avoid.
 
-    Every label tries places around its point, near ones first, and takes the cheapest: covering a label or
-    marker costs most, then a line, then standing nearer to another marker, then distance. The order is that
-    of ``labels``, so the outcome is the same every time. Call it when layout and limits are set.
+    Every label tries places around its point and takes the cheapest: covering a label or marker costs most,
+    then standing nearer to another marker, then a line, then distance. When all have a place, each looks for
+    a better one among the others. The order is that of ``labels``, so the outcome is the same every time.
+    Call it when layout and limits are set.
 
     Args:
         avoid: lines as their corners, in data coordinates.
+        marks: markers without a label that no label may cover or seem to name, in data coordinates.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     scale = figure.dpi / 72
     frame = _box(axes)
-    centres = [_pixels(axes, (label.x, label.y)) for label in labels]
-    taken = [
-        _Box(x - r, y - r, x + r, y + r)
-        for (x, y), r in zip(centres, (label.radius * scale for label in labels), strict=True)
-    ]
-    taken += [_box(text) for text in axes.texts]
+    named = {(one.x, one.y) for one in labels}
+    # Those with a label first, in their order.
+    places = [(one.x, one.y) for one in labels] + [place for place in marks if place not in named]
+    centres = np.array([axes.transData.transform(place) for place in places]).reshape(-1, 2)
+    radii = np.full(len(places), 2.6 * scale)
+    radii[: len(labels)] = [one.radius * scale for one in labels]
+    markers = np.column_stack([centres - radii[:, None], centres + radii[:, None]])
+    others = [_box(text) for text in axes.texts]
     legend = axes.get_legend()
-    if legend is not None:
-        taken.append(_box(legend))
-    dots = [dot for line in avoid for dot in _dots([_pixels(axes, p) for p in line], 2 * scale)]
-    for label, centre in zip(labels, centres, strict=True):
-        text = axes.text(label.x, label.y, label.text, fontsize=LABEL_POINTS, color=label.colour)
-        size = _box(text)
-        place, distance = _best(
-            label, centre, (size.x1 - size.x0, size.y1 - size.y0), scale, frame, centres, taken, dots
-        )
-        taken.append(place)
-        text.set_position(_data(axes, (place.x0, place.y0)))
-        if distance > DISTANCES[2]:
-            nearest = (min(max(centre[0], place.x0), place.x1), min(max(centre[1], place.y0), place.y1))
-            end = _data(axes, nearest)
+    fixed = np.array([*others, *([_box(legend)] if legend is not None else [])]).reshape(-1, 4)
+    dots = np.array(
+        [dot for line in avoid for dot in _dots(axes.transData.transform(np.array(line, float)), 2 * scale)]
+    ).reshape(-1, 2)
+    drawn = [
+        axes.text(one.x, one.y, shortened(one.text, MOST_TEXT), fontsize=LABEL_POINTS, color=one.colour)
+        for one in labels
+    ]
+    sizes = [(box[2] - box[0], box[3] - box[1]) for box in map(_box, drawn)]
+    placed: list[np.ndarray | None] = [None] * len(labels)
+    led = [False] * len(labels)
+    for _ in range(ROUNDS):
+        for number in range(len(labels)):
+            elsewhere = [box for i, box in enumerate(placed) if box is not None and i != number]
+            taken = np.vstack([markers, fixed, np.array(elsewhere).reshape(-1, 4)])
+            placed[number], led[number] = _best(
+                centres, number, radii[number], sizes[number], scale, frame, taken, dots
+            )
+    for one, text, box, with_line in zip(labels, drawn, placed, led, strict=True):
+        assert box is not None
+        text.set_position(_data(axes, box[:2]))
+        if with_line:
+            centre = axes.transData.transform((one.x, one.y))
+            end = _data(axes, np.clip(centre, box[:2], box[2:]))
             axes.plot(
-                [label.x, end[0]], [label.y, end[1]], color=label.colour, linewidth=0.4, zorder=1.5, alpha=0.7
+                [one.x, end[0]], [one.y, end[1]], color=FADED_INK, linewidth=0.4, zorder=1.5, gid="leader"
             )
 
 
 def _best(
-    label: Label,
-    centre: Place,
+    centres: np.ndarray,
+    number: int,
+    radius: float,
     size: tuple[float, float],
     scale: float,
-    frame: _Box,
-    centres: Sequence[Place],
-    taken: Sequence[_Box],
-    dots: Sequence[Place],
-) -> tuple[_Box, float]:
-    """The cheapest place of a label, and its distance in points."""
-    others = [other for other in centres if other != centre]
-    best: tuple[float, _Box, float] | None = None
-    for distance in DISTANCES:
-        # No place this far out is cheaper than its distance.
-        if best is not None and best[0] <= distance:
+    frame: np.ndarray,
+    taken: Boxes,
+    dots: np.ndarray,
+) -> tuple[np.ndarray, bool]:
+    """The cheapest place of a label, and whether a line must lead to it."""
+    centre = centres[number]
+    angles = 2 * pi * np.arange(DIRECTIONS) / DIRECTIONS
+    distance = np.repeat(np.array(DISTANCES), DIRECTIONS)
+    way = np.tile(np.column_stack([np.cos(angles), np.sin(angles)]), (len(DISTANCES), 1))
+    # Boxes of the label's size that touch circles around the centre from outside.
+    low = centre + (radius + distance * scale)[:, None] * way - np.array(size) / 2 * (1 - way)
+    boxes = np.column_stack([low, low + np.array(size)])
+    rivals = np.array([c for c in centres if hypot(*(c - centre)) > scale]).reshape(-1, 2)
+    own, nearest = _gaps(boxes, centre[None])[:, 0], np.full(len(boxes), np.inf)
+    if len(rivals):
+        nearest = _gaps(boxes, rivals).min(axis=1)
+    # What stands nearer to another marker, or far away, would be read as no one's without a line.
+    astray = nearest < own + 1.0 * scale
+    leader = astray | (distance > DISTANCES[1])
+    step = np.tile(np.arange(DIRECTIONS), len(DISTANCES))
+    cost = distance + 0.5 * (step % (DIRECTIONS // 4) != 0) + 12.0 * astray + 6.0 * leader
+    cost = cost + 400 * _shares(boxes, taken).sum(axis=1)
+    if len(dots):
+        # A line right across the text meets it in three dots at least.
+        met = np.minimum(1.0, _holds(boxes, dots).sum(axis=1) / 3)
+        cost = cost + 25 * met
+    outside = (boxes[:, :2] < frame[:2]).any(axis=1) | (boxes[:, 2:] > frame[2:]).any(axis=1)
+    cost = cost + 1000 * outside
+    best, least = 0, np.inf
+    # A line to the label only adds to its cost: what is dearer without one need not be looked at.
+    for place in np.argsort(cost, kind="stable"):
+        if cost[place] >= least:
             break
-        for step in range(DIRECTIONS):
-            angle = 2 * pi * step / DIRECTIONS
-            place = _beside(centre, (label.radius + distance) * scale, angle, size)
-            cost = distance + 0.5 * (step % 4 != 0)
-            cost += 400 * sum(_share(place, other) for other in taken)
-            # A line right across the text meets it in three dots at least.
-            cost += 25 * min(1.0, sum(_holds(place, dot) for dot in dots) / 3)
-            # A label nearer to another marker would be read as that one's.
-            gap = _gap(place, centre) - 0.5 * scale
-            cost += 60 * any(_gap(place, other) < gap for other in others)
-            cost += 0 if _holds(frame, place[:2]) and _holds(frame, place[2:]) else 1000
-            if best is None or cost < best[0]:
-                best = (cost, place, distance)
-    assert best is not None
-    return best[1], best[2]
+        total = cost[place]
+        if leader[place]:
+            total += 30 * _crossed(centre, boxes[place], radius + scale, taken, scale)
+        if total < least:
+            best, least = int(place), total
+    return boxes[best], bool(leader[best])
 
 
-def _beside(centre: Place, reach: float, angle: float, size: tuple[float, float]) -> _Box:
-    """A box of a size that touches the circle around the centre from outside."""
-    dx, dy = cos(angle), sin(angle)
-    left = centre[0] + reach * dx - size[0] / 2 * (1 - dx)
-    bottom = centre[1] + reach * dy - size[1] / 2 * (1 - dy)
-    return _Box(left, bottom, left + size[0], bottom + size[1])
+def _crossed(centre: np.ndarray, box: np.ndarray, radius: float, taken: Boxes, scale: float) -> int:
+    """How many dots of the line from a marker to its label lie on other labels and markers."""
+    path = np.array(_dots(np.array([centre, np.clip(centre, box[:2], box[2:])]), 2 * scale))
+    # Its own marker is where the line begins.
+    path = path[np.hypot(*(path - centre).T) > radius]
+    return int(_holds(taken, path).any(axis=0).sum()) if len(path) else 0
 
 
-def _share(box: _Box, other: _Box) -> float:
-    """Share of the box that another covers, and a little for touching."""
-    width = min(box.x1, other.x1) - max(box.x0, other.x0)
-    height = min(box.y1, other.y1) - max(box.y0, other.y0)
-    if width < 0 or height < 0:
-        return 0.0
-    return width * height / ((box.x1 - box.x0) * (box.y1 - box.y0)) + 0.02
+def _shares(boxes: Boxes, others: Boxes) -> np.ndarray:
+    """(n, m): the share of each box that another covers, and a little for touching."""
+    width = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
+    height = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])
+    # A name without letters has no area.
+    area = np.maximum(1e-9, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    touching = (width >= 0) & (height >= 0)
+    return np.where(touching, width * height / area[:, None] + 0.02, 0.0)
 
 
-def _holds(box: _Box, point: Place) -> bool:
-    return box.x0 <= point[0] <= box.x1 and box.y0 <= point[1] <= box.y1
+def _holds(boxes: Boxes, points: np.ndarray) -> np.ndarray:
+    """(n, m): whether a box holds a point."""
+    x, y = points[:, 0], points[:, 1]
+    across = (boxes[:, None, 0] <= x) & (x <= boxes[:, None, 2])
+    return across & (boxes[:, None, 1] <= y) & (y <= boxes[:, None, 3])
 
 
-def _gap(box: _Box, point: Place) -> float:
-    """Distance from a point to the nearest edge of a box, 0 inside."""
-    dx = max(box.x0 - point[0], 0.0, point[0] - box.x1)
-    dy = max(box.y0 - point[1], 0.0, point[1] - box.y1)
-    return hypot(dx, dy)
+def _gaps(boxes: Boxes, points: np.ndarray) -> np.ndarray:
+    """(n, m): distance from a point to the nearest edge of a box, 0 inside."""
+    x, y = points[:, 0], points[:, 1]
+    across = np.maximum(np.maximum(boxes[:, None, 0] - x, x - boxes[:, None, 2]), 0.0)
+    up = np.maximum(np.maximum(boxes[:, None, 1] - y, y - boxes[:, None, 3]), 0.0)
+    return np.hypot(across, up)
 
 
-def _dots(corners: Sequence[Place], step: float) -> list[Place]:
+def _dots(corners: Any, step: float) -> list[np.ndarray]:
     """Points along a line, a step apart."""
     found = []
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        number = max(1, round(hypot(x1 - x0, y1 - y0) / step))
-        found += [(x0 + (x1 - x0) * i / number, y0 + (y1 - y0) * i / number) for i in range(number + 1)]
+    for start, end in pairwise(np.asarray(corners, float)):
+        number = min(2000, max(1, round(hypot(*(end - start)) / step)))
+        found += [start + (end - start) * i / number for i in range(number + 1)]
     return found
 
 
-def _box(artist: Any) -> _Box:
-    return _Box(*(float(edge) for edge in artist.get_window_extent().extents))
+def _box(artist: Any) -> np.ndarray:
+    return np.array(artist.get_window_extent().extents, dtype=float)
 
 
-def _pixels(axes: "Axes", point: Place) -> Place:
-    x, y = axes.transData.transform(point)
-    return float(x), float(y)
-
-
-def _data(axes: "Axes", point: Place) -> Place:
+def _data(axes: "Axes", point: Any) -> Place:
     x, y = axes.transData.inverted().transform(point)
     return float(x), float(y)

@@ -19,7 +19,7 @@ from segmeter.reports.plots.cost import (
     resolution_figure,
 )
 from segmeter.reports.plots.realised import realised_figure
-from segmeter.reports.plots.tradeoff import pareto_figure, select
+from segmeter.reports.plots.tradeoff import one_setting, pareto_figure, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,13 +54,6 @@ REPORT_PARETO = {
 def breakdown_picture(records: Sequence[FlopsRecord]) -> Picture:
     """:func:`reports.plots.breakdown.breakdown_figure` with its caption."""
     return breakdown_figure(records), caption(records[0])
-
-
-def one_setting(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The times of the setting with most points, of equal ones the plainest: fp32, batch 1, by name."""
-    names = [str(p["speed_basis"]) for p in points]
-    best = min(names, key=lambda n: (-names.count(n), "fp32" not in n, "batch 1," not in n, len(n), n))
-    return [p for p in points if p["speed_basis"] == best]
 
 
 def _realised(data: Data) -> Picture:

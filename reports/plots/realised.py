@@ -9,11 +9,14 @@ from segmeter.reports.plots.common import (
     NothingMatches,
     finish,
     legend_above,
+    legend_name,
     legend_rows,
     new_figure,
+    shared_parts,
     style,
+    without,
 )
-from segmeter.reports.plots.style import FADED_INK, INK, PAGE, look_of
+from segmeter.reports.plots.style import FADED_INK, INK, look_of, shortened
 from segmeter.reports.units import title
 
 if TYPE_CHECKING:
@@ -45,14 +48,15 @@ def realised_figure(pairs: Sequence[Pair], backbone: str | None = None) -> Pictu
     models = list(dict.fromkeys(pair["title"] for pair in shown))
     settings = sorted({pair["machine"] for pair in shown})
     markers = {name: SETTING_MARKERS[i % len(SETTING_MARKERS)] for i, name in enumerate(settings)}
-    common = _common(settings)
+    common = shared_parts(settings)
     drawn = models[:MOST_MODELS]
     records = sum(pair["title"] in drawn for pair in shown)
+    against, size = (shortened(shown[0][key]) for key in ("baseline", "size"))
     caption = (
-        f"Savings against {shown[0]['baseline']} at {shown[0]['size']}, in %: ring, the claim (MACs, "
-        f"convention 'published'); other marks, what a clock saw, one for each of {records} records "
-        f"({', '.join(common) or 'several machines'}); bar, from the least to the most of them; thin, a 95 % "
-        "repeat interval. Left of 0 is slower."
+        f"Savings against {against} at {size}, in %: upright stroke, the claim (MACs, convention 'published')"
+        f"; marks, what a clock saw, one for each of {records} records "
+        f"({', '.join(common) or 'several machines'}), in each row from above in the legend's order; bar, "
+        "from the least to the most of them; thin, a 95 % repeat interval. Left of 0 is slower."
     )
     if records < len(pairs):
         caption += f" {len(pairs) - records} comparisons of other models, sizes or backbones are not shown."
@@ -60,15 +64,20 @@ def realised_figure(pairs: Sequence[Pair], backbone: str | None = None) -> Pictu
         dict.fromkeys(row["component"] for pair in shown if pair["title"] in drawn for row in pair["rows"])
     )
     with style():
-        handles = _handles({_short(name, common): markers[name] for name in settings})
+        handles = _handles({without(name, common): markers[name] for name in settings})
         columns, rows = legend_rows([str(handle.get_label()) for handle in handles], True)
         figure, panels = new_figure(
-            True, 0.7 + 0.3 * len(names) + 0.14 * rows, caption, len(drawn), sharey=True, sharex=True
+            True,
+            0.7 + _row_inches(len(settings)) * len(names) + 0.14 * rows,
+            caption,
+            len(drawn),
+            sharey=True,
+            sharex=True,
         )
         for axes, model in zip(panels, drawn, strict=True):
             _draw_model(axes, [pair for pair in shown if pair["title"] == model], names, markers)
-            axes.axvline(0, color=INK, linewidth=0.6)
-            axes.set_title((model.rpartition(", ")[0] or model).replace(" (", "\n("), fontsize=7)
+            axes.axvline(0, color=FADED_INK, linewidth=0.6)
+            axes.set_title(_model(model), fontsize=7)
             axes.grid(True, axis="x")
             axes.grid(False, axis="y")
             axes.tick_params(axis="y", length=0)
@@ -114,13 +123,10 @@ def _draw_model(axes: Any, pairs: Sequence[Pair], names: Sequence[str], markers:
             continue
         low, _, high = bounds
         axes.plot(
-            [100 * low, 100 * high], [place, place], color=look.light, linewidth=6, alpha=0.22,
-            solid_capstyle="butt", zorder=1,
+            [100 * low, 100 * high], [place, place], color=look.light, alpha=0.18, zorder=1,
+            linewidth=72 * 0.8 * _row_inches(len(markers)), solid_capstyle="butt",
         )  # fmt: skip
-        # Marks of one row stand a little above each other, so that none hides another.
-        step = 0.66 / max(1, len(rows))
-        for number, (machine, row) in enumerate(sorted(rows, key=lambda one: one[0])):
-            height = place + (number - (len(rows) - 1) / 2) * step
+        for machine, height, row in _heights(rows, list(markers), place):
             if row["low"] is not None:
                 axes.plot(
                     [100 * row["low"], 100 * row["high"]], [height] * 2, color=look.light, linewidth=0.5
@@ -136,18 +142,9 @@ def _draw_model(axes: Any, pairs: Sequence[Pair], names: Sequence[str], markers:
             )
         claims = {round(row["claimed"], 6) for _, row in rows if row["claimed"] is not None}
         for claim in claims:
-            axes.scatter(100 * claim, place, s=34, facecolor="none", edgecolor=INK, linewidth=0.9, zorder=4)
-
-
-def _common(settings: Sequence[str]) -> list[str]:
-    """What all settings share, such as the machine's name."""
-    first = settings[0].split(", ")
-    return [part for part in first if all(part in name.split(", ") for name in settings)]
-
-
-def _short(setting: str, common: Sequence[str]) -> str:
-    """A setting without what all share."""
-    return ", ".join(part for part in setting.split(", ") if part not in common) or setting
+            # Behind the marks, and taller than all of them together.
+            size = (72 * _row_inches(len(markers)) * 0.86) ** 2
+            axes.scatter(100 * claim, place, s=size, marker="|", color=INK, linewidth=1.1, zorder=2)
 
 
 def _handles(settings: Mapping[str, str]) -> list[Any]:
@@ -162,15 +159,43 @@ def _handles(settings: Mapping[str, str]) -> list[Any]:
             markersize=size,
             color=FADED_INK,
             markerfacecolor=fill,
-            label=label,
+            label=legend_name(label),
         )
 
-    claim = one("claimed (MACs)", "o", 6, PAGE)
+    claim = one("claimed (MACs)", "|", 7, INK)
     claim.set_markeredgecolor(INK)
     return [claim, *(one(name, marker, 3.5, FADED_INK) for name, marker in settings.items())]
 
 
+def _row_inches(settings: int) -> float:
+    """Height of a row in which every setting has its place."""
+    return 0.14 + 0.035 * max(5, settings)
+
+
+def _heights(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], settings: Sequence[str], place: int
+) -> list[tuple[str, float, Mapping[str, Any]]]:
+    """Machine, height and figures of a row's marks: each setting has its height, so none hides another."""
+    step = 0.74 / len(settings)
+    found = []
+    for number, name in enumerate(settings):
+        same = [row for machine, row in rows if machine == name]
+        middle = place + (number - (len(settings) - 1) / 2) * step
+        # Records of one setting share its height.
+        found += [
+            (name, middle + ((i + 0.5) / len(same) - 0.5) * step * (len(same) > 1), row)
+            for i, row in enumerate(same)
+        ]
+    return found
+
+
+def _model(name: str) -> str:
+    """A model's name above its panel, without its backbone, which is the baseline's."""
+    return shortened(name.rpartition(", ")[0] or name, 24).replace(" (", "\n(")
+
+
 def _component(name: str) -> str:
+    name = shortened(name, 40)
     part, _, inner = name.partition(".")
     if name == "total":
         return "whole model"

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from segmeter.harness.records import PARTS
-from segmeter.reports.plots.style import COLUMN_INCHES, PART_COLOURS, paper_style
+from segmeter.reports.plots.common import legend_name
+from segmeter.reports.plots.style import COLUMN_INCHES, PART_COLOURS, paper_style, shortened
 from segmeter.reports.units import title
 
 if TYPE_CHECKING:
@@ -35,8 +36,16 @@ def roofline_figure(runs: Sequence[Record]) -> "Figure":
                     points.setdefault(part, []).append((c["flops_per_byte"], c["tflops_per_s"]))
             for part, found in sorted(points.items()):
                 x, y = zip(*found, strict=True)
-                label = run["title"] if part == "model" else f"{run['title']}: {title(part)}"
-                axes.scatter(x, y, s=12, marker=marker, color=PART_COLOURS.get(part, "#777777"), label=label)
+                name = shortened(run["title"], 32)
+                label = legend_name(name if part == "model" else f"{name}: {title(part)}", 60)
+                axes.scatter(
+                    x,
+                    y,
+                    s=12,
+                    marker=marker,
+                    color=PART_COLOURS.get(part, "#777777"),
+                    label=legend_name(label),
+                )
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -44,7 +53,7 @@ def roofline_figure(runs: Sequence[Record]) -> "Figure":
             axis.set_minor_formatter("")
         axes.set_xlabel("FLOPs per byte moved, operators unfused")
         axes.set_ylabel("TFLOP/s")
-        axes.set_title(f"{runs[0]['environment']['device_name']}, {runs[0]['settings']['dtype']}")
+        axes.set_title(shortened(f"{runs[0]['environment']['device_name']}, {runs[0]['settings']['dtype']}"))
         # Below the figure: inside, it would cover points of any model.
         figure.legend(loc="outside lower center", fontsize=5, ncols=2, frameon=False)
         figure.draw_without_rendering()

@@ -4,11 +4,14 @@ A colour means one thing: a system's is not a part's, nor a component's or a dat
 colour and one marker wherever it is drawn, in the figures and in the HTML report.
 """
 
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+
+from segmeter.plain import plain
 
 # Okabe and Ito's palette, told apart by people with any common colour vision.
 BLUE, ORANGE, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"
@@ -130,10 +133,40 @@ RC: dict[str, Any] = {
 }
 
 
+# Letters of a name that a figure shows; names out of files may be of any length.
+MOST_LETTERS = 48
+
+
+def shortened(name: object, most: int = MOST_LETTERS) -> str:
+    """A name as a figure shows it: no control codes, cut in its middle where it is long.
+
+    >>> shortened("PRO-SCALE (1,1,1)"), shortened("a" * 20 + "z" * 20, 11)
+    ('PRO-SCALE (1,1,1)', 'aaaaa…zzzzz')
+    """
+    text = plain(name)
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
+
+
+def missing_letters(texts: Iterable[str]) -> str:
+    """Letters that the figures' font lacks, each once: PNG and PDF show a box for them, SVG the letter.
+
+    >>> missing_letters(["PRO-SCALE", "\u6a21 \u578b"])
+    '\u6a21\u578b'
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(RC["font.family"]))
+    letters = dict.fromkeys(letter for text in texts for letter in text if letter.isprintable())
+    return "".join(letter for letter in letters if not font.get_char_index(ord(letter)))
+
+
 @contextmanager
 def paper_style() -> Iterator[None]:
     """Draw inside this context."""
     import matplotlib as mpl
 
-    with mpl.rc_context(cast(Any, RC)):
+    with mpl.rc_context(cast(Any, RC)), warnings.catch_warnings():
+        # Told once by who writes the file; see missing_letters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

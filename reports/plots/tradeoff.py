@@ -1,40 +1,29 @@
-"""Trade-offs between cost and quality: Pareto fronts, circles, configurations, backbones."""
+"""Trade-offs between cost and quality: which points a chart shows, which compare, and the chart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from segmeter.reports.plots.common import (
     DATASET_TITLES,
-    OWN_COLOUR,
     NothingMatches,
     Point,
     Window,
     backbone_title,
     finish,
-    key,
     legend_above,
     legend_rows,
-    mark,
     new_figure,
-    point_away,
+    shared_parts,
     style,
     window,
+    without,
 )
-from segmeter.reports.plots.labels import Label, place_labels
+from segmeter.reports.plots.panel import Panel, draw_panel, error_bars, legend_handles
 from segmeter.reports.plots.pareto import HIGHER_IS_BETTER, pareto_front
-from segmeter.reports.plots.style import (
-    FADED_INK,
-    FRONT_INK,
-    MARKER_TITLES,
-    OWN_LOOK,
-    SYSTEM_LOOKS,
-    SYSTEM_TITLES,
-    Look,
-    look_of,
-)
+from segmeter.reports.plots.style import shortened
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES = {
@@ -47,8 +36,9 @@ AXES = {
     "ap": "AP, %",
 }
 BASES = {"gflops_encoder": "encoder_basis", "gflops_total": "total_basis"}
-LINES: Any = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
-FADED = 0.35
+# Panels of settings that a figure has at most, and points that a panel names at most.
+MOST_PANELS = 8
+MOST_NAMED = {"wide": 32, "narrow": 16}
 
 
 def select(
@@ -113,21 +103,39 @@ def basis(p: Point, x: str) -> str:
     return str(p[BASES.get(x, "speed_basis")])
 
 
-def fronts(points: Sequence[Point], x: str, y: str) -> dict[str, list[Point]]:
-    """Basis -> the points on its front, from the cheap end to the dear one, the largest group first.
+def groups(points: Sequence[Point], x: str) -> dict[str, list[Point]]:
+    """Basis -> the points that compare with one another, the largest group first.
 
-    The user's own points without a basis join the largest group, by the user's word; others without one are
-    compared with nothing.
+    The user's own points without a basis join the largest group, by the user's word. Those of an unknown
+    basis, "", are last and compare with nothing.
     """
-    groups: dict[str, list[Point]] = {}
+    found: dict[str, list[Point]] = {}
     for p in points:
-        if basis(p, x):
-            groups.setdefault(basis(p, x), []).append(p)
-    loose = groups.pop("own", [])
-    groups = dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+        found.setdefault(basis(p, x), []).append(p)
+    loose, unknown = found.pop("own", []), found.pop("", [])
+    found = dict(sorted(found.items(), key=lambda item: _plainest_first(item[0], len(item[1]))))
     if loose:
-        groups.setdefault(next(iter(groups), "own"), []).extend(loose)
-    return {name: [group[i] for i in pareto_front(group, x, y)] for name, group in groups.items()}
+        found.setdefault(next(iter(found), "own"), []).extend(loose)
+    return found | ({"": unknown} if unknown else {})
+
+
+def _plainest_first(name: str, number: int) -> tuple[Any, ...]:
+    """Settings with most points first; of equal ones fp32, batch 1, without options."""
+    return (-number, "fp32" not in name, "batch 1," not in name, len(name), name)
+
+
+def one_setting(points: Sequence[Point], x: str = "latency_ms") -> list[Point]:
+    """The points of the setting with most of them, of equal ones the plainest: fp32, batch 1."""
+    return next(iter(groups(points, x).values()), [])
+
+
+def fronts(points: Sequence[Point], x: str, y: str) -> dict[str, list[Point]]:
+    """Basis -> the points on its front, from the cheap end to the dear one; see :func:`groups`."""
+    return {
+        name: [group[i] for i in pareto_front(group, x, y)]
+        for name, group in groups(points, x).items()
+        if name
+    }
 
 
 def pareto_figure(
@@ -135,221 +143,128 @@ def pareto_figure(
 ) -> tuple["Figure", str]:
     """Cost against quality: fronts drawn, dominated points faded, own models marked; figure and caption.
 
+    Costs of different inputs, and times of different machines or settings, stand in panels of their own.
+
     Args:
         points: of :func:`select`.
         x, y: their figures.
         only_cost: own models without a quality, drawn as lines at their cost.
     """
-    found = fronts(points, x, y)
-    on_front = {id(p) for group in found.values() for p in group}
-    caption = _caption(points, x, y, found, only_cost)
-    backbones = {p["backbone"] for p in points if p["backbone"]}
-    wide = len(points) > 12
-    bars = [bar for p in points for bar in _bars(p, x, y)]
-    view = window([(p[x], p[y]) for p in points], [end for bar in bars for end in bar])
+    panels, left_out = _panels(points, x, y, only_cost)
+    drawn = [p for panel in panels for p in panel.points]
+    caption = _caption(panels, drawn, x, y, left_out)
+    several = len(panels) > 1
+    wide = several or len(drawn) > 12
+    across = 2 if several else 1
+    rows = ceil(len(panels) / across)
+    crowded = max(len(panel.points) for panel in panels) > 12
+    tall = (2.6 if several else 3.2) if crowded else 2.3
     with style():
-        handles = _legend(points, found, x, y, only_cost)
-        columns, rows = legend_rows([str(handle.get_label()) for handle in handles], wide)
-        figure, (axes,) = new_figure(wide, (3.2 if wide else 2.5) + 0.14 * rows, caption)
-        view.show(axes)
-        _draw_points(axes, points, (x, y), view, on_front)
-        lines = []
-        for index, group in enumerate(g for g in found.values() if g):
-            line = staircase([(p[x], p[y]) for p in group], view)
-            lines.append(line)
-            dashes = LINES[index % len(LINES)][0]
-            axes.plot(
-                *zip(*line, strict=True),
-                color=FRONT_INK,
-                linewidth=0.9,
-                linestyle=dashes,
-                zorder=1,
-                gid="front",
-            )
-        for p in only_cost:
-            axes.axvline(p[x], color=OWN_COLOUR, linewidth=0.8, linestyle="--")
-        axes.set_xlabel(f"{AXES[x]} ({'higher' if x in HIGHER_IS_BETTER else 'lower'} is better)")
-        axes.set_ylabel(AXES[y])
-        axes.grid(True, axis="both")
+        handles = legend_handles(panels, x, y)
+        columns, lines = legend_rows([str(handle.get_label()) for handle in handles], wide)
+        figure, places = new_figure(wide, tall * rows + 0.2 + 0.14 * lines, caption, across, rows)
+        for axes, panel in zip(places, panels, strict=False):
+            panel.view.show(axes)
+            axes.grid(True, axis="both")
+            if several:
+                axes.set_title(panel.title, fontsize=7)
+        for number, axes in enumerate(places[: len(panels)]):
+            # Titles of panels stand between a panel and the one above it: only the last row names its axis.
+            if number >= len(panels) - across:
+                axes.set_xlabel(f"{AXES[x]} ({'higher' if x in HIGHER_IS_BETTER else 'lower'} is better)")
+            if number % across == 0:
+                axes.set_ylabel(AXES[y])
+        for axes in places[len(panels) :]:
+            axes.remove()
         legend_above(figure, handles, columns)
         finish(figure)
-        for p in points:
-            if not view.holds((p[x], p[y])):
-                point_away(axes, view, (p[x], p[y]), _look(p).light)
-        text = [
-            Label(
-                *view.edge((p[x], p[y])),
-                _name(p, len(backbones) > 1) + _beyond(p, x, y, view),
-                "black" if id(p) in on_front or p["source"] == "own" else FADED_INK,
-                4.0 if p["source"] == "own" else 2.6,
-            )
-            for p in sorted(points, key=lambda p: (id(p) not in on_front, p[x], p[y], p["label"]))
-        ]
-        text += [Label(p[x], axes.get_ylim()[0], p["label"], OWN_COLOUR, 2.0) for p in only_cost]
-        lines += bars
-        lines += [[(p[x], end) for end in axes.get_ylim()] for p in only_cost]
-        place_labels(axes, text, lines)
+        for axes, panel in zip(places, panels, strict=False):
+            draw_panel(axes, panel, x, y)
     return figure, caption
 
 
-def staircase(group: Sequence[tuple[float, float]], view: Window) -> list[tuple[float, float]]:
-    """A front's corners: until the next point on it is paid for, quality stays what the last one gives.
-
-    Args:
-        group: the points on the front, from the end with the least quality on.
-        view: what the chart shows; the stairs begin at its bottom and end at its side.
-    """
-    (x0, x1), (y0, _) = view.across, view.up
-    corners = [(group[0][0], min(y0, group[0][1])), group[0]]
-    for place in group[1:]:
-        corners += [(place[0], corners[-1][1]), place]
-    dearer = group[-1][0] >= group[0][0] if len(group) > 1 else True
-    return [*corners, (max(x1, corners[-1][0]) if dearer else min(x0, corners[-1][0]), corners[-1][1])]
-
-
-def _beyond(p: Point, x: str, y: str, view: Window) -> str:
-    """A point's values where no axis shows them."""
-    if view.holds((p[x], p[y])):
-        return ""
-    told = [
-        f"{AXES[name].split(', ')[0] if name == y else 'at'} {p[name]:.2f}"
-        for name, drawn in zip((x, y), view.edge((p[x], p[y])), strict=True)
-        if p[name] != drawn
-    ]
-    return f": {', '.join(told)}"
-
-
-def _bars(p: Point, x: str, y: str) -> list[list[tuple[float, float]]]:
-    """The point's error bars as lines, for labels to keep off."""
-    spread = p["spread"] or {}
-    bars = []
-    if x in spread:
-        bars.append([(spread[x]["low"], p[y]), (spread[x]["high"], p[y])])
-    if y in spread:
-        bars.append([(p[x], spread[y]["low"]), (p[x], spread[y]["high"])])
-    return bars
-
-
-def _look(p: Point) -> Look:
-    return look_of(p["encoder"], p["source"] == "own")
-
-
-def _draw_points(
-    axes: "Axes", points: Sequence[Point], names: tuple[str, str], view: Window, on_front: set[int]
-) -> None:
-    """Markers with their error bars; one that lies under others is larger, so that its rim shows."""
-    x, y = names
-    shown = sorted(
-        (p for p in points if view.holds((p[x], p[y]))),
-        key=lambda p: (id(p) in on_front, p["source"] == "own"),
-    )
-    width, height = (high - low for low, high in (view.across, view.up))
-    for place, p in enumerate(shown):
-        upon = [
-            q
-            for q in shown[place + 1 :]
-            if abs(q[x] - p[x]) < 0.006 * width and abs(q[y] - p[y]) < 0.012 * height
-        ]
-        best = id(p) in on_front
-        alpha = 1.0 if best or p["source"] == "own" else FADED
-        look = _look(p)
-        mark(
-            axes, (p[x], p[y]), look, p["source"] == "published", alpha, 16.0 * (1 + 1.4 * len(upon)),
-            3 + 0.01 * place if best else 2 + 0.001 * place,
-        )  # fmt: skip
-        for bar in _bars(p, x, y):
-            axes.plot(
-                *zip(*bar, strict=True), color=look.light, alpha=alpha, linewidth=0.7, zorder=1.9,
-                marker="|" if bar[0][1] == bar[1][1] else "_", markersize=3, gid="bar",
-            )  # fmt: skip
-
-
-def _name(p: Point, with_backbone: bool) -> str:
-    label = str(p["label"])
-    if p["encoder"] == "pro-scale" and label.startswith("PRO-SCALE ("):
-        label = label.removeprefix("PRO-SCALE ")
-    if not with_backbone or not p["backbone"]:
-        return label
-    return f"{label}, {backbone_title(p['backbone'])}"
-
-
-def _legend(
-    points: Sequence[Point], found: Mapping[str, Sequence[Point]], x: str, y: str, only_cost: Sequence[Point]
-) -> list[Any]:
-    """A handle for every mark in the chart: each system, where figures come from, fronts, bars."""
-    from matplotlib.lines import Line2D
-
-    systems = sorted({p["encoder"] for p in points if p["source"] != "own"})
-    order = [s for s in SYSTEM_LOOKS if s in systems] + [s for s in systems if s not in SYSTEM_LOOKS]
-    handles = [key(look_of(system), _system_title(system, points)) for system in order]
-    sources = {p["source"] for p in points}
-    handles += [
-        key(None, MARKER_TITLES[name], name == "published")
-        for name in ("published", "measured")
-        if name in sources
-    ]
-    if "own" in sources:
-        handles.append(key(OWN_LOOK, MARKER_TITLES["own"]))
-    drawn = [name for name, group in found.items() if group]
-    handles += [
-        Line2D(
-            [], [], color=FRONT_INK, linewidth=0.9, linestyle=LINES[i % len(LINES)][0],
-            label="front" if len(drawn) == 1 else f"front, {name}",
+def _panels(
+    points: Sequence[Point], x: str, y: str, only_cost: Sequence[Point]
+) -> tuple[list[Panel], list[Panel]]:
+    """A panel for each basis, and those that a figure has no room for; all of one height."""
+    found = groups(points, x)
+    shared = shared_parts([name for name in found if name]) if len(found) > 1 else []
+    kept = [p for name in list(found)[:MOST_PANELS] for p in found[name]]
+    up = _window(kept, x, y).up
+    backbones = len({p["backbone"] for p in points if p["backbone"]}) > 1
+    best = fronts(points, x, y)
+    panels: list[Panel] = []
+    for name, group in found.items():
+        alone = [p for p in only_cost if basis(p, x) == name]
+        if not panels:
+            alone += [p for p in only_cost if basis(p, x) not in found]
+        panels.append(
+            Panel(
+                title=shortened(without(name, shared)) if name else _unknown(x),
+                basis=name,
+                points=group,
+                front=best.get(name, []),
+                view=Window(_window([*group, *alone], x, y).across, up),
+                only_cost=alone,
+                with_backbone=backbones,
+                most_named=MOST_NAMED["narrow" if len(found) > 1 else "wide"],
+            )
         )
-        for i, name in enumerate(drawn)
-    ]  # fmt: skip
-    if any(_bars(p, x, y) for p in points):
-        handles.append(
-            Line2D([], [], color="#555555", linewidth=0.7, marker="|", markersize=3, label="spread")
-        )
-    if only_cost:
-        handles.append(
-            Line2D([], [], color=OWN_COLOUR, linewidth=0.8, linestyle="--", label="own, cost only")
-        )
-    return handles
+    return panels[:MOST_PANELS], panels[MOST_PANELS:]
 
 
-def _system_title(system: str, points: Sequence[Point]) -> str:
-    """A system as its papers write it."""
-    if system in SYSTEM_TITLES:
-        return SYSTEM_TITLES[system]
-    return str(next(p["label"] for p in points if p["encoder"] == system)).split(" (")[0]
+def _window(points: Sequence[Point], x: str, y: str) -> Window:
+    scored = [p for p in points if p[x] is not None and p[y] is not None]
+    costs = [p[x] for p in points if p[y] is None]
+    heights = [p[y] for p in scored] or [0.0]
+    places = [(p[x], p[y]) for p in scored] + [(cost, heights[0]) for cost in costs]
+    return window(places, [end for p in scored for bar in error_bars(p, x, y) for end in bar])
+
+
+def _unknown(x: str) -> str:
+    return "input not told" if x.startswith("gflops") else "machine not told"
 
 
 def _caption(
-    points: Sequence[Point], x: str, y: str, found: Mapping[str, Sequence[Point]], only_cost: Sequence[Point]
+    panels: Sequence[Panel], points: Sequence[Point], x: str, y: str, left_out: Sequence[Panel]
 ) -> str:
     """Convention, input size or machine, and what may not be compared."""
     datasets = " and ".join(
-        sorted({DATASET_TITLES.get(p["dataset"], str(p["dataset"])) for p in points if p["dataset"]})
+        sorted({DATASET_TITLES.get(p["dataset"], shortened(p["dataset"])) for p in points if p["dataset"]})
     )
-    backbones = sorted({backbone_title(p["backbone"]) for p in points if p["backbone"]})
+    backbones = sorted({shortened(backbone_title(p["backbone"])) for p in points if p["backbone"]})
     parts = [f"{datasets}; backbone {', '.join(backbones)}." if backbones else f"{datasets}."]
-    bases = list(found)
+    bases = [shortened(panel.basis, 120) for panel in panels if panel.basis]
+    cost = x.startswith("gflops")
     if any(p["encoder"] == "pro-scale" for p in points):
         parts.append("(p1,p2,p3): PRO-SCALE's layers in each stage.")
-    if x.startswith("gflops"):
+    if cost:
         parts.append(f"GMACs (printed as GFLOPs): convention 'published', batch 1, {', '.join(bases)}.")
     else:
-        parts.append(f"Speed: {'; '.join(bases)}.")
+        shared = shared_parts(bases) if len(bases) > 1 else bases
+        parts.append(f"Speed: {', '.join(shared) or 'several machines'}.")
+    if len(panels) > 1:
+        what = "inputs" if cost else "machines or settings"
+        parts.append(f"Different {what} are not to be compared: a panel with a front for each.")
+    if left_out:
+        number = sum(len(panel.points) for panel in left_out)
+        parts.append(f"{len(left_out)} more settings with {number} points are not shown; --json lists them.")
     if any(p["source"] == "measured" for p in points):
         parts.append("Quality as printed by the papers or as recorded.")
     if y == "miou" and {p["paper"] for p in points} - {"", "pro-scale"}:
         parts.append("Other papers' mIoU may be of models for semantic segmentation alone.")
-    if any(not basis(p, x) for p in points):
-        parts.append("Points of an unknown input size are on no front.")
-    if len(bases) > 1:
-        what = "inputs" if x.startswith("gflops") else "machines"
-        parts.append(f"Different {what} are not to be compared: each has a front of its own.")
+    if any(not panel.basis for panel in panels):
+        parts.append(f"{_unknown(x).capitalize()}: on no front.")
     if x == "gflops_encoder" and len(backbones) > 1:
         parts.append("Encoders alone: what the backbones cost is not in it, so a larger one looks free.")
     parts.append("Faded: dominated.")
+    if any(panel.crowded for panel in panels):
+        parts.append("Where a panel is crowded, only the front and own points are named; --json lists all.")
     kinds = {s["kind"] for p in points for name, s in (p["spread"] or {}).items() if name in (x, y)}
     if kinds:
-        parts.append(f"Bars: {', '.join(sorted(kinds))}.")
-    if only_cost:
+        parts.append(f"Bars: {', '.join(sorted(shortened(kind) for kind in kinds))}.")
+    if any(panel.only_cost for panel in panels):
         parts.append("Dashed upright: own model without a quality.")
-    view = window([(p[x], p[y]) for p in points])
-    if not all(view.holds((p[x], p[y])) for p in points):
+    if any(panel.beyond(x, y) for panel in panels):
         parts.append("Arrow: a point beyond the axes, its value written beside it.")
     return " ".join(parts)

@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.harness.tradeoff.figure_data import collect_figures
+from segmeter.harness.tradeoff.figure_data import collect_figures, realised_data
 from segmeter.reports.plots.breakdown import breakdown_figure, figure_bytes
 from segmeter.reports.plots.common import CAPTION_POINTS, NothingMatches, darkened
 from segmeter.reports.plots.configurations import circles_figure, configurations_figure, stages_figure
@@ -24,6 +25,7 @@ from segmeter.reports.plots.style import (
     look_of,
 )
 from segmeter.reports.plots.tradeoff import fronts, pareto_figure, select
+from tests.helpers.pictures import KEY, PICTURES, ROOT, digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -393,3 +395,13 @@ def test_configurations_stand_at_their_cost(data: Any) -> None:
     }
     assert offsets and set(offsets) <= own and offsets == sorted(offsets)
     assert "GMACs" in axes.get_xlabel() and "measured" in caption
+
+
+def test_the_documents_pictures_are_of_these_figures(data: Any, pictures: dict[str, Picture]) -> None:
+    savings = realised_figure(realised_data(ROOT / "results"), "swin-t")
+    for name, place in PICTURES.items():
+        figure = (savings if name == "realised" else pictures[name])[0]
+        for path in sorted((ROOT / "docs").glob(f"{place}*.png")):
+            assert Image.open(path).info.get(KEY) == digest(figure), (
+                f"python -m tests.helpers.pictures: {path}"
+            )
