@@ -143,8 +143,10 @@ def _ratio(run: Run, baseline: str, base: Run | None, same_machine: bool) -> dic
     a, b = base.statistics["latency_ms"], run.statistics["latency_ms"]
     # The extremes of both intervals: times that were not taken in turn share no noise that would cancel.
     low = a.get("low", a["median"]) / b.get("high", b["median"])
-    high = a.get("high", a["median"]) / b.get("low", b["median"])
-    verdict = "no difference" if low <= 1 <= high else ("faster" if low > 1 else "slower")
+    least = b.get("low", b["median"])
+    # An interval of few rounds may begin at 0: no ratio is the highest then.
+    high = a.get("high", a["median"]) / least if least else None
+    verdict = "faster" if low > 1 else "slower" if high is not None and high < 1 else "no difference"
     how = "medians of separate runs" if same_machine else "medians of different environments"
     return {
         "times_faster": a["median"] / b["median"],

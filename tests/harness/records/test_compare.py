@@ -65,6 +65,15 @@ def test_ratios_taken_in_turn_are_kept_and_separate_ones_are_widened() -> None:
     assert alone["how"] == "medians of separate runs"
 
 
+def test_an_interval_that_begins_at_0_bounds_no_ratio_from_above() -> None:
+    """As few rounds on a busy machine give it."""
+    wide = {"latency_ms": {"median": 100.0, "low": 0.0, "high": 800.0}}
+    compared = compare_runs([a_run("r1", "m2f@r50", 200), a_run("r2", "rt-m2f@r50", 100, statistics=wide)])
+    found = rows(compared)["rt-m2f@r50", "A"]
+    assert (found["times_faster"], found["low"], found["high"]) == (2.0, pytest.approx(180 / 800), None)
+    assert found["verdict"] == "no difference"
+
+
 def test_the_sums_of_components_are_told_over_the_records() -> None:
     compared = compare_runs(
         [

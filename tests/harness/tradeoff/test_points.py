@@ -186,6 +186,20 @@ def test_a_timing_with_damaged_figures_is_named(field: str, tmp_path: Path) -> N
     assert "must be a number" in records.damaged[0].reason
 
 
+def test_a_ratio_without_a_lower_bound_is_read_and_says_none(tmp_path: Path) -> None:
+    """Few rounds on a busy machine: an interval that begins at 0 is what was measured, and is no damage."""
+    parts = {"encoder.ffn": {"ms": 40.0}}
+    m2f = timing("m2f@swin-t", "M2F", 100.0, components=parts)
+    ratio = {"baseline": m2f.id, "times_faster": 1.25, "low": 0, "high": 2.6}
+    for run in (m2f, timing("pro-scale@swin-t", "PRO-SCALE", 80.0, ratios=[ratio], components=parts)):
+        save(run, tmp_path)
+    found = read_records(tmp_path)
+    assert found.damaged == []
+    (pair,) = realised_savings([run for _, run in found.runs])
+    total = next(row for row in pair["rows"] if row["component"] == "total")
+    assert (total["realised"], total["low"], total["high"]) == (pytest.approx(0.2), None, None)
+
+
 def test_own_points(tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     header = "label,dataset,gflops_encoder,pq,pq_low,pq_high,spread"
