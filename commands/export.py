@@ -74,6 +74,8 @@ def export(
         check_model(model)
         if not out.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {out.absolute().parent}; --out names the file to write")
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder; --out names the file to write")
     from segmeter.harness.export import Settings, check_packages
     from segmeter.harness.export import export as export_model
     from segmeter.harness.models import real_model

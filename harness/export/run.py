@@ -33,6 +33,8 @@ STEPS = (1, 2)
 # A library says of no model which sizes it takes; these suit most.
 DIVISOR = 32
 BATCHES = (2, 3)
+# A protobuf message, which an ONNX file of one piece is, holds less than 2 GiB; the graph takes some of it.
+MOST_BYTES = 2**31 - 2**24
 # What is dynamic is traced at least at this size: a tracer takes for a constant what is one there, such as
 # the number of Swin's windows on a small map.
 LEAST = (480, 608)
@@ -114,6 +116,7 @@ def export(
     """
     check_packages()
     chosen = cut(spec, model, settings.part)
+    _check_bytes(spec, chosen)
     with _accelerated(model) as kept, sizes_seen(model):
         progress("tracing")
         program, part, tensors = _program(spec, chosen, settings)
@@ -145,6 +148,17 @@ def export(
         "versions": versions(),
     }
     return Export(content, record)
+
+
+def _check_bytes(spec: ModelSpec, chosen: Cut) -> None:
+    part = nn.ModuleList(chosen.modules[chosen.first : chosen.last + 1])
+    held = sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
+    if held > MOST_BYTES:
+        way_out = "; --part exports a stage of it" if len(chosen.stages) > 1 and chosen.name == WHOLE else ""
+        raise ValueError(
+            f"{spec.title} holds {held / 1e9:.2f} GB of weights, an ONNX file of one piece at most "
+            f"{MOST_BYTES / 1e9:.2f} GB{way_out}"
+        )
 
 
 @contextmanager

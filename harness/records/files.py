@@ -24,8 +24,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """As :func:`write_bytes`, part after part, so that the whole need not fit into memory."""
+    """As :func:`write_bytes`, part after part, so that the whole need not fit into memory.
+
+    A device or a pipe, such as /dev/stdout, is written to; a file in its place would be the end of it.
+    """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as stream:
+                stream.writelines(parts)
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -137,6 +137,17 @@ def test_a_file_that_differs_or_cannot_be_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_more_weights_than_one_file_holds_are_refused_before_tracing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("segmeter.harness.export.run.MOST_BYTES", 1000)
+    assert run("export", f"{source}:Tiny", "--size", "64x96", "--output", tmp_path / "t.onnx") == 2
+    assert "GB of weights, an ONNX file of one piece at most" in capsys.readouterr().err
+    assert run("export", f"{source}:Tiny", "--size", "64x96", "--output", tmp_path) == 2
+    assert "is a folder; --out names the file to write" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_version", lambda name: None)
     with pytest.raises(ValueError, match=r"onnx, onnxscript and onnxruntime are not installed: pip install"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segmeter.harness.records.files import write_text
 from segmeter.harness.records.reading import read_runs
 from segmeter.harness.records.runs import (
     SCHEMA_PATH,
@@ -33,6 +34,18 @@ def a_run(name: str = "one", **changes: object) -> Run:
     for key, value in changes.items():
         setattr(run, key, value)
     return run
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "whole")
+        assert os.read(reader, 100) == b"whole"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
