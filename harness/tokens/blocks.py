@@ -199,20 +199,23 @@ def _label(folder: Path, photo: Photo, size: Size) -> Tensor:
 def _what_if(spec: ModelSpec, model: nn.Module, photos: Sequence[Photo], size: Size) -> list[dict[str, Any]]:
     """GMACs with each reducer's published settings, on the first photos, with the model's own weights.
 
-    STEP is left out: how many tokens its networks take is nothing without trained ones, and none are public.
+    The model itself comes last where it is none of them: other options, or a reducer of the user's own. STEP
+    is left out: how many tokens its networks take is nothing without trained ones, and none are public.
     """
     name = spec.system.code_option
     given = dict(spec.options)
     defaults = spec.system.settings.defaults
     kept = [f":{each}={given[each]}" for each in KEPT_OPTIONS if given.get(each) != defaults.get(each)]
+    begin = f"{spec.encoder}@{spec.backbone}{''.join(kept)}:{name}="
+    others = [parse_model(begin + value, num_classes=spec.num_classes) for value in spec.system.compared]
+    if spec.text not in [other.text for other in others]:
+        others.append(spec)
     found: list[dict[str, Any]] = []
-    for value in spec.system.compared:
-        text = f"{spec.encoder}@{spec.backbone}{''.join(kept)}:{name}={value}"
-        other = parse_model(text, num_classes=spec.num_classes)
+    for other in others:
         row: dict[str, Any] = {"model": other.text, "title": other.encoder_title}
         found.append(row)
         try:
-            filled, random = _with_weights_of(model, real_model(other))
+            filled, random = (model, []) if other is spec else _with_weights_of(model, real_model(other))
             record = images_record(
                 count_images(other, ImageSize(size, size), photos, "published", model=filled)
             )

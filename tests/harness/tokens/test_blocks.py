@@ -61,7 +61,11 @@ def test_tokens_of_segmenter_with_labels(tmp_path: Path) -> None:
     totals = {row["title"]: row["total_gmacs"] for row in record["what_if"]}
     assert totals["Segmenter ALGM train size 128"] <= totals["Segmenter train size 128"]
     # What CTS has beside the model's weights is named.
-    assert [row["random_parts"] for row in record["what_if"]] == [[], [], ["encoder.reduction.policy"], []]
+    random = [row["random_parts"] for row in record["what_if"]]
+    assert random == [[], [], ["encoder.reduction.policy"], [], []]
+    # The model itself, whose threshold is not the published one, comes last.
+    assert record["what_if"][-1]["model"] == parse_model(model).text
+    assert totals[parse_model(model).encoder_title] <= totals["Segmenter ALGM train size 128"]
     lines = list(csv.DictReader((tmp_path / "tokens.csv").open()))
     last = next(row for row in lines if (row["place"], row["measure"]) == ("encoder.blocks.11", "purity"))
     assert float(last["mean"]) == blocks[11]["purity"]
