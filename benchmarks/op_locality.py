@@ -20,7 +20,8 @@ from torch import Tensor
 
 from segmeter.cuda_ops.cuda_build import choose_kind
 from segmeter.cuda_ops.cuda_plan import lay_out
-from segmeter.harness.op.problems import HEADS, POINTS, SHAPES, Case, draw_problem
+from segmeter.harness.op.problems import HEADS, POINTS, Case, draw_problem
+from segmeter.harness.op.shapes import SHAPES
 
 LINE_BYTES = 128
 MULTIPROCESSORS = 132

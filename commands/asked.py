@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmeter.commands.console import progress_bar, user_input
-from segmeter.commands.known import check_model, check_word, known
+from segmeter.commands.known import check_word, known
 from segmeter.commands.options import InputSize
+from segmeter.commands.written import check_model
 from segmeter.model_text import library_name
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import typer
 
 from segmeter.commands.asked import chosen_spec
 from segmeter.commands.console import EXIT_FAILED, InputError, progress_bar, show, show_json, user_input
-from segmeter.commands.known import check_model
 from segmeter.commands.options import (
     BackboneOpt,
     EncoderOpt,
@@ -17,6 +16,7 @@ from segmeter.commands.options import (
     RenamedCommand,
     encoder_options,
 )
+from segmeter.commands.written import check_model
 
 if TYPE_CHECKING:
     from segmeter.harness.audit import Subject
@@ -175,20 +175,27 @@ def reconcile(
             raise ValueError("no figure given; add --published, e.g. --published 117.0")
         check_model(model)
         check_model(encoder)
-        from segmeter.harness.audit import WHATS, read_figure, reconcile_steps
+        from segmeter.harness.audit import WHATS, read_figure
         from segmeter.words import nearest
 
         read_figure(published)
         if what not in WHATS:
             raise ValueError(f"unknown --what {what!r}{nearest(what, WHATS)}")
+        others = [_other_figure(text) for text in beside or ()]
         spec = chosen_spec(model, encoder, backbone, 133, None, encoder_options(context))
         if not spec.backbone:
             raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")
-        from segmeter.harness.audit import Subject, joint_steps, reconcile_figure, reconcile_jointly
+        from segmeter.harness.audit import (
+            Subject,
+            joint_steps,
+            reconcile_figure,
+            reconcile_jointly,
+            reconcile_steps,
+        )
 
         subject = Subject.of(spec, model or "")
         if beside:
-            figures = [(subject, published), *(_other_figure(text) for text in beside)]
+            figures = [(subject, published), *(_subject_of(each, figure) for each, figure in others)]
             with progress_bar("trying sizes", joint_steps(len(figures))) as advance:
                 joint = reconcile_jointly(figures, what, advance)
         else:
@@ -208,14 +215,21 @@ def reconcile(
     show(*([table] if record["matches"] else []), *reconcile_notes(record))
 
 
-def _other_figure(text: str) -> tuple["Subject", str]:
+def _other_figure(text: str) -> tuple[str, str]:
     """MODEL=FIGURE; the model's own options hold "=" too."""
-    from segmeter.harness.audit import Subject, read_figure
+    from segmeter.harness.audit import read_figure
 
     model, mark, published = text.rpartition("=")
     if not mark or not model:
         raise ValueError(f"--with must be MODEL=FIGURE such as m2f@r50=226, got {text!r}")
     read_figure(published)
+    check_model(model)
+    return model, published
+
+
+def _subject_of(model: str, published: str) -> tuple["Subject", str]:
+    from segmeter.harness.audit import Subject
+
     spec = chosen_spec(model, None, None, 133, None)
     if not spec.backbone:
         raise ValueError(f"reconcile needs an encoder with a backbone, {model} is a whole model")

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from segmeter.commands.asked import chosen_classes, chosen_sizes, chosen_spec, sizes_of
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
 from segmeter.commands.grouped import grouped
-from segmeter.commands.known import check_model, known
+from segmeter.commands.known import known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     DeviceOpt,
@@ -24,6 +24,7 @@ from segmeter.commands.options import (
     VerboseOpt,
     precision,
 )
+from segmeter.commands.written import check_model
 
 if TYPE_CHECKING:
     from segmeter.harness.inputs import ImageSize

@@ -25,7 +25,7 @@ from segmeter.commands.console import (
     warn,
 )
 from segmeter.commands.grouped import grouped
-from segmeter.commands.known import check_model, known
+from segmeter.commands.known import known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     ConventionOpt,
@@ -43,6 +43,7 @@ from segmeter.commands.options import (
     VerboseOpt,
     encoder_options,
 )
+from segmeter.commands.written import check_model
 from segmeter.words import nearest
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ def models(
 
 
 def _find(word: str, json: bool) -> None:
+    from segmeter.commands.foreign import check_found
+
+    with user_input():
+        check_found(word, known()["systems"])
     from segmeter.harness.catalogue import found_models
     from segmeter.reports.text.catalogue import found_table
 

@@ -4,19 +4,51 @@ An option's name means one thing everywhere, so one look at the options that wer
 What is not plain here (a model of the user's own, a value that only its encoder can judge) is told later.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, wraps
-from importlib.util import find_spec
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from segmeter.commands.console import user_input
-from segmeter.commands.known import check_model, known
-from segmeter.model_text import ModelText, is_source
-from segmeter.words import nearest, unknown_backbone
+from segmeter.commands.known import check_word
+from segmeter.commands.options import FLAGS
+from segmeter.commands.written import (
+    MAX_CLASSES,
+    MAX_QUERIES,
+    check_backbone_name,
+    check_model,
+    check_number,
+    check_parts,
+    check_size,
+)
+from segmeter.model_text import is_source, library_name
+from segmeter.words import nearest
 
 DEVICES = ("cpu", "cuda")
+# Options whose words have further names or parts: those that read them answer.
+JUDGED_LATER = ("device", "dtype", "dtypes")
+# Number options that mean the same everywhere, with the least and the most that they may be.
+BOUNDS = {
+    "batch": (1, math.inf),
+    "threads": (1, math.inf),
+    "min_rounds": (1, math.inf),
+    "num_images": (1, math.inf),
+    "window_batch": (1, math.inf),
+    "threshold": (-1, 1),
+    "distance": (1, math.inf),
+    "radius": (1, math.inf),
+}
+# How an option is named in an error line where its name alone would not do.
+SPELT = {"what": "--what"}
+# Commands whose --out is a folder, and those whose --out is a file.
+INTO_FOLDERS = ("predict", "tokens", "profile", "sweep", "report", "evaluate", "bench", "hub")
+INTO_FILES = ("check", "update", "export", "table")
+# Folders of records by default: they need not be there.
+USUAL_FOLDERS = (Path("results/runs"), Path("results/records"))
+# Bytes of annotations that are read before anything is loaded; larger files are read once, later.
+MOST_READ = 1 << 23
 # Devices that some commands take beside these.
 OTHER_DEVICES = ("mps", "xpu")
 SIZE_OPTIONS = ("--padded-size", "--image-size", "--dataset", "--annotations")
@@ -27,20 +59,32 @@ MISSING = {
     "source": "no such checkpoint",
     "budgets": "no such budget file",
 }
-# Backbones that one system alone has: whether it is that one is told later.
-OWN_BACKBONES = re.compile(r"(vit|mit)-\w+")
 
 
-def told_early(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, which first looks at what it was given."""
+def told_early(
+    callback: Callable[..., Any], name: str = "", choices: Mapping[str, list[str]] | None = None
+) -> Callable[..., Any]:
+    """The command of that name, which first looks at what it was given, and at its words."""
 
     @wraps(callback)
     def run(**given: Any) -> Any:
         with user_input():
+            for option, words in (choices or {}).items():
+                for value in _texts(given, option):
+                    check_word(
+                        SPELT.get(option, option.replace("_", " ")), str(value).replace("_", "-"), words
+                    )
             check_early(given)
+            _check_outputs(name, given)
         return callback(**given)
 
     return run
+
+
+def choices_of(command: Any) -> dict[str, list[str]]:
+    """Option -> the words that it takes, of those whose help lists them as ``one|another``."""
+    found = {each.name: (each.metavar or "").split("|") for each in command.params}
+    return {name: words for name, words in found.items() if len(words) > 1 and name not in JUDGED_LATER}
 
 
 def check_early(given: Mapping[str, Any]) -> None:
@@ -52,51 +96,29 @@ def check_early(given: Mapping[str, Any]) -> None:
     Raises:
         ValueError: what is wrong, what is expected, and the nearest choice.
     """
-    # With records, names are those of the records.
-    for text in () if given.get("from_") else _texts(given, "model", "models", "encoder"):
-        check_model(text)
-        _check_file(text)
-        check_backbone_name(_backbone_of(text))
-    for name in _texts(given, "backbone"):
-        check_backbone_name(name)
+    _check_models(given)
+    _check_inputs(given)
     _check_sizes(given)
     _check_places(given)
     device = given.get("device")
     kind = str(device).partition(":")[0]
     if device is not None and kind not in (*DEVICES, *OTHER_DEVICES):
         raise ValueError(f"unknown device {device!r}{nearest(kind, DEVICES)}")
-    if given.get("threads") is not None and given["threads"] < 1:
-        raise ValueError(f"threads must be at least 1, got {given['threads']}")
-    if given.get("seconds") is not None and given["seconds"] < 0:
-        raise ValueError(f"seconds must not be negative, got {given['seconds']}")
+    _check_numbers(given)
 
 
-def check_backbone_name(name: str | None) -> None:
-    """Refuse a backbone that is neither one of ours nor a timm model.
-
-    Raises:
-        ValueError: with the nearest names.
-    """
-    if not name or name == "all" or name in known()["backbones"] or OWN_BACKBONES.fullmatch(name):
-        return
-    # A part of the user's own, a library's model, or a model with a tag: whoever reads those answers.
-    if is_source(name) or not re.fullmatch(r"[\w-]+", name):
-        return
-    if name not in timm_names():
-        raise ValueError(unknown_backbone(name, known()["backbones"], timm_names()))
-
-
-@cache
-def timm_names() -> list[str]:
-    """The names of timm's models, read from its files: to import timm takes two seconds."""
-    found = find_spec("timm")
-    folders = list(found.submodule_search_locations or ()) if found else []
-    text = "".join(
-        path.read_text(encoding="utf-8", errors="replace")
-        for folder in folders
-        for path in sorted(Path(folder, "models").glob("*.py"))
-    )
-    return sorted(set(re.findall(r"^@register_model\s*\ndef (\w+)\(", text, flags=re.MULTILINE)))
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    for name, (least, most) in BOUNDS.items():
+        value = given.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            bound = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise ValueError(f"{name.replace('_', ' ')} must be {bound}, got {value:g}")
+    seconds = given.get("seconds")
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds must not be negative, and finite; got {seconds:g}")
+    at = given.get("at")
+    if isinstance(at, str) and not re.fullmatch(r"backbone|all|layer:\d+", at):
+        raise ValueError(f"--at must be backbone, layer:N or all; got {at!r}")
 
 
 def _texts(given: Mapping[str, Any], *names: str) -> Iterator[str]:
@@ -105,43 +127,106 @@ def _texts(given: Mapping[str, Any], *names: str) -> Iterator[str]:
         yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if each)
 
 
-def _check_file(text: str) -> None:
-    """A model in a file: whether the file is there."""
-    path = re.match(r"[^:@]+\.(py|toml)(?=[:@]|$)", text)
-    if path and not Path(path[0]).is_file():
-        raise ValueError(f"no such file: {path[0]}")
+def _check_models(given: Mapping[str, Any]) -> None:
+    """The models, their backbones and heads."""
+    heads = {name: given.get(name) for name in ("num_classes", "num_queries")}
+    for (name, value), most in zip(heads.items(), (MAX_CLASSES, MAX_QUERIES), strict=True):
+        if value is not None:
+            check_number(name, value, 1, most)
+    backbone = given.get("backbone")
+    for name in _texts(given, "backbone"):
+        # Of several, or of a model of the user's own, whoever draws them answers.
+        if name != "all" and not is_source(name):
+            check_backbone_name(name)
+    if given.get("from_") or given.get("records"):
+        # Names are those of the records.
+        return
+    one = backbone if isinstance(backbone, str) else None
+    if "model" in given and "encoder" in given:
+        if given["model"] or given["encoder"]:
+            check_parts(given["model"], given["encoder"], one, **heads, flags=FLAGS.get())
+        return
+    for text in _texts(given, "model", "models", "encoder"):
+        check_model(text, one, **heads)
 
 
-def _backbone_of(text: str) -> str | None:
-    if text.strip() in known()["presets"] or is_source(text):
-        return None
-    try:
-        written = ModelText.parse(text, known()["systems"])
-    except ValueError:
-        return None
-    return written.backbone if written.name in known()["systems"] else None
+def _check_inputs(given: Mapping[str, Any]) -> None:
+    """``--input``, which library's models alone take."""
+    for text in _texts(given, "input"):
+        name, equals, _ = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+            raise ValueError(
+                f"--input must be NAME=SHAPE[:DTYPE], such as task_inputs=1x77:int64; got {text!r}"
+            )
+        for model in _texts(given, "model"):
+            if not library_name(model):
+                raise ValueError("--input is for a library's model, such as hf:ORG/NAME")
 
 
 def _check_sizes(given: Mapping[str, Any]) -> None:
-    from segmeter.harness.inputs import dataset_sizes, parse_size
+    from segmeter.harness.inputs import annotation_sizes, choose_sizes, parse_size
 
+    annotations = given.get("annotations")
+    small = annotations is None or not annotations.is_file() or annotations.stat().st_size < MOST_READ
+    if annotations is not None and small:
+        annotation_sizes(annotations)
     for name in ("padded_size", "image_size", "original_size"):
         for text in _texts(given, name):
             parse_size(text, name.replace("_", " "))
+    if given.get("padded_size") and isinstance(given["padded_size"], str):
+        for text in _texts(given, "model", "encoder"):
+            check_size(text, parse_size(given["padded_size"]))
     if "image_size" not in given:
         # To these commands a data set is more than its images' sizes.
         return
-    ways = [way for way in SIZE_OPTIONS if given.get(way[2:].replace("-", "_"))]
+    ways = [way for way in SIZE_OPTIONS if given.get(way[2:].replace("-", "_")) is not None]
     if len(ways) > 1:
         raise ValueError(f"give one of {', '.join(SIZE_OPTIONS)}; got {' and '.join(ways)}")
-    if given.get("dataset"):
-        dataset_sizes(given["dataset"])
+    sizes = ("padded_size", "image_size", "resize_rule", "dataset", "original_size")
+    asked = {name: given[name] for name in sizes if given.get(name) is not None}
+    if small or "original_size" not in asked:
+        choose_sizes(**asked)
 
 
 def _check_places(given: Mapping[str, Any]) -> None:
     """Files and folders that are to be read."""
+    for name in ("records", "from_"):
+        value = given.get(name)
+        if isinstance(value, Path) and not value.is_dir() and value not in USUAL_FOLDERS:
+            raise ValueError(f"no records: {value} is not a folder")
     for name, message in MISSING.items():
         value = given.get(name)
         for path in value if isinstance(value, list | tuple) else [value]:
             if isinstance(path, Path) and not path.exists():
                 raise ValueError(f"{message}: {path}")
+        if name in ("weights", "source"):
+            _check_checkpoints(value)
+    for name in ("images", "photo"):
+        if given.get(name):
+            from segmeter.harness.inputs import check_some_photo
+
+            check_some_photo(given[name])
+
+
+def _check_checkpoints(value: Any) -> None:
+    for each in value if isinstance(value, list | tuple) else [value]:
+        path = Path(each) if isinstance(each, str) and Path(each).is_file() else each
+        if isinstance(path, Path):
+            from segmeter.harness.weights import check_checkpoint
+
+            check_checkpoint(path)
+
+
+def _check_outputs(name: str, given: Mapping[str, Any]) -> None:
+    """Whether one can write where a command is to."""
+    for option in ("out", "summary", "target", "record"):
+        path = given.get(option)
+        if not isinstance(path, Path):
+            continue
+        if option == "out" and name in INTO_FOLDERS and path.exists() and not path.is_dir():
+            raise ValueError(f"cannot write to {path}: it is a file, expected a folder")
+        if (option != "out" or name in INTO_FILES) and path.is_dir():
+            raise ValueError(f"cannot write to {path}: it is a folder, expected a file")
+        above = next((each for each in path.parents if each.exists()), None)
+        if above is not None and not above.is_dir():
+            raise ValueError(f"cannot write to {path}: {above} is a file, expected a folder")

@@ -14,6 +14,7 @@ from segmeter.commands import weights as weights_commands
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
 from segmeter.commands.grouped import grouped
 from segmeter.commands.options import (
+    WEIGHT_DTYPES,
     BackboneOpt,
     DeviceOpt,
     DtypeOpt,
@@ -107,21 +108,27 @@ def evaluate(
     Predictions and a line for each finished image are kept, so that a stopped run goes on when the same
     command is given again. The record has the GFLOPs over the same images, for `segmeter plot pareto`.
     """
-    from segmeter.harness.quality import model_cost, open_dataset, process_group, quality_record, wait_for_all
-
-    rank, world = process_group()
     weights, predictions, encoder = scored.weights, scored.predictions, scored.encoder
-    with user_input(), named_failures():
-        from segmeter.harness.quality import DTYPES
+    with user_input():
+        # Before torch is loaded: what is plainly wrong is told at once.
+        from segmeter.harness.quality import open_dataset
 
-        dtype = precision(running.dtype, DTYPES)
+        dtype = precision(running.dtype, WEIGHT_DTYPES)
+        if running.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {running.batch}")
         if (weights is None) == (predictions is None):
             raise ValueError("give either --weights FILE or --predictions DIR")
         if gflops is not None and (weights is not None or encoder is not None or not 0 < gflops < math.inf):
             raise ValueError(
                 "--total-gflops is a positive number, for --predictions of a system without --encoder"
             )
+        if predictions is not None and not predictions.is_dir():
+            raise ValueError(f"no such folder of predictions: {predictions}")
         truth = open_dataset(dataset, data, part.split)
+    from segmeter.harness.quality import model_cost, process_group, quality_record, wait_for_all
+
+    rank, world = process_group()
+    with user_input(), named_failures():
         entries = list(truth.entries[: part.limit])
         faults: list[str] = []
         spec: ModelSpec | None

@@ -9,7 +9,7 @@ import typer
 from segmeter.commands.asked import chosen_classes, chosen_sizes, chosen_spec, sizes_of
 from segmeter.commands.console import progress_bar, show, show_json, user_input
 from segmeter.commands.grouped import grouped
-from segmeter.commands.known import check_model, check_word
+from segmeter.commands.known import check_word
 from segmeter.commands.options import (
     MODEL_SYNTAX,
     Heads,
@@ -20,6 +20,7 @@ from segmeter.commands.options import (
     VerboseOpt,
 )
 from segmeter.commands.weights import WeightsOpt
+from segmeter.commands.written import check_model
 
 STEPS = 3
 DEFAULT_SIZE = "512x1024"
@@ -72,6 +73,8 @@ def export(
         # Before torch is loaded: a typo is answered at once.
         check_word("format", what.format, ["onnx"])
         check_model(model)
+        if what.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {what.batch}")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {out.absolute().parent}; --out names the file to write")
         if out.is_dir():

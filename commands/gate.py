@@ -8,6 +8,8 @@ import typer
 
 from segmeter.commands.console import EXIT_FAILED, show_json, user_input, warn
 from segmeter.commands.options import JsonOpt, RenamedCommand, VerboseOpt
+from segmeter.commands.written import check_model, check_size
+from segmeter.model_text import relative_source
 
 if TYPE_CHECKING:
     from segmeter.harness.gate import Budgets, Snapshot
@@ -54,9 +56,7 @@ def check(
         format = "json" if json else format
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
-        from segmeter.harness.gate import read_budgets
-
-        read = read_budgets(budgets)
+        read = _checked_budgets(budgets)
         known, against = _baseline(read, baseline)
         from segmeter.harness.gate import PREFIX, check_record, measure
 
@@ -89,9 +89,9 @@ def update(
 ) -> None:
     """Count the models of a budget file and write them down as the new baseline."""
     with user_input():
-        from segmeter.harness.gate import measure_one, read_budgets, write_baseline
+        read = _checked_budgets(budgets, not skip_failing)
+        from segmeter.harness.gate import measure_one, write_baseline
 
-        read = read_budgets(budgets)
         target = out or read.baseline
         if target is None:
             raise ValueError(f'{budgets} names no baseline; add baseline = "baseline.json" or give --out')
@@ -115,6 +115,22 @@ def update(
         }
         return show_json({"baseline": str(target), "models": figures, "left_out": left_out})
     sys.stdout.write(f"{target}: {len(found)} models\n")
+
+
+def _checked_budgets(path: Path, all_models: bool = True) -> "Budgets":
+    """The budget file, whose models and sizes are looked at before anything is loaded."""
+    from segmeter.harness.gate import read_budgets
+    from segmeter.harness.inputs import parse_size
+
+    read = read_budgets(path)
+    for model in read.models if all_models else ():
+        try:
+            text = relative_source(model.model, path.parent)
+            check_model(text)
+            check_size(text, parse_size(model.size))
+        except ValueError as error:
+            raise ValueError(f"models.{model.name}: {error}") from error
+    return read
 
 
 def _baseline(read: "Budgets", given: str | None) -> tuple["dict[str, Snapshot] | None", str]:

@@ -6,20 +6,17 @@ since) is looked up later.
 """
 
 import json
-import re
+from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from segmeter.model_text import COMPONENTS, ModelText, is_source
+from segmeter.encoders.options import Option, Options, read_stages, read_value
+from segmeter.encoders.rules import frozen, rule_from
 from segmeter.words import nearest
 
 PATH = Path(__file__).with_name("known.json")
-ENCODERS = Path(__file__).resolve().parents[1] / "encoders"
-OWN_GROUP = "segmeter.encoders"
-# Options that every system with heads takes.
-HEADS = ("num_classes", "num_queries")
+READ: dict[str, Callable[[str], Any]] = {"value": read_value, "stages": read_stages, "word": str}
 
 
 @cache
@@ -29,44 +26,32 @@ def known() -> dict[str, Any]:
     return content
 
 
-def check_model(text: str | None) -> None:
-    """Refuse a model whose name or options are plainly none.
-
-    Raises:
-        ValueError: an unknown preset, system or option, with the nearest.
-    """
-    systems = known()["systems"]
-    if not text or text.strip() in known()["presets"]:
-        return
-    if re.fullmatch(r"table\d+(\.\d+)?", text.strip()):
-        if text.strip() not in known()["presets"]:
-            raise ValueError(f"unknown preset {text!r}{nearest(text, known()['presets'])}")
-        return
-    written = ModelText.parse(text, systems)
-    name = written.name
-    if name not in systems:
-        # Code, a library's model (``hf:NAME``) or a file: whoever reads those answers.
-        if not name or is_source(name) or ":" in text.partition("@")[0] or name.endswith(".toml"):
-            return
-        if name not in {point.name for point in entry_points(group=OWN_GROUP)} and not _may_be_new(name):
-            raise ValueError(f"unknown encoder {name!r}{nearest(name, systems)}")
-        return
-    if any(is_source(value) for _, value in written.options):
-        # A part of the user's own has options of its own.
-        return
-    for option, _ in written.options:
-        if option in systems[name] or option in HEADS or option.startswith(COMPONENTS):
-            continue
-        if all(option not in options for options in systems.values()) and _may_be_new(option):
-            return
-        if not systems[name]:
-            raise ValueError(f"{name} has no options, got {option!r}")
-        raise ValueError(f"{name} has no option {option!r}{nearest(option, systems[name])}")
+def settings_of(name: str) -> Options:
+    """The options of a system by its name, with the checks of their values."""
+    system = known()["systems"][name]
+    return Options(
+        owner=name,
+        known=_options(system["options"]),
+        chooser=system["chooser"],
+        further={value: _options(options) for value, options in system["further"].items()},
+    )
 
 
-def _may_be_new(word: str) -> bool:
-    """Whether an encoder's source has the word in quotes: an encoder or option that the file lacks as yet."""
-    return any(f'"{word}"' in path.read_text(encoding="utf-8") for path in ENCODERS.rglob("*.py"))
+def reducer_settings(name: str) -> Options:
+    """The options of a reducer of tokens by its name."""
+    return Options(owner=name, known=_options(known()["reducers"][name]["options"]))
+
+
+def _options(described: Iterable[dict[str, Any]]) -> tuple[Option, ...]:
+    return tuple(
+        Option(
+            name=each["name"],
+            default=frozen(each["name"], each["default"]),
+            check=rule_from(each["check"]),
+            read=READ[each["read"]],
+        )
+        for each in described
+    )
 
 
 def check_word(option: str, value: str, choices: list[str]) -> None:

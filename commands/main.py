@@ -25,7 +25,7 @@ from segmeter.commands import (
     tokens,
 )
 from segmeter.commands.console import EXIT_MISUSE, InputError, warn
-from segmeter.commands.early import told_early
+from segmeter.commands.early import choices_of, told_early
 from segmeter.plain import one_line
 
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
@@ -113,7 +113,7 @@ def _tell_early(command: Any) -> None:
     for each in getattr(command, "commands", {}).values():
         _tell_early(each)
     if command.callback is not None and not hasattr(command, "commands"):
-        command.callback = told_early(command.callback)
+        command.callback = told_early(command.callback, command.name or "", choices_of(command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

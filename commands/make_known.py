@@ -5,28 +5,75 @@
 True
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from segmeter.commands.known import PATH
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.backbones.table import BACKBONES
-from segmeter.encoders.options import Option
+from segmeter.encoders.backbones.vit import VITS
+from segmeter.encoders.chain import System
+from segmeter.encoders.options import Option, read_stages, read_value
+from segmeter.encoders.reduction.table import REDUCERS
+from segmeter.encoders.rules import NotAllZero, rule_data
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting import CONVENTIONS
 from segmeter.harness.models import REDUCTION_PRESETS, all_presets
 from segmeter.harness.profiling import DTYPES
 from segmeter.harness.records import to_json, write_text
 
+READ = {read_value: "value", read_stages: "stages", str: "word"}
+
 
 def known() -> str:
-    """The file's text: flags, systems with their options, backbones, presets, conventions, dtypes."""
+    """The file's text: options of systems and reducers, backbones, presets, conventions, dtypes."""
     content = {
         "flags": _flags(),
-        "systems": {name: system.settings.names for name, system in SYSTEMS.items()},
+        "systems": {name: _system(system) for name, system in SYSTEMS.items()},
+        "not_all_zero": {
+            kind.name: kind.together.names
+            for kind in ENCODERS.values()
+            if isinstance(kind.together, NotAllZero)
+        },
+        "reducers": {
+            name: {
+                "options": _options(kind.options),
+                "published": {backbone: kind.published(backbone) for backbone in VITS},
+            }
+            for name, kind in REDUCERS.items()
+        },
+        "vits": {name: {"title": size.title, "depth": size.depth} for name, size in VITS.items()},
         "backbones": list(BACKBONES),
-        "presets": [*all_presets(), *REDUCTION_PRESETS],
+        "presets": {**{name: preset.model for name, preset in all_presets().items()}, **REDUCTION_PRESETS},
         "conventions": list(CONVENTIONS),
         "dtypes": list(DTYPES),
     }
     return to_json(content)
+
+
+def _system(system: System) -> dict[str, Any]:
+    return {
+        "options": _options(system.options),
+        "chooser": system.chooser,
+        "further": {value: _options(options) for value, options in system.further.items()},
+        "backbones": system.backbones,
+        "default_backbone": system.default_backbone,
+        "title": system.title,
+        "size_divisor": system.size_divisor,
+        "has_queries": system.default_queries(system.default_backbone) > 0,
+    }
+
+
+def _options(options: Iterable[Option]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": option.name,
+            "default": option.default,
+            "check": rule_data(option.check),
+            "read": READ[option.read],
+        }
+        for option in options
+    ]
 
 
 def _flags() -> dict[str, str]:

@@ -9,8 +9,8 @@ import typer
 from segmeter.commands.asked import chosen_spec
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
 from segmeter.commands.grouped import grouped
-from segmeter.commands.known import check_model
 from segmeter.commands.options import ImagesOpt, JsonOpt
+from segmeter.commands.written import check_model
 
 if TYPE_CHECKING:
     from segmeter.harness.models import ModelSpec

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input
+from segmeter.commands.known import check_word
 from segmeter.commands.options import DeviceOpt, JsonOpt, precision
+from segmeter.files import prepare_folder
 
 op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
 
@@ -95,16 +97,22 @@ def bench(
     json: JsonOpt = False,
 ) -> None:
     """Time the op at the encoders' shapes against the reference and the peers installed."""
-    from segmeter.harness.op import DTYPES, PASSES, PLACES, SHAPES, Options, run_benchmark, write_record
-    from segmeter.reports.text.op import bench_notes, bench_table
+    from segmeter.harness.op import DTYPE_NAMES, PASSES, PLACES, SHAPES
 
     names = shapes.split(",") if shapes else list(SHAPES)
     with user_input():
-        kinds = list(DTYPES) if dtypes == "all" else [precision(word, DTYPES) for word in dtypes.split(",")]
+        for name in names:
+            check_word("shape", name, list(SHAPES))
+        words = dtypes.split(",")
+        kinds = list(DTYPE_NAMES) if dtypes == "all" else [precision(word, DTYPE_NAMES) for word in words]
+        if rounds < 3:
+            raise ValueError(f"rounds must be at least 3, got {rounds}")
+        prepare_folder(out)
+    from segmeter.harness.op import Options, run_benchmark, write_record
+    from segmeter.reports.text.op import bench_notes, bench_table
+
     steps = len(names) * len(kinds) * len(PLACES) * len(PASSES)
     with user_input(), progress_bar("timing", steps) as advance:
-        # Before minutes of timing, not after them.
-        out.mkdir(parents=True, exist_ok=True)
         options = Options(rounds=rounds, cold=cold, compiled_reference=compiled_reference)
         record = run_benchmark(device, names, kinds, options, progress=advance)
         path = write_record(record, out)

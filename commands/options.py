@@ -6,6 +6,7 @@ so that ``--help`` needs no torch.
 """
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ from segmeter.commands.console import InputError, set_verbose
 from segmeter.commands.known import check_word, known
 
 GIVEN = "segmeter.encoder_options"
+# The encoders' flags of the command that runs, for whoever looks at them before it does.
+FLAGS: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
 MODEL_SYNTAX = (
     "ENCODER[@BACKBONE][:OPTION=VALUE]..., e.g. pro-scale@r50:stages=1,1,3; a preset; your own: "
     "mine.py:MyEncoder, package.module:attribute, mine.toml; or a library's: hf:ORG/NAME or a folder, "
@@ -131,6 +134,8 @@ OLD_NAMES = {
     "export": {"--output": "--out", "--size": "--padded-size"},
     "update": {"--output": "--out"},
 }
+# The precisions of weights, as torch names them.
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16")
 # A precision by the names that torch, papers and other tools have for it.
 PRECISIONS = {
     "fp32": ("fp32", "float32", "float"),
@@ -201,6 +206,7 @@ class ModelCommand(TyperCommand):
             if text is None:
                 raise InputError(f"{flag} needs a value")
             given[flags[flag]] = text
+        FLAGS.set(given)
         return super().parse_args(ctx, rest)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input
-from segmeter.commands.options import DeviceOpt, DtypeOpt, JsonOpt, precision
+from segmeter.commands.options import WEIGHT_DTYPES, DeviceOpt, DtypeOpt, JsonOpt, precision
 from segmeter.commands.weights import load, named_failures
 
 if TYPE_CHECKING:
@@ -48,13 +48,16 @@ def predict(
     json: JsonOpt = False,
 ) -> None:
     """Draw panoptic, instance and semantic results, or a detector's boxes, over photos, with a legend."""
-    with user_input(), named_failures():
-        from segmeter.harness.inputs import find_photos
-        from segmeter.harness.quality import DTYPES, Settings, photo_class_names, predict_photo
-
+    with user_input():
+        # Before torch is loaded: what is plainly wrong is told at once.
         if not weights:
             raise ValueError("give at least one --weights FILE")
-        settings = Settings(device, precision(dtype, DTYPES))
+        number = precision(dtype, WEIGHT_DTYPES)
+    with user_input(), named_failures():
+        from segmeter.harness.inputs import find_photos
+        from segmeter.harness.quality import Settings, photo_class_names, predict_photo
+
+        settings = Settings(device, number)
         settings.check()
         photos = find_photos(images)
         models = [load(path, None, settings) for path in weights]

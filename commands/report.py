@@ -58,8 +58,8 @@ def report(
         from segmeter.harness.inputs import find_photos
 
         photos = find_photos(images or [])
-        chosen = chosen_spec(None, "m2f", backbone, 133, None).backbone
         folder = _records(records)
+        chosen = chosen_spec(None, "m2f", backbone, 133, None).backbone
         if add is not None:
             from segmeter.harness.tradeoff import own_points
 

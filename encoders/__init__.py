@@ -1,15 +1,6 @@
 """The encoders (pixel decoders) side by side, and everything around them that a full model needs."""
 
-from segmeter.encoders.interface import Encoder, EncoderKind, EncoderOutput
-from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.encoders.table import ENCODERS, build_encoder, encoder_options
+import lazy_loader
 
-__all__ = [
-    "ENCODERS",
-    "SYSTEMS",
-    "Encoder",
-    "EncoderKind",
-    "EncoderOutput",
-    "build_encoder",
-    "encoder_options",
-]
+# The door: what other rooms may use stands in `__init__.pyi`, and is loaded when it is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,16 +7,16 @@ layer.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.interface import MASK2FORMER, EncoderKind, Host
 from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder, DeformablePixelDecoder, around
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts import pixel_embedding
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
+from segmeter.encoders.rules import NotAllZero, WholeNumber
 
 
 def interleave(high_level_layers: int, full_layers: int) -> tuple[bool, ...]:
@@ -73,12 +73,7 @@ def build_lite_m2f(
     return around(stack, in_channels, host, pixel_embedding)
 
 
-def _check_some_layer(values: Mapping[str, Any]) -> None:
-    if not values["high_level_layers"] + values["full_layers"]:
-        raise ValueError("high_level_layers and full_layers must not both be 0")
-
-
-_LAYERS = whole_number(0, MAX_LAYERS)
+_LAYERS = WholeNumber(0, MAX_LAYERS)
 _OPTIONS = (
     Option(name="high_level_layers", default=5, check=_LAYERS, help="Layers over all but the finest level."),
     Option(name="full_layers", default=1, check=_LAYERS, help="Layers over all tokens."),
@@ -98,5 +93,5 @@ KIND = EncoderKind(
     build=build_lite_m2f,
     options=hosted_options(MASK2FORMER),
     hosted=hosted_options,
-    together=_check_some_layer,
+    together=NotAllZero(("high_level_layers", "full_layers")),
 )

@@ -23,7 +23,7 @@ from segmeter.encoders.interface import (
     check_channels,
     check_features,
 )
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts import pixel_embedding as embedding
 from segmeter.encoders.parts.layers import (
     ConvNorm,
@@ -36,6 +36,7 @@ from segmeter.encoders.parts.layers import (
 )
 from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_components, smoothing
 from segmeter.encoders.parts.rowwise import Pointwise
+from segmeter.encoders.rules import WholeNumber
 
 # Low to high resolution: the order of tokens, level embeddings and input projections.
 TOKEN_LEVELS = MASK2FORMER.levels
@@ -228,7 +229,7 @@ def build_m2f(
     return around(LayerStack(layers, host), in_channels, host, pixel_embedding)
 
 
-_LAYERS = Option(name="layers", default=6, check=whole_number(1, MAX_LAYERS), help="Deformable layers.")
+_LAYERS = Option(name="layers", default=6, check=WholeNumber(1, MAX_LAYERS), help="Deformable layers.")
 
 
 def hosted_options(host: Host) -> tuple[Option, ...]:

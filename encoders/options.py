@@ -1,14 +1,12 @@
 """Options of encoders and systems: name, default, check, how a value is read and what a title says of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from segmeter.encoders.rules import ANYTHING, Check, frozen, write_value
 from segmeter.model_text import COMPONENTS
 from segmeter.words import nearest
-
-# Name and value -> the value in its final type; raises ValueError in one line.
-Check = Callable[[str, Any], Any]
 
 
 def read_value(text: str) -> Any:
@@ -31,20 +29,19 @@ def read_value(text: str) -> Any:
     return text
 
 
-def write_value(value: Any) -> str:
-    """A value as :func:`read_value` reads it.
+def read_stages(text: str) -> tuple[int, ...]:
+    """Read "3,3,3".
 
-    >>> write_value((3, 3, 3)), write_value(None)
-    ('3,3,3', 'none')
+    Raises:
+        ValueError: not whole numbers joined by commas.
+
+    >>> read_stages("1,1,3")
+    (1, 1, 3)
     """
-    if isinstance(value, tuple):
-        return ",".join(write_value(part) for part in value)
-    return "none" if value is None else str(value)
-
-
-def anything(name: str, value: Any) -> Any:
-    """Any number, word or list of them."""
-    return frozen(name, value)
+    try:
+        return tuple(int(part) for part in text.strip("()").split(","))
+    except ValueError:
+        raise ValueError(f"stages must be whole numbers such as 3,3,3; got {text!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ class Option:
 
     name: str
     default: Any
-    check: Check = anything
+    check: Check = ANYTHING
     help: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[str], Any] = read_value
@@ -185,73 +182,3 @@ class Options:
             for option in self.present(values)
             if option.name in values and (option.in_title or values[option.name] != option.default)
         ]
-
-
-def whole_number(minimum: int, maximum: int) -> Check:
-    """A whole number from ``minimum`` to ``maximum``."""
-
-    def check(name: str, value: Any) -> int:
-        if not is_integer(value) or not minimum <= value <= maximum:
-            raise ValueError(f"{name} must be a whole number from {minimum} to {maximum}, got {value!r}")
-        return int(value)
-
-    return check
-
-
-def whole_numbers(minimum: int, maximum: int, what: str = "") -> Check:
-    """One or several whole numbers, as a tuple."""
-
-    def check(name: str, value: Any) -> tuple[int, ...]:
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        if not values or not all(is_integer(each) and minimum <= each <= maximum for each in values):
-            asked = what or f"whole numbers from {minimum} to {maximum}, joined by commas"
-            raise ValueError(f"{name} must be {asked}, got {write_value(value)!r}")
-        return tuple(int(each) for each in values)
-
-    return check
-
-
-def number(minimum: float, maximum: float) -> Check:
-    """A finite number from ``minimum`` to ``maximum``."""
-
-    def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
-            raise ValueError(f"{name} must be a number from {minimum:g} to {maximum:g}, got {value!r}")
-        return float(value)
-
-    return check
-
-
-def one_of(choices: Iterable[str]) -> Check:
-    """One of these words."""
-    known = tuple(choices)
-
-    def check(name: str, value: Any) -> str:
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}{nearest(str(value), known)}")
-        return str(value)
-
-    return check
-
-
-def yes_or_no(name: str, value: Any) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def is_integer(value: Any) -> bool:
-    """Whether it is a whole number, and no truth value."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def frozen(name: str, value: Any) -> Any:
-    """The value with tuples in place of lists, so that it can be compared and kept.
-
-    Raises:
-        ValueError: a table.
-    """
-    if isinstance(value, dict):
-        raise ValueError(f"{name} must be a number, a word or a list of them, got the table {value!r}")
-    return tuple(frozen(name, each) for each in value) if isinstance(value, list | tuple) else value

@@ -8,20 +8,19 @@ stride-16 ones, stage 3 p3 layers on all three levels. No layer shares weights w
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.interface import MASK2FORMER, EncoderKind, Host
 from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder, DeformablePixelDecoder, around
-from segmeter.encoders.options import Check, Option, is_integer
+from segmeter.encoders.options import Option, read_stages
 from segmeter.encoders.parts import pixel_embedding as embedding
 from segmeter.encoders.parts import recalibration as trc
 from segmeter.encoders.parts.layers import DeformableEncoderLayer, Levels
+from segmeter.encoders.rules import Stages as StagesRule
 
 Stages = tuple[int, ...]
-NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 class ProgressiveStack(nn.Module):
@@ -91,42 +90,8 @@ def build_pro_scale(
     return around(stack, in_channels, host, pixel_embedding)
 
 
-def read_stages(text: str) -> tuple[int, ...]:
-    """Read "3,3,3".
-
-    Raises:
-        ValueError: not whole numbers joined by commas.
-
-    >>> read_stages("1,1,3")
-    (1, 1, 3)
-    """
-    try:
-        return tuple(int(part) for part in text.strip("()").split(","))
-    except ValueError:
-        raise ValueError(f"stages must be whole numbers such as 3,3,3; got {text!r}") from None
-
-
 def _levels(host: Host, stages: Stages) -> tuple[str, ...]:
     return host.levels[len(host.levels) - len(stages) :]
-
-
-def _check_stages(most: int) -> Check:
-    """Three stages, or one for each level of a host that has more."""
-    allowed = range(3, most + 1)
-    count = " or ".join(NUMBERS[number] for number in allowed)
-
-    def check(name: str, value: Any) -> Stages:
-        asked = f"{name} must be {count} whole numbers p1,p2,p3{',...' if most > 3 else ''}"
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ValueError(f"{asked}, got {value!r}")
-        stages = tuple(value)
-        if len(stages) not in allowed or not all(is_integer(p) and 0 <= p <= MAX_LAYERS for p in stages):
-            raise ValueError(f"{asked} from 0 to {MAX_LAYERS}, got {value!r}")
-        if not any(stages):
-            raise ValueError(f"{name} must not all be 0: the encoder would have no layer")
-        return stages
-
-    return check
 
 
 def hosted_options(host: Host) -> tuple[Option, ...]:
@@ -134,7 +99,7 @@ def hosted_options(host: Host) -> tuple[Option, ...]:
     stages = Option(
         name="stages",
         default=(3, 3, 3),
-        check=_check_stages(len(host.levels)),
+        check=StagesRule(len(host.levels), MAX_LAYERS),
         help="Layers p1,p2,p3 over one, two and three levels.",
         read=read_stages,
         title=lambda stages: f"({','.join(map(str, stages))})",

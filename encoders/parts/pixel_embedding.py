@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.cuda_ops import rows
-from segmeter.encoders.options import Option, one_of
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.layers import GROUPS, NORM_EPS, ConvNorm
 from segmeter.encoders.parts.rowwise import GroupNorm, by_rows, normed_, pixels
+from segmeter.encoders.rules import OneOf
 
 PIXEL_EMBEDDINGS = {
     "conv": "3x3 convolution, GroupNorm, ReLU (Mask2Former)",
@@ -22,7 +23,7 @@ _TITLES = {"conv": "+ 3x3 conv", "lpe": "+ LPE", "lpe-avg": "+ LPE (average)"}
 OPTION = Option(
     name="pixel_embedding",
     default="conv",
-    check=one_of(PIXEL_EMBEDDINGS),
+    check=OneOf(tuple(PIXEL_EMBEDDINGS)),
     help="The stride-4 path's smoothing.",
     choices=PIXEL_EMBEDDINGS,
     title=lambda value: _TITLES[value],

@@ -8,12 +8,11 @@ reading, because official weights need it; ``paper`` is what the text describes.
 Legend: B batch, G guide tokens (stride 8), N tokens of the gated level, C channels.
 """
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.encoders.options import Option, one_of
+from segmeter.encoders.options import Option
+from segmeter.encoders.rules import Finite, NoneOr, OneOf
 
 RECALIBRATIONS = {
     "linear": "one linear gate per token, over the official re-read token buffer (official weights)",
@@ -22,20 +21,10 @@ RECALIBRATIONS = {
 }
 
 
-def _check_kind(name: str, value: Any) -> str | None:
-    return None if value is None else one_of((*RECALIBRATIONS, "none"))(name, value)
-
-
-def _check_temperature(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
-
-
 OPTION = Option(
     name="recalibration",
     default="linear",
-    check=_check_kind,
+    check=NoneOr(OneOf((*RECALIBRATIONS, "none"))),
     help="How coarse tokens are gated by the stride-8 ones.",
     choices={**RECALIBRATIONS, "none": "no recalibration"},
     title=lambda value: "without TRC" if value is None else f"TRC {value}",
@@ -43,7 +32,7 @@ OPTION = Option(
 TEMPERATURE = Option(
     name="recalibration_temperature",
     default=0.1,
-    check=_check_temperature,
+    check=Finite(1e6),
     help="Temperature of the recalibration.",
 )
 

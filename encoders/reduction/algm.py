@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.encoders.options import Option, number, whole_numbers
+from segmeter.encoders.options import Option
 from segmeter.encoders.reduction.interface import ReducerKind, TokenSet
 from segmeter.encoders.reduction.merging import Gathering, Matching, WindowMatching
+from segmeter.encoders.rules import Number, Rising, Window
 
 MAX_LAYER = 1000
 MAX_WINDOW = 64
@@ -137,12 +138,6 @@ def merge_even(
 
 
 def _build(layers: tuple[int, ...], window: tuple[int, ...], threshold: float) -> nn.Module:
-    if len(window) != 2:
-        raise ValueError(f"window must be two whole numbers such as 2,2, got {','.join(map(str, window))}")
-    if window[0] * window[1] < 2:
-        raise ValueError("window must hold two patches at least, got 1,1")
-    if list(layers) != sorted(set(layers)):
-        raise ValueError(f"layers must rise, got {','.join(map(str, layers))}")
     return Algm(layers, (window[0], window[1]), threshold)
 
 
@@ -162,19 +157,19 @@ ALGM = ReducerKind(
         Option(
             name="layers",
             default=(1, 5),
-            check=whole_numbers(1, MAX_LAYER),
+            check=Rising(1, MAX_LAYER),
             help="blocks that merge, the first in windows; 1,7 for ViT-L",
         ),
         Option(
             name="window",
             default=(2, 2),
-            check=whole_numbers(1, MAX_WINDOW, "two whole numbers such as 2,2"),
+            check=Window(MAX_WINDOW),
             help="patches that may become one token, high and wide",
         ),
         Option(
             name="threshold",
             default=0.88,
-            check=number(-1, NEVER),
+            check=Number(-1, NEVER),
             help="mean cosine from which a window is merged; by default the published model's",
         ),
     ),

@@ -3,15 +3,14 @@
 Source: CTS (CVPR 2023); official code tue-mps/cts-segmenter.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.backbones.patches import PATCH, PatchEmbedding
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.reduction.interface import ReducerKind
 from segmeter.encoders.reduction.superpatches import Policy, embed_superpatches
+from segmeter.encoders.rules import NoneOr, WholeNumber
 
 # ADE20K's published share of the superpatches: 103 of 256. Cityscapes has 336 of 576.
 SHARED, CELLS = 103, 256
@@ -68,10 +67,6 @@ def _build(shared: int | None) -> nn.Module:
     return Cts(shared)
 
 
-def _shared(name: str, value: Any) -> int | None:
-    return None if value is None else whole_number(0, MAX_SHARED)(name, value)
-
-
 CTS = ReducerKind(
     name="cts",
     title="CTS",
@@ -82,7 +77,7 @@ CTS = ReducerKind(
         Option(
             name="shared",
             default=None,
-            check=_shared,
+            check=NoneOr(WholeNumber(0, MAX_SHARED)),
             help="superpatches that share a token; none: 103 of 256, as on ADE20K",
         ),
     ),

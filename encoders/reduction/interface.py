@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.options import Option, Options
+from segmeter.encoders.reduction.limits import check_layers
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def layers_of(reduction: nn.Module, name: str, where: str, last: int) -> tuple[i
     layers = getattr(reduction, "layers", ())
     if not isinstance(layers, list | tuple | range | set | frozenset):
         raise ValueError(f"layers of {name} must be whole numbers such as (2, 5), got {layers!r}")
-    for layer in layers:
-        if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= layer <= last:
-            raise ValueError(f"{where} 1 to {last}, got layer {layer} for {name}")
+    check_layers(layers, name, where, last)
     return tuple(layers)
 
 

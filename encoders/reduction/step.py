@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.encoders.backbones.patches import PATCH, PatchEmbedding
-from segmeter.encoders.options import Option, number, whole_number, whole_numbers
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.atm import AtmDecoder, AtmHead
 from segmeter.encoders.reduction.interface import ReducerKind, first_rows
+from segmeter.encoders.reduction.limits import check_exits
 from segmeter.encoders.reduction.superpatches import Policy, embed_superpatches
+from segmeter.encoders.rules import NoneOr, Number, SomeOf, WholeNumber, WholeNumbers
 
 SIDES = (2, 4, 8, 16)
 MAX_LAYER = 1000
@@ -137,8 +139,7 @@ class Step(nn.Module):
 
 def _build(depth: int, **values: Any) -> nn.Module:
     exits = values["exits"] or ()
-    if any(layer >= depth for layer in exits):
-        raise ValueError(f"exits must be before the last of {depth} layers, got {','.join(map(str, exits))}")
+    check_exits(depth, exits)
     return Step(**{**values, "exits": exits, "scales": values["scales"] or ()})
 
 
@@ -148,19 +149,6 @@ def _decoder(values: Mapping[str, Any], dim: int, num_classes: int) -> nn.Module
 
 def _published(backbone: str) -> Mapping[str, Any]:
     return {"exits": (8, 16), "confidence": 0.95} if backbone == "vit-l" else {}
-
-
-def _scales(name: str, value: Any) -> tuple[int, ...]:
-    if value in (0, ()):
-        return ()
-    scales = whole_numbers(2, max(SIDES))(name, value)
-    if not set(scales) <= set(SIDES) or len(set(scales)) < len(scales):
-        raise ValueError(f"{name} must be some of {', '.join(map(str, SIDES))}, got {value!r}")
-    return scales
-
-
-def _exits(name: str, value: Any) -> tuple[int, ...]:
-    return () if value in (0, ()) else whole_numbers(1, MAX_LAYER)(name, value)
 
 
 STEP = ReducerKind(
@@ -175,21 +163,23 @@ STEP = ReducerKind(
     depends_on_image=True,
     needs_training=True,
     options=(
-        Option(name="scales", default=SIDES, check=_scales, help="sides of the superpatches; 0 for none"),
         Option(
-            name="share", default=0.5, check=number(0, 1), help="probability from which patches share a token"
+            name="scales", default=SIDES, check=SomeOf(SIDES), help="sides of the superpatches; 0 for none"
+        ),
+        Option(
+            name="share", default=0.5, check=Number(0, 1), help="probability from which patches share a token"
         ),
         Option(
             name="exits",
             default=(6, 8),
-            check=_exits,
+            check=NoneOr(WholeNumbers(1, MAX_LAYER), zero=True),
             help="blocks behind which tokens go; 0 for none",
         ),
-        Option(name="confidence", default=0.9, check=number(0, 1), help="score from which a token is halted"),
+        Option(name="confidence", default=0.9, check=Number(0, 1), help="score from which a token is halted"),
         Option(
             name="keep",
             default=5,
-            check=whole_number(0, MAX_KEPT),
+            check=WholeNumber(0, MAX_KEPT),
             help="most confident tokens of each class that go on",
         ),
     ),

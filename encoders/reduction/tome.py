@@ -6,10 +6,11 @@ keys over the heads; attention weighs a token by the patches that it stands for.
 
 from torch import Tensor, nn
 
-from segmeter.encoders.options import Option, whole_number, whole_numbers, yes_or_no
+from segmeter.encoders.options import Option
 from segmeter.encoders.reduction.algm import MAX_LAYER, match_even, merge_even
 from segmeter.encoders.reduction.interface import ReducerKind, TokenSet
 from segmeter.encoders.reduction.merging import Gathering, Matching
+from segmeter.encoders.rules import WholeNumber, WholeNumbers, YesOrNo
 
 MAX_MERGED = 1 << 20
 
@@ -45,10 +46,6 @@ def _build(r: int, layers: tuple[int, ...] | None, proportional: bool, depth: in
     return ToMe(r, layers or tuple(range(1, depth + 1)), proportional)
 
 
-def _some_layers(name: str, value: object) -> tuple[int, ...]:
-    return whole_numbers(1, MAX_LAYER)(name, value)
-
-
 TOME = ReducerKind(
     name="tome",
     title="ToMe",
@@ -61,14 +58,16 @@ TOME = ReducerKind(
             name="r",
             # Not published for Segmenter: near ALGM's saving on 1024 patches.
             default=40,
-            check=whole_number(0, MAX_MERGED),
+            check=WholeNumber(0, MAX_MERGED),
             help="tokens that go in each block",
         ),
-        Option(name="layers", default=None, check=_some_layers, help="blocks that merge; none: all"),
+        Option(
+            name="layers", default=None, check=WholeNumbers(1, MAX_LAYER), help="blocks that merge; none: all"
+        ),
         Option(
             name="proportional",
             default=True,
-            check=yes_or_no,
+            check=YesOrNo(),
             help="attention weighs a token by the patches that it stands for",
         ),
     ),

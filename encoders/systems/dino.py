@@ -18,7 +18,7 @@ from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host, MultiScaleOutput
 from segmeter.encoders.m2f import DIM, EXTRA_LEVEL, DeformableEncoder, LayerStack
 from segmeter.encoders.naming import Naming, Shapes
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.boxes import (
     BoxOutput,
     DetectionPostProcess,
@@ -35,6 +35,7 @@ from segmeter.encoders.parts.query_layers import (
     deformable_query_layer,
     query_layer_components,
 )
+from segmeter.encoders.rules import WholeNumber
 from segmeter.encoders.systems.hosting import CHOOSER, Hosting, detector_backbone
 
 FFN_DIM = 2048
@@ -224,7 +225,7 @@ HOSTING = Hosting(
         Option(
             name="levels",
             default=4,
-            check=whole_number(4, 5),
+            check=WholeNumber(4, 5),
             help="Levels of tokens: strides 8 to 64; 5 has stride 4 too.",
             title=lambda levels: f"{levels}-scale",
             in_title=True,

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.m2f import DIM, DeformablePixelDecoder, LayerStack
 from segmeter.encoders.naming import Naming
-from segmeter.encoders.options import Option, is_integer
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.layers import Levels
+from segmeter.encoders.rules import LayersOr
 from segmeter.encoders.segmenter.model import backbone_stage, decoder_stage, postprocess_stage
 
 LAYERS = 6
@@ -103,14 +104,6 @@ def eco_stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
-def _check_exit(name: str, value: Any) -> int | str:
-    if value == GATE or (is_integer(value) and value in EXITS):
-        return value
-    raise ValueError(
-        f"{name} must be a number of layers from {EXITS[0]} to {EXITS[-1]}, or {GATE}, got {value!r}"
-    )
-
-
 SYSTEM = System(
     name="eco-m2f",
     title="ECO-M2F",
@@ -121,7 +114,7 @@ SYSTEM = System(
         Option(
             name="exit",
             default=LAYERS,
-            check=_check_exit,
+            check=LayersOr(EXITS[0], EXITS[-1], GATE),
             help="Layers that run, 2 to 6; gate: the gate decides for each image, counted on photos.",
             title=lambda value: "with its gate" if value == GATE else f"exit {value}",
         ),

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Sizes, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, MASK2FORMER
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.layers import NORM_EPS
 from segmeter.encoders.parts.text_tower import WIDTH as EMBEDDING
 from segmeter.encoders.parts.text_tower import TextTower
+from segmeter.encoders.rules import WholeNumber
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskedDecoder, MaskEmbedding
 from segmeter.encoders.segmenter.postprocess import PostProcess, SegmentationOutput
 from segmeter.encoders.systems.hosting import CHOOSER, Hosting
@@ -305,7 +306,7 @@ SYSTEM = System(
         Option(
             name="names",
             default=0,
-            check=whole_number(0, 100_000),
+            check=WholeNumber(0, 100_000),
             help="Names of all classes; 0: 254 for COCO's 133 classes, 60 for 19, else one for each.",
         ),
     ),

@@ -13,7 +13,8 @@ from torch import nn
 from segmeter.encoders.backbones.table import Backbone, build_backbone, spell_out_norms
 from segmeter.encoders.chain import Choice, Stage
 from segmeter.encoders.interface import EncoderKind, Host
-from segmeter.encoders.options import Option, one_of
+from segmeter.encoders.options import Option
+from segmeter.encoders.rules import OneOf
 from segmeter.encoders.table import ENCODERS
 
 OWN = "own"
@@ -53,7 +54,7 @@ class Hosting:
         return Option(
             name=CHOOSER,
             default=OWN,
-            check=one_of(choices),
+            check=OneOf(tuple(choices)),
             help="The encoder inside.",
             choices=choices,
             read=str,

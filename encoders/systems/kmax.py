@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from segmeter.encoders.backbones.table import build_backbone
 from segmeter.encoders.chain import Choice, Sizes, Stage, System
 from segmeter.encoders.interface import EncoderOutput, check_features
-from segmeter.encoders.options import Option, whole_numbers, write_value
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.axial import (
     EXPANSION,
     HEADS,
@@ -35,6 +35,7 @@ from segmeter.encoders.parts.axial import (
     batch_norm,
     resize,
 )
+from segmeter.encoders.rules import WholeNumbers
 from segmeter.encoders.segmenter.decoder import DecoderOutput
 from segmeter.encoders.segmenter.postprocess import SegmentationOutput
 
@@ -312,13 +313,6 @@ def kmax_stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
-def _check_blocks(name: str, value: Any) -> tuple[int, ...]:
-    blocks = whole_numbers(1, 1000, "four whole numbers from 1 to 1000, joined by commas")(name, value)
-    if len(blocks) != len(BLOCKS):
-        raise ValueError(f"{name} must be four whole numbers such as 1,5,1,1, got {write_value(value)!r}")
-    return blocks
-
-
 SYSTEM = System(
     name="kmax",
     title="kMaX",
@@ -329,7 +323,7 @@ SYSTEM = System(
         Option(
             name="blocks",
             default=BLOCKS,
-            check=_check_blocks,
+            check=WholeNumbers(1, 1000, "four whole numbers from 1 to 1000 such as 1,5,1,1", len(BLOCKS)),
             help="Blocks at strides 32, 16, 8 and 4.",
         ),
     ),

@@ -19,10 +19,11 @@ from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.m2f import DIM, MAX_LAYERS, DeformableEncoder
 from segmeter.encoders.naming import Shapes
-from segmeter.encoders.options import Option, whole_number, yes_or_no
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.key_aware import lite_attention
 from segmeter.encoders.parts.layers import NORM_EPS, Levels
 from segmeter.encoders.parts.query_layers import QueryLayer
+from segmeter.encoders.rules import WholeNumber, YesOrNo
 from segmeter.encoders.systems import dino
 from segmeter.encoders.systems.dino import BoxDecoder, QuerySelection, detector_stages
 
@@ -180,24 +181,24 @@ SYSTEM = System(
     stages=stages,
     options=(
         Option(
-            name="expansions", default=3, check=whole_number(1, MAX_LAYERS), help="Blocks of encoder layers."
+            name="expansions", default=3, check=WholeNumber(1, MAX_LAYERS), help="Blocks of encoder layers."
         ),
         Option(
             name="high_level_layers",
             default=2,
-            check=whole_number(0, MAX_LAYERS),
+            check=WholeNumber(0, MAX_LAYERS),
             help="Layers of a block over the coarse levels alone, before the one over all.",
         ),
         Option(
             name="high_level_scales",
             default=3,
-            check=whole_number(1, len(LEVELS) - 1),
+            check=WholeNumber(1, len(LEVELS) - 1),
             help="Coarse levels, of the four.",
         ),
         Option(
             name="key_aware",
             default=True,
-            check=yes_or_no,
+            check=YesOrNo(),
             help="Whether attention weights come from the sampled keys.",
         ),
     ),

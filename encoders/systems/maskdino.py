@@ -19,10 +19,11 @@ from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host
 from segmeter.encoders.m2f import DIM, EXTRA_LEVEL, DeformablePixelDecoder, LayerStack
 from segmeter.encoders.naming import Naming
-from segmeter.encoders.options import Option, one_of, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.boxes import Proposals, best_tokens, inverse_sigmoid, picked
 from segmeter.encoders.parts.layers import NORM_EPS, Levels, to_tokens
 from segmeter.encoders.parts.query_layers import Mlp, deformable_query_layer, query_layer_components
+from segmeter.encoders.rules import OneOf, WholeNumber
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskEmbedding, MaskProduct
 from segmeter.encoders.segmenter.model import backbone_stage, postprocess_stage
 from segmeter.encoders.segmenter.postprocess import Scoring
@@ -157,7 +158,7 @@ HOSTING = Hosting(
         Option(
             name="levels",
             default=4,
-            check=whole_number(3, 4),
+            check=WholeNumber(3, 4),
             help="Levels of tokens: strides 8 to 64, or 8 to 32.",
             title=lambda levels: f"{levels} levels",
         ),
@@ -167,7 +168,7 @@ HOSTING = Hosting(
 TASK = Option(
     name="task",
     default="panoptic",
-    check=one_of(TASKS),
+    check=OneOf(tuple(TASKS)),
     help="Which official configuration.",
     choices=TASKS,
     read=str,

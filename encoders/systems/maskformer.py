@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
 from segmeter.encoders.naming import Naming, Shapes, layers_in
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.layers import NORM_EPS, ConvNorm, sine_position_code, to_tokens
 from segmeter.encoders.parts.transformer import TransformerLayer
+from segmeter.encoders.rules import NoneOr, WholeNumber
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskEmbedding
 from segmeter.encoders.segmenter.model import backbone_stage, postprocess_stage
 
@@ -268,10 +269,6 @@ def maskformer_stages(choice: Choice) -> Sequence[Stage]:
     )
 
 
-def _check_encoder_layers(name: str, value: Any) -> int | None:
-    return None if value is None else whole_number(0, MAX_LAYERS)(name, value)
-
-
 def _options(shapes: Shapes) -> dict[str, int]:
     layers = layers_in(shapes, "decoder.transformer.decoder.layers")
     found = {"decoder_layers": layers} if layers else {}
@@ -291,10 +288,10 @@ SYSTEM = System(
         Option(
             name="encoder_layers",
             default=None,
-            check=_check_encoder_layers,
+            check=NoneOr(WholeNumber(0, MAX_LAYERS)),
             help="Transformer layers on the stride-32 tokens; none: 6 with a ResNet, 0 otherwise.",
         ),
-        Option(name="decoder_layers", default=6, check=whole_number(1, MAX_LAYERS), help="Decoder layers."),
+        Option(name="decoder_layers", default=6, check=WholeNumber(1, MAX_LAYERS), help="Decoder layers."),
     ),
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,

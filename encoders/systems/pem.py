@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, EncoderOutput, check_channels, check_features
 from segmeter.encoders.naming import Naming, Shapes, layers_in
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.deformable_conv import DeformableUpsampling, deformable_components
 from segmeter.encoders.parts.layers import NORM_EPS, sine_position_code
+from segmeter.encoders.rules import WholeNumber
 from segmeter.encoders.segmenter.decoder import (
     NUM_LEVELS,
     DecoderOutput,
@@ -314,8 +315,8 @@ SYSTEM = System(
     source="PEM, arXiv 2402.19422",
     stages=pem_stages,
     options=(
-        Option(name="decoder_layers", default=6, check=whole_number(1, MAX_LAYERS), help="Decoder layers."),
-        Option(name="width", default=128, check=whole_number(2, 4096), help="Channels of the pixel decoder."),
+        Option(name="decoder_layers", default=6, check=WholeNumber(1, MAX_LAYERS), help="Decoder layers."),
+        Option(name="width", default=128, check=WholeNumber(2, 4096), help="Channels of the pixel decoder."),
     ),
     default_backbone="r50",
     default_queries=lambda backbone: QUERIES,

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
-from segmeter.encoders.options import Option, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.layers import NORM_EPS
+from segmeter.encoders.rules import WholeNumber
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskProduct
 from segmeter.encoders.segmenter.model import backbone_stage, postprocess_stage
 from segmeter.encoders.systems.yoso import (
@@ -207,7 +208,7 @@ SYSTEM = System(
         Option(
             name="stages",
             default=3,
-            check=whole_number(1, 1000),
+            check=WholeNumber(1, 1000),
             help="Stages of the head, before the adaptor.",
         ),
         SEMANTIC,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import Host
 from segmeter.encoders.naming import Naming
-from segmeter.encoders.options import Option, one_of
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.boxes import (
     BoxOutput,
     Proposals,
@@ -31,6 +31,7 @@ from segmeter.encoders.parts.query_layers import (
     query_layer_components,
 )
 from segmeter.encoders.rt_m2f import DIM, INPUT_LEVELS, HybridEncoder
+from segmeter.encoders.rules import OneOf
 from segmeter.encoders.systems.dino import detections_stage, flattened, moved
 from segmeter.encoders.systems.hosting import CHOOSER, Hosting, detector_backbone
 
@@ -149,7 +150,7 @@ HOSTING = Hosting(
         Option(
             name="form",
             default="train",
-            check=one_of(FORMS),
+            check=OneOf(tuple(FORMS)),
             help="The form of the RepVGG blocks.",
             choices=FORMS,
             read=str,

@@ -13,10 +13,12 @@ from torch import nn
 from segmeter.encoders.backbones.mit import MITS, MixTransformer
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.naming import Naming, Shapes
-from segmeter.encoders.options import Option, one_of, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.all_mlp_head import AllMlpHead, OfficialHead
-from segmeter.encoders.reduction.grid import CUSTOM, MODES, PRESET_HELP, build_merging, merging_of
+from segmeter.encoders.reduction.grid import build_merging
 from segmeter.encoders.reduction.interface import ReducerKind, layers_of
+from segmeter.encoders.reduction.modes import CUSTOM, MODES, PRESET_HELP, merging_of
+from segmeter.encoders.rules import NoneOr, OneOf, WholeNumber
 from segmeter.encoders.systems.segmenter import MaskUpsampling
 
 MAX_CHANNELS = 8192
@@ -179,17 +181,17 @@ def segformer(own: ReducerKind | None = None) -> System:
         summary="a pyramid of transformer stages with an all-MLP head; its attention can merge tokens",
         source="SegFormer (arXiv 2105.15203)",
         options=(
-            Option(name="head", default="paper", check=one_of(HEADS), choices=HEADS, help="which head"),
+            Option(name="head", default="paper", check=OneOf(tuple(HEADS)), choices=HEADS, help="which head"),
             Option(
                 name="head_channels",
                 default=None,
-                check=_channels,
+                check=NoneOr(WholeNumber(1, MAX_CHANNELS)),
                 help="width of the head; none: the head's own",
             ),
             Option(
                 name="merging",
                 default="none",
-                check=one_of(names),
+                check=OneOf(names),
                 read=str,
                 choices=dict(PRESET_HELP),
                 help="Segformer++'s merging",
@@ -219,10 +221,6 @@ def _fits(choice: Choice, own: ReducerKind | None) -> None:
     _, merging = _merging(choice, own)
     with torch.device("meta"):
         merging(1)
-
-
-def _channels(name: str, value: Any) -> int | None:
-    return None if value is None else whole_number(1, MAX_CHANNELS)(name, value)
 
 
 SYSTEM = segformer()

@@ -16,10 +16,11 @@ from segmeter.encoders.backbones.patches import PATCH
 from segmeter.encoders.backbones.vit import VITS, VisionTransformer, ViTSize
 from segmeter.encoders.chain import Choice, Pixels, Sizes, Stage, System
 from segmeter.encoders.naming import Naming, Shapes
-from segmeter.encoders.options import Option, anything, one_of, whole_number
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.mask_transformer import MaskTransformer
 from segmeter.encoders.reduction.interface import PatchTokens, ReducerKind, layers_of
 from segmeter.encoders.reduction.table import REDUCERS, named_reducer
+from segmeter.encoders.rules import ANYTHING, NoneOr, OneOf, WholeNumber
 
 NONE = "none"
 MAX_TRAIN_SIZE = 4096
@@ -186,7 +187,7 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
     reduction = Option(
         name="reduction",
         default=NONE,
-        check=one_of((NONE, *known)),
+        check=OneOf((NONE, *known)),
         read=str,
         choices={NONE: "all tokens", **{kind.name: kind.summary for kind in known.values()}},
         help="what reduces the tokens",
@@ -196,7 +197,7 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
         option.name: replace(
             option,
             default=None,
-            check=anything,
+            check=ANYTHING,
             help=", ".join(
                 f"{kind.title}: {each.help}"
                 for kind in known.values()
@@ -210,7 +211,7 @@ def segmenter(reducers: Mapping[str, ReducerKind], own: ReducerKind | None = Non
     train_size = Option(
         name="train_size",
         default=None,
-        check=_multiple_of_16,
+        check=NoneOr(WholeNumber(PATCH, MAX_TRAIN_SIZE, PATCH)),
         help="side of the images that its positions are for; none: the published model's",
     )
     return System(
@@ -241,15 +242,6 @@ def _usual_size(backbone: str, written: Mapping[str, str]) -> tuple[int, int]:
     given = written.get("train_size", "")
     side = int(given) if given.isdecimal() else VITS[backbone].train_size
     return side, side
-
-
-def _multiple_of_16(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    side = whole_number(PATCH, MAX_TRAIN_SIZE)(name, value)
-    if side % PATCH:
-        raise ValueError(f"{name} must be a multiple of {PATCH}, got {side}")
-    return side
 
 
 SYSTEM = segmenter(REDUCERS)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import FEATURE_NAMES, check_channels, check_features
 from segmeter.encoders.naming import Naming, Shapes, layers_in
-from segmeter.encoders.options import Option, whole_number, yes_or_no
+from segmeter.encoders.options import Option
 from segmeter.encoders.parts.attention import Attention
 from segmeter.encoders.parts.deformable_conv import DeformableUpsampling, deformable_components
 from segmeter.encoders.parts.layers import NORM_EPS
+from segmeter.encoders.rules import WholeNumber, YesOrNo
 from segmeter.encoders.segmenter.decoder import DecoderOutput, MaskProduct
 from segmeter.encoders.segmenter.model import backbone_stage, postprocess_stage
 
@@ -313,7 +314,7 @@ def yoso_stages(choice: Choice) -> Sequence[Stage]:
 SEMANTIC = Option(
     name="semantic",
     default=False,
-    check=yes_or_no,
+    check=YesOrNo(),
     help="Whether a semantic map is made as well; the official configurations have it off.",
 )
 
@@ -332,11 +333,11 @@ SYSTEM = System(
     source="YOSO, arXiv 2303.14651",
     stages=yoso_stages,
     options=(
-        Option(name="stages", default=2, check=whole_number(1, 1000), help="Stages of the head."),
+        Option(name="stages", default=2, check=WholeNumber(1, 1000), help="Stages of the head."),
         Option(
             name="fcs",
             default=1,
-            check=whole_number(0, 1000),
+            check=WholeNumber(0, 1000),
             help="Linear layers before each prediction: 1 on COCO, 3 on Cityscapes.",
         ),
         SEMANTIC,

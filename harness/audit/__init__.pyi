@@ -4,12 +4,12 @@ from .cells import VERDICTS as VERDICTS
 from .comparisons.naming import named_rows as named_rows
 from .comparisons.run import audit_comparisons as audit_comparisons
 from .comparisons.run import read_comparisons as read_comparisons
+from .figure import WHATS as WHATS
+from .figure import read_figure as read_figure
 from .hypotheses import Subject as Subject
 from .joint import joint_steps as joint_steps
 from .joint import reconcile_jointly as reconcile_jointly
 from .paper_tables import table_data as table_data
-from .reconcile import WHATS as WHATS
-from .reconcile import read_figure as read_figure
 from .reconcile import reconcile_figure as reconcile_figure
 from .reconcile import reconcile_steps as reconcile_steps
 from .reduction import audit_reduction as audit_reduction

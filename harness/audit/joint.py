@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from segmeter.harness.audit.chance import DRAWS, LEAST, MOST, SEED
+from segmeter.harness.audit.figure import WHATS, read_figure
 from segmeter.harness.audit.hypotheses import PATHS, Hypothesis, Subject, hypotheses_of, hypothesis_steps
-from segmeter.harness.audit.reconcile import SHOWN, WHATS, check_countable, read_figure
+from segmeter.harness.audit.reconcile import SHOWN, check_countable
 from segmeter.harness.counting import versions
 
 SCHEMA = "segmeter.reconcile-jointly/1"

@@ -6,11 +6,11 @@ have been explained as well.
 """
 
 import random
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from segmeter.harness.audit.chance import DRAWS, LEAST, MOST, SEED
+from segmeter.harness.audit.figure import WHATS, read_figure
 from segmeter.harness.audit.hypotheses import (
     CITYSCAPES,
     PATHS,
@@ -24,7 +24,6 @@ from segmeter.harness.inputs import ImageSize, format_size
 from segmeter.harness.models import blaming
 
 SCHEMA = "segmeter.reconcile/1"
-WHATS = ("encoder", "total")
 # Rounding: to the digits given, to whole ones as fvcore prints from 100 G on, cut off.
 ROUNDINGS = {"rounded": 1.0, "rounded to whole ones": 0.7, "zeros appended": 0.9, "cut off": 0.3}
 NEIGHBOURHOOD = 0.2
@@ -79,32 +78,6 @@ def reconcile_figure(
         "nearest": [_plain(h, value) for h in nearest[:SHOWN] if not any(_same(h, m) for m in matches)][:3],
         "versions": versions(),
     }
-
-
-def read_figure(text: str) -> tuple[float, dict[str, tuple[float, float]]]:
-    """A printed figure and, for each way of rounding, the range that would be printed so.
-
-    Raises:
-        ValueError: not a positive number.
-
-    >>> read_figure("117.0")[1]["rounded to whole ones"]
-    (116.5, 117.5)
-    """
-    match = re.fullmatch(r"\s*(\d{1,9})(?:\.(\d{1,6}))?\s*[gG]?\s*", text)
-    value = float(text.strip().rstrip("gG")) if match else 0.0
-    if not match or not value:
-        raise ValueError(f"the published figure must be a positive number such as 117.0, got {text!r}")
-    digits = match[2] or ""
-    unit = 10.0 ** -len(digits)
-    ranges = {"rounded": (value - unit / 2, value + unit / 2)}
-    significant = len(digits.rstrip("0"))
-    if significant < len(digits) and (significant or value >= 100):
-        # 234.50 may be 234.5; 117.00 is 117 where the tool prints whole ones, which is from 100 on.
-        wider = 10.0**-significant
-        name = "zeros appended" if significant else "rounded to whole ones"
-        ranges[name] = (value - wider / 2, value + wider / 2)
-    ranges["cut off"] = (value, value + unit)
-    return value, ranges
 
 
 def reconcile_steps() -> int:

@@ -4,6 +4,7 @@ from .arguments import input_dtype as input_dtype
 from .arguments import read_calls as read_calls
 from .arguments import run_first as run_first
 from .photos import Photo as Photo
+from .photos import check_some_photo as check_some_photo
 from .photos import choose_photos as choose_photos
 from .photos import find_photos as find_photos
 from .photos import open_photo as open_photo

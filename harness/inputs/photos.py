@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from segmeter.files import check_regular
 from segmeter.harness.inputs.sizes import MAX_SIDE, Size
 
+# Photos that are looked at before it is said that none can be read.
+TRIED = 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Pillow knows others too, some of which start programs.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
@@ -77,6 +80,24 @@ def choose_photos(paths: Sequence[Path], number: int, seed: int) -> tuple[list[P
     if not photos:
         raise ValueError(f"none of {len(files)} images can be read: {faults[0]}")
     return sorted(photos, key=lambda photo: photo.path), faults
+
+
+def check_some_photo(paths: Sequence[Path]) -> None:
+    """See that one of the photos can be read, by its first bytes; it stops at the first that can.
+
+    Raises:
+        ValueError: a path or folder without photos, or none of the first photos can be read.
+    """
+    first: ValueError | None = None
+    for path in islice(_files(paths), TRIED):
+        try:
+            _upright_size(path)
+        except ValueError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def package_photos() -> list[Photo]:

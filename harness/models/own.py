@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from segmeter.encoders.chain import Choice, Stage, System
 from segmeter.encoders.interface import EncoderKind, EncoderOutput
-from segmeter.encoders.options import Option, write_value
+from segmeter.encoders.options import Option
+from segmeter.encoders.rules import write_value
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.files import read_toml

@@ -11,7 +11,7 @@ from typing import Any
 
 from segmeter.encoders.backbones.table import BACKBONES, check_backbone
 from segmeter.encoders.chain import Choice, Stage, System
-from segmeter.encoders.options import is_integer, write_value
+from segmeter.encoders.rules import is_integer, write_value
 from segmeter.encoders.systems.table import SYSTEMS, find_system
 from segmeter.harness.models.libraries.names import library_system
 from segmeter.harness.models.own import own_system

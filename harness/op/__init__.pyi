@@ -5,6 +5,7 @@ from .doctor import build_ahead as build_ahead
 from .doctor import diagnose as diagnose
 from .hub import write_project as write_project
 from .problems import DTYPES as DTYPES
-from .problems import PASSES as PASSES
-from .problems import PLACES as PLACES
-from .problems import SHAPES as SHAPES
+from .shapes import DTYPE_NAMES as DTYPE_NAMES
+from .shapes import PASSES as PASSES
+from .shapes import PLACES as PLACES
+from .shapes import SHAPES as SHAPES

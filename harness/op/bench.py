@@ -32,15 +32,13 @@ from segmeter.harness.op.problems import (
     DTYPES,
     HEAD_DIM,
     HEADS,
-    PASSES,
-    PLACES,
     POINTS,
-    SHAPES,
     Case,
     Problem,
     bytes_moved,
     draw_problem,
 )
+from segmeter.harness.op.shapes import PASSES, PLACES, SHAPES
 from segmeter.harness.records import write_json
 from segmeter.words import nearest
 

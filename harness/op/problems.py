@@ -6,29 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segmeter.harness.op.shapes import SHAPES
+
 HEADS, HEAD_DIM, POINTS = 8, 32, 4
 # Offsets from the reference point, in pixels of the level sampled: heads look 1 to 4 pixels away at the
 # start of training, and about as far in trained encoders.
 OFFSET_PIXELS = 3.0
-PLACES = ("realistic", "uniform")
-PASSES = ("forward", "backward")
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
-}
-
-_CITYSCAPES = ((32, 64), (64, 128), (128, 256))
-# Name -> levels (H, W), low to high resolution, and the number of queries (None: every token).
-SHAPES: dict[str, tuple[tuple[tuple[int, int], ...], int | None]] = {
-    "m2f-800x1088": (((25, 34), (50, 68), (100, 136)), None),
-    "m2f-1024x2048": (_CITYSCAPES, None),
-    "pro-scale-stage-1": (_CITYSCAPES[:1], None),
-    "pro-scale-stage-2": (_CITYSCAPES[:2], None),
-    "pro-scale-stage-3": (_CITYSCAPES, None),
-    "lite-m2f-10240": (_CITYSCAPES, 10240),
-    "decoder-100": (_CITYSCAPES, 100),
 }
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segmeter.harness.weights.kinds import SUFFIXES
 from segmeter.harness.weights.names import to_tensor
 from segmeter.harness.weights.pickle_calls import load_pickle
 from segmeter.harness.weights.torch_file import load_torch_file
 
-SUFFIXES = (".safetensors", ".pkl", ".pth", ".pt", ".bin")
 # Bytes of weights that a file may show beyond a few times its own size.
 REPETITION = 1 << 31
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from segmeter.encoders.backbones.table import BACKBONES, Backbone, build_backbone, check_backbone
 from segmeter.encoders.images import PIXEL_MEAN, PIXEL_STD
 from segmeter.harness.models import ModelSpec, encoder_on
-from segmeter.harness.weights.files import SUFFIXES, check_numbers, read_entries
+from segmeter.harness.weights.files import check_numbers, read_entries
+from segmeter.harness.weights.kinds import SUFFIXES
 from segmeter.harness.weights.load import load_model
 from segmeter.harness.weights.names import recognise_format, rename
 from segmeter.harness.weights.recognise import recognise_backbone

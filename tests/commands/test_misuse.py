@@ -1,12 +1,18 @@
 """Misuse is answered before anything slow is loaded: one line, exit code 2, and no torch."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 import timm
+import torchvision
 
-from segmeter.commands.early import check_early, timm_names
+from segmeter.commands.early import check_early
+from segmeter.commands.foreign import check_own, timm_names, torchvision_names
+from tests.commands.test_vocabulary import ALL, options
 from tests.helpers.places import ROOT
 
 # What a hurried user types, and what the answer must say.
@@ -37,41 +43,152 @@ MISUSE = {
     "baseline update nowhere.toml": "no such budget file: nowhere.toml",
     "audit nowhere.csv": "nowhere.csv is missing",
     "table 99": "nearest: 16",
+    # Values of options, inside a model and as flags.
+    "flops m2f:layers=x": "layers must be a whole number from 1 to 1000, got 'x'",
+    "flops m2f --layers zzz": "layers must be a whole number from 1 to 1000, got 'zzz'",
+    "flops m2f:stages=1,1,1": "m2f has no option 'stages'",
+    "compare m2f pro-scale:stages=1,1": "stages must be three whole numbers p1,p2,p3 from 0 to 1000",
+    "profile pro-scale:stages=a,b,c": "stages must be whole numbers such as 3,3,3; got 'a,b,c'",
+    "flops lite-m2f:high_level_layers=0:full_layers=0": "must not both be 0",
+    "flops m2f:num_queries=-1": "num_queries must be from 1 to 100000, got -1",
+    "flops m2f --num-classes 0": "num_classes must be from 1 to 100000, got 0",
+    "plot breakdown eco-m2f:exit=9": "exit must be a number of layers from 2 to 6, or gate, got 9",
+    "card make kmax:blocks=1,1": "blocks must be four whole numbers",
+    "tokens --encoder m2f:layers=x": "layers must be a whole number",
+    "flops dino:layers=2": "dino has no option 'layers' with encoder=own; it comes with encoder=m2f",
+    "flops segmenter:reduction=zzz": "unknown reduction 'zzz'",
+    "flops segmenter:reduction=algm:layers=5,1": "layers must rise, got 5,1",
+    "flops segmenter:reduction=tome:layers=13": "ViT-S/16 has layers 1 to 12, got layer 13 for tome",
+    "flops segmenter:reduction=step:exits=12": "exits must be before the last of 12 layers, got 12",
+    "flops segformer:merging=custom:query_rate=2": "query_rate must be a number from 0 to below 1, got 2",
+    "flops segmenter@vit-zz": "segmenter has no backbone 'vit-zz'",
+    "flops m2f@vit-s": "unknown backbone 'vit-s'",
+    "flops m2f@r50 --backbone swin-t": "two values for the backbone: 'r50' and 'swin-t'",
+    "flops m2f@resnet50.zzz": "did you mean 'resnet50'",
+    # Names of libraries, read from their files.
+    "flops timm:resnet5O": "timm has no model 'resnet5O'; did you mean 'resnet50'?",
+    "flops timm:resnet50.zzz": "timm has no weights 'resnet50.zzz'",
+    "compare m2f torchvision:fcn_resnet5O": "did you mean 'fcn_resnet50'?",
+    "flops hf:Mask2FormerForUniversalSegmentatio": "did you mean 'Mask2FormerForUniversalSegmentation'?",
+    "flops hf:./docs": "docs has no config.json",
+    "models --find qqqq": "no model has 'qqqq' in its name",
+    "flops nopackage.sub:attribute": "No module named 'nopackage'",
+    "flops docs/nothere.toml": "no such file: docs/nothere.toml",
+    # Values of other options.
+    "flops m2f --padded-size 1x1": "multiples of 32, got 1x1; did you mean 32x32?",
+    "flops m2f --resize-rule x": "unknown resize rule 'x'; choose from coco, cityscapes",
+    "flops m2f --annotations README.md": "annotations README.md are not valid JSON",
+    "flops m2f --input x": "--input must be NAME=SHAPE[:DTYPE]",
+    "flops m2f --input a=1x3": "--input is for a library's model",
+    "flops m2f --optimiser x": "unknown optimiser 'x'; choose from adamw, sgd",
+    "flops m2f --images README.md": "not an image: README.md",
+    "flops m2f --weights README.md": "unknown kind of checkpoint 'README.md'",
+    "reconcile m2f --published abc": "must be a positive number such as 117.0, got 'abc'",
+    "reconcile m2f --published 117 --with mf2=3": "did you mean 'm2f'?",
+    "reconcile m2f --published 117 --what x": "unknown --what 'x'; choose from encoder, total",
+    "op bench --shapes x": "unknown shape 'x'",
+    "op bench --dtypes x": "unknown dtype 'x'",
+    "evaluate --dataset x --data docs --predictions docs": "unknown data set 'x'",
+    "evaluate --dataset coco --data docs --predictions docs --dtype x": "unknown dtype 'x'",
+    "predict docs/breakdown.png": "give at least one --weights FILE",
+    "profile m2f --runtime x": "unknown runtime 'x'",
+    "profile m2f --batch 0": "batch must be at least 1, got 0",
+    "card make m2f --seconds nan": "seconds must not be negative",
+    "tokens --at x": "--at must be backbone, layer:N or all; got 'x'",
+    "check --out docs results/budgets.toml": "cannot write to docs: it is a folder, expected a file",
+    "report --out README.md": "cannot write to README.md: it is a file, expected a folder",
+    "report --from nowhere": "no records: nowhere is not a folder",
 }
 
 
-def test_misuse_is_told_without_torch() -> None:
-    # One process for all: each would start Python anew.
-    script = (
-        "import contextlib, io, shlex, sys\nfrom segmeter.commands.main import main\n"
-        "for line in sys.stdin.read().splitlines():\n"
-        "    said, out = io.StringIO(), io.StringIO()\n"
-        "    try:\n"
-        "        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):\n"
-        "            main(shlex.split(line))\n"
-        "    except SystemExit as stopped:\n"
-        "        print(stopped.code, 'torch' in sys.modules, repr(out.getvalue() + said.getvalue()))\n"
-    )
+# One process for all: each would start Python anew.
+SCRIPT = (
+    "import contextlib, io, shlex, sys\nfrom segmeter.commands.main import main\n"
+    "for line in sys.stdin.read().splitlines():\n"
+    "    said, out = io.StringIO(), io.StringIO()\n"
+    "    try:\n"
+    "        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):\n"
+    "            main(shlex.split(line))\n"
+    "    except SystemExit as stopped:\n"
+    "        print(stopped.code, 'torch' in sys.modules, repr(out.getvalue() + said.getvalue()))\n"
+)
+
+
+def answers(lines: Iterable[str]) -> dict[str, str]:
+    """Command line -> exit code, whether torch was loaded, and what was said, all in one line."""
+    asked = list(lines)
     made = subprocess.run(
-        [sys.executable, "-c", script],
-        input="\n".join(MISUSE),
+        [sys.executable, "-c", SCRIPT],
+        input="\n".join(asked),
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    answers = made.stdout.splitlines()
-    assert len(answers) == len(MISUSE), made.stderr
-    for (line, expected), answer in zip(MISUSE.items(), answers, strict=True):
+    told = made.stdout.splitlines()
+    assert len(told) == len(asked), made.stderr
+    return dict(zip(asked, told, strict=True))
+
+
+def test_misuse_is_told_without_torch() -> None:
+    for line, answer in answers(MISUSE).items():
         code, loaded, said = answer.split(" ", 2)
         assert (code, loaded) == ("2", "False"), f"{line}: {answer}"
         # One line, and it says what is wrong.
-        assert expected in said.replace("\\'", "'") and said.count("\\n") == 1, f"{line}: {said}"
+        assert MISUSE[line] in said.replace("\\'", "'") and said.count("\\n") == 1, f"{line}: {said}"
+
+
+def wrong_words() -> Iterator[str]:
+    """For every command: an option that is none, and for every option a value that it cannot have."""
+    for words, command in ALL.items():
+        needed = " ".join("1" for each in command.params if each.required and each.nargs == 1)
+        yield f"{words} {needed} --nosuch"
+        for name, option in options(command).items():
+            kind = option.type_descriptor.annotation
+            choices = option.metavar and "|" in option.metavar
+            if not option.is_flag and (kind in (int, float) or choices):
+                yield f"{words} {needed} {name} zzz"
+
+
+def test_every_option_of_every_command_refuses_a_wrong_word_without_torch() -> None:
+    lines = list(wrong_words())
+    assert len(lines) > 100
+    for line, answer in answers(lines).items():
+        code, loaded, said = answer.split(" ", 2)
+        assert (code, loaded, said.count("\\n")) == ("2", "False", 1), f"{line}: {answer}"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def net():\n    pass\n", "mine.py has no 'Net'; did you mean 'net'?"),
+        ("def net(:\n", "cannot import mine.py: SyntaxError"),
+        ("from elsewhere import Net\n", ""),
+        ("from elsewhere import *\n", ""),
+        ("globals()['Net'] = 3\n", ""),
+        ("if True:\n    class Net: ...\n", ""),
+    ],
+)
+def test_a_file_is_read_for_its_names_and_not_run(source: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("raise SystemExit\n" + source)
+    if not said:
+        return check_own(f"{path}:Net")
+    with pytest.raises(ValueError, match=re.escape(said.replace("mine.py", str(path)))):
+        check_own(f"{path}:Net")
 
 
 def test_timms_names_are_read_without_timm() -> None:
     # timm.list_models leaves deprecated names out; they are refused when timm itself is asked.
-    assert set(timm.list_models()) <= set(timm_names())
+    assert set(timm.list_models()) <= timm_names()
+
+
+def test_torchvisions_names_are_read_without_torchvision() -> None:
+    every = set(torchvision.models.list_models())
+    assert torchvision_names() <= every
+    # What is left out sees videos, or the flow between two images.
+    places = {torchvision.models.get_model_builder(name).__module__ for name in every - torchvision_names()}
+    assert {place.split(".")[2] for place in places} == {"video", "optical_flow"}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +196,7 @@ def test_timms_names_are_read_without_timm() -> None:
     [
         {"model": "m2f@resnet18"},
         {"model": "segmenter@vit-s"},
-        {"model": ["table2.4", "hf:org/net", "timm:resnet18"]},
+        {"model": ["table2.4", "hf:Mask2FormerForUniversalSegmentation", "timm:resnet18"]},
         {"backbone": ["r50", "all"]},
         {"model": "some.record", "from_": "results"},
         {"device": "cuda:1", "threads": 2, "seconds": 0.0},

@@ -9,9 +9,11 @@ import pytest
 import typer
 
 from segmeter.commands import known as known_module
-from segmeter.commands.known import check_model, known
+from segmeter.commands import written
+from segmeter.commands.known import known
 from segmeter.commands.main import app, main
 from segmeter.commands.options import OLD_NAMES, PRECISIONS, precision
+from segmeter.commands.written import check_model
 
 
 def commands(group: Any = None, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -134,9 +136,10 @@ def test_exported_records_are_told_as_json(tmp_path: Path, capsys: pytest.Captur
 
 def test_an_encoder_is_taken_before_the_list_of_names_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file and a line in the table are enough; what no source names is refused without loading any."""
-    lacking = {name: options for name, options in known()["systems"].items() if name != "pem"}
-    lacking["yoso"] = [option for option in lacking["yoso"] if option != "fcs"]
-    monkeypatch.setattr(known_module, "known", lambda: {**known(), "systems": lacking})
+    systems = {name: dict(system) for name, system in known()["systems"].items() if name != "pem"}
+    systems["yoso"]["options"] = [each for each in systems["yoso"]["options"] if each["name"] != "fcs"]
+    for module in (known_module, written):
+        monkeypatch.setattr(module, "known", lambda: {**known(), "systems": systems})
     check_model("pem@r50:width=64")
     check_model("yoso:fcs=2")
     with pytest.raises(ValueError, match="unknown encoder 'pemm'"):

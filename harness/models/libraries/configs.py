@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from segmeter.harness.models.libraries.model import Settings
 from segmeter.words import nearest
 
 MAX_BYTES = 4 * 2**20
@@ -66,7 +65,7 @@ def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else []
 
 
-def made_config(source: str, config: Mapping[str, Any], settings: Settings, kind: Any) -> Any:
+def made_config(source: str, config: Mapping[str, Any], settings: Mapping[str, Any], kind: Any) -> Any:
     """The configuration with the options set, and nothing in it that would act.
 
     Raises:

@@ -52,11 +52,12 @@ def _text(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _from_hub(repository: str, revision: str | None) -> tuple[tuple[str, str], ...]:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import logging
 
-    huggingface_hub.utils.logging.set_verbosity_error()
+    logging.set_verbosity_error()
     shown = repository + (f"@{revision}" if revision else "")
-    cached_only = not _is_reachable(huggingface_hub.constants.ENDPOINT)
+    cached_only = not _is_reachable(constants.ENDPOINT)
     found: list[tuple[str, str]] = []
     for name in (CONFIG, PREPROCESSOR):
         try:

@@ -7,8 +7,9 @@ import torch
 from segmeter.encoders.backbones.mit import EfficientAttention
 from segmeter.encoders.reduction.algm import Algm, adaptive_threshold, match_even
 from segmeter.encoders.reduction.cts import Cts
-from segmeter.encoders.reduction.grid import MODES, BipartiteMerging, GridMode, build_merging
+from segmeter.encoders.reduction.grid import BipartiteMerging, build_merging
 from segmeter.encoders.reduction.interface import TokenSet, first_rows, take_rows
+from segmeter.encoders.reduction.modes import MODES, GridMode
 from segmeter.encoders.reduction.superpatches import embed_superpatches
 from segmeter.harness.models.spec import parse_model
 from segmeter.harness.models.stages import real_model

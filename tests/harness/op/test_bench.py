@@ -14,7 +14,8 @@ from segmeter.harness.op.bench import Options, ratio_interval, run_benchmark, ti
 from segmeter.harness.op.doctor import build_ahead, diagnose
 from segmeter.harness.op.libraries import drop_ins, transformers_families
 from segmeter.harness.op.peers import PEERS
-from segmeter.harness.op.problems import DTYPES, PASSES, SHAPES, Case, bytes_moved, draw_problem
+from segmeter.harness.op.problems import DTYPES, Case, bytes_moved, draw_problem
+from segmeter.harness.op.shapes import PASSES, SHAPES
 from segmeter.reports.text.op import bench_notes, build_lines
 
 
