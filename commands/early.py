@@ -29,16 +29,16 @@ from segmeter.words import nearest
 DEVICES = ("cpu", "cuda")
 # Options whose words have further names or parts: those that read them answer.
 JUDGED_LATER = ("device", "dtype", "dtypes")
-# Number options that mean the same everywhere, with the least and the most that they may be.
+# Number options: the least and the most that they may be, and what is said otherwise.
 BOUNDS = {
-    "batch": (1, math.inf),
-    "threads": (1, math.inf),
-    "min_rounds": (1, math.inf),
-    "num_images": (1, math.inf),
-    "window_batch": (1, math.inf),
-    "threshold": (-1, 1),
-    "distance": (1, math.inf),
-    "radius": (1, math.inf),
+    "batch": (1, math.inf, "batch must be at least 1, got {}"),
+    "threads": (1, math.inf, "threads must be at least 1, got {}"),
+    "min_rounds": (1, math.inf, "rounds must be at least 1, got {}"),
+    "window_batch": (1, math.inf, "--window-batch must be at least 1, got {}"),
+    "num_images": (1, math.inf, "the number of images must be at least 1, got {}"),
+    "threshold": (-1, 1, "threshold must be a cosine from -1 to 1, such as 0.9; got {}"),
+    "distance": (1, math.inf, "distance must be at least 1 token, got {}"),
+    "radius": (1, math.inf, "radius must be at least 1 token, got {}"),
 }
 # How an option is named in an error line where its name alone would not do.
 SPELT = {"what": "--what"}
@@ -108,11 +108,10 @@ def check_early(given: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
-    for name, (least, most) in BOUNDS.items():
+    for name, (least, most, words) in BOUNDS.items():
         value = given.get(name)
         if isinstance(value, int | float) and not least <= value <= most:
-            bound = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-            raise ValueError(f"{name.replace('_', ' ')} must be {bound}, got {value:g}")
+            raise ValueError(words.format(f"{value:g}"))
     seconds = given.get("seconds")
     if seconds is not None and not 0 <= seconds < math.inf:
         raise ValueError(f"seconds must not be negative, and finite; got {seconds:g}")

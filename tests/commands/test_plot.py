@@ -96,7 +96,7 @@ BAD = {
     "missing records": (["plot", "realised", "--from", "/no/such"], "/no/such is not a folder"),
     "no table": (["table"], "choose from 1 to 11, 15, 16"),
     "unknown table": (["table", "13"], "choose from 1 to 11, 15, 16; nearest: 11"),
-    "unknown format": (["table", "2", "--format", "markdown"], "choose from md, csv, latex, html, text"),
+    "unknown format": (["table", "2", "--format", "markdown"], "choose from text, md, csv, latex, html"),
     "text to a file": (["table", "2", "--out", "x.txt"], "--out needs --format"),
 }
 
