@@ -99,8 +99,7 @@ def _check_transformers(name: str) -> None:
     if find_spec("transformers") is None:
         raise ValueError("hf: models need transformers: pip install 'segmeter[hf]'")
     if re.search(r"[/\\.]", name) or Path(name).is_dir():
-        from segmeter.harness.models.libraries.configs import read_object
-        from segmeter.harness.models.libraries.hub import config_files
+        from segmeter.harness.models import config_files, read_object
 
         read_object(config_files(name)["config.json"], f"hf:{name}: config.json")
         return

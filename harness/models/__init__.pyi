@@ -6,6 +6,8 @@ from .constants import small_values as small_values
 from .libraries.called import inputs_of as inputs_of
 from .libraries.called import model_of as model_of
 from .libraries.called import refusal as refusal
+from .libraries.configs import read_object as read_object
+from .libraries.hub import config_files as config_files
 from .libraries.inputs import written_input as written_input
 from .libraries.names import library_names as library_names
 from .libraries.settling import as_training_starts as as_training_starts
