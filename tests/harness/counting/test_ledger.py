@@ -1,6 +1,7 @@
 """What a count books of a run: whose work it is, what it wrote and saw, the range of its branches."""
 
 import contextlib
+import threading
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.harness.counting.counter import run_and_count
-from segmeter.harness.counting.ledger import Branch, Count, Moved, Work
+from segmeter.harness.counting.flow import Flow, Step
+from segmeter.harness.counting.ledger import Branch, Count, Ledger, ModuleRun, Moved, Work
+from segmeter.harness.counting.op_costs import Cost
 
 
 def count_of(module: nn.Module, *inputs: object) -> Count:
@@ -169,3 +172,61 @@ def test_a_fault_within_a_branch_leaves_nothing_of_it_behind() -> None:
             return x @ x
 
     assert count_of(Fails(), torch.ones(4, 4)).macs == 64
+
+
+def test_a_thread_that_is_taken_over_books_where_its_parent_was() -> None:
+    ledger = Ledger()
+    ledger.here.path.append("inside")
+    with ledger.silent():
+        there = ledger.taken_over()
+    seen = []
+
+    def child() -> None:
+        seen.append(ledger.here.watched)
+        with there():
+            seen.append((ledger.here.watched, ledger.here.muted, ledger.here.path))
+            ledger.record([Cost("linear", 5, 10)], torch.zeros(3))
+        seen.append((ledger.here.watched, ledger.here.path))
+
+    thread = threading.Thread(target=child)
+    thread.start()
+    thread.join()
+    assert seen == [False, (True, False, ["", "inside"]), (False, [""])]
+    assert ledger.count().work == (Work("inside", "linear", 1, 5, 10, 12),)
+
+
+def test_the_data_flow_hears_of_products_by_the_first_ones_name() -> None:
+    image = torch.zeros(2, 3, device="meta")
+    flow = Flow(image)
+    ledger = Ledger(flow)
+    ledger.here.path.append("inside")
+    out = torch.empty(2, 3, device="meta")
+    add = torch.ops.aten.add.Tensor
+    kinds = [Cost("elementwise", 0, 6), Cost("scores", 5, 10), Cost("values", 7, 14)]
+    ledger.record_step(add, ((image, image), {}), out, kinds)
+    # Below what is booked whole, and where the cost is unknown, a step has no work.
+    with ledger.silent():
+        ledger.record_step(add, ((image, image), {}), out, kinds)
+    ledger.record_step(add, ((image, image), {}), out, None)
+    needs = frozenset({0})
+    assert flow.steps[1:] == [
+        Step("inside", "scores", 12, needs),
+        Step("inside", "", 0, needs),
+        Step("inside", "", 0, needs),
+    ]
+
+
+def test_what_a_branch_ran_is_booked_with_its_modules() -> None:
+    ledger = Ledger()
+    taken = Count((Work("a", "linear", 1, 5, 10),), runs=(ModuleRun("a", 2, (3,), ((4,),)),))
+    ledger.record_branch((Count(), taken), 1)
+    found = ledger.count()
+    assert (found.work, found.runs) == (taken.work, taken.runs)
+    assert found.branches == (Branch("", (Count(), taken), 1),)
+
+
+def test_an_output_that_is_no_tensor_has_no_bytes() -> None:
+    ledger = Ledger()
+    ledger.record([Cost("recurrent", 5, 10, written=3), Cost("linear", 1, 2)], None)
+    assert [work.output_bytes for work in ledger.count().work] == [0, 0]
+    assert ledger.count().activation_bytes == 0
