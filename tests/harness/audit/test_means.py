@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from pathlib import Path
 
@@ -142,6 +143,10 @@ def test_a_prefix_is_the_fewest_images_that_give_the_means() -> None:
     wanted = targets_of(size_set("", IMAGES[:3], ""), MODELS)
     (found,) = solve_prefixes(wanted, IMAGES)
     assert (found.sizes.images, found.models, found.tried) == ({SMALL: 2, LARGE: 1}, 3, 5)
+    with pytest.raises(FrozenInstanceError):
+        found.models = 4  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        wanted[0].low = 0  # type: ignore[misc]
     assert found.text == found.sizes.name == "the first 3 images of the annotation file by id"
     assert found.sizes.source == "annotations"
     # Half small, half large: two images do, and so would none beyond them.
