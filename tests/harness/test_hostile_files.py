@@ -316,8 +316,9 @@ def test_pairs_that_are_copied_again_and_again_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x80\x02(" + b"\x8f" * 50_000_000 + b"l.",  # fifty million empty sets: 216 bytes each
-        b"\x80\x02(" + b"]" * 50_000_000 + b"l.",
+        # Twenty million empty sets of 216 bytes each, or lists of 56: more than a gigabyte.
+        b"\x80\x02(" + b"\x8f" * 20_000_000 + b"l.",
+        b"\x80\x02(" + b"]" * 20_000_000 + b"l.",
         b"\x80\x02]r\xff\xff\xff\x7f.",  # memo number 2^31 - 1: pickle's own memo would be 32 GB
         b"\x80\x04\x8e" + struct.pack("<Q", 2**45) + b"abc.",
         b"\x80\x02(" + b"2" * 50_000_000 + b"l.",
