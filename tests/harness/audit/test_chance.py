@@ -72,6 +72,8 @@ def test_of_moved_figures_those_that_pass_are_told_by_rule() -> None:
     assert wrong_figures_met(others, draws=48)["draws"] == 0
     again = wrong_figures_met([audited(STATED, "stated size")], draws=48)
     assert again == found
+    # As the audit does it: 400 in all.
+    assert wrong_figures_met([audited(STATED, "stated size")])["draws"] == 400 - 40
 
 
 def test_a_solved_size_lets_wrong_figures_pass_and_a_stated_one_does_not() -> None:
