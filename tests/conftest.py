@@ -32,7 +32,10 @@ COUNT_ALL = ("tests/harness/audit/", "tests/commands/test_audit_command.py", "te
 
 
 # Many of these files take half a minute: handed out last, one would keep a worker busy when all else is done.
-LONG = (*COUNT_ALL, "tests/test_layout.py", "tests/commands/", "tests/harness/", "tests/cuda_ops/")
+LONG = (
+    *(*COUNT_ALL, "tests/test_layout.py", "tests/test_readme.py", "tests/reports/test_report_files.py"),
+    *("tests/commands/", "tests/cuda_ops/", "tests/encoders/", "tests/harness/"),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
