@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -116,10 +117,17 @@ def _tell_early(command: Any) -> None:
         command.callback = told_early(command.callback, command.name or "", choices_of(command))
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 fine, 1 a check failed, 2 misuse."""
+@cache
+def _command() -> Any:
+    """The commands as typer makes them of their functions: once in a process, for that takes a while."""
     command = typer.main.get_command(app)
     _tell_early(command)
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 fine, 1 a check failed, 2 misuse."""
+    command = _command()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = command.main(given, prog_name="segmeter", standalone_mode=False)

@@ -87,7 +87,9 @@ def test_a_solved_size_lets_wrong_figures_pass_and_a_stated_one_does_not() -> No
     assert min(rules[name]["draws"] for name in ("stated size", "solved size, whole")) > 15
 
 
-def test_a_mean_is_met_by_the_stated_images_or_by_a_sample_of_two_models() -> None:
+def test_a_mean_is_met_by_the_stated_images_or_by_a_sample_of_two_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first = dataset_sizes(FIRST_IMAGES)
     means = [audited(MEAN, "solved mean"), audited(OTHER_MEAN, "solved mean")]
     models = [cost_model(one.subject.spec) for one in means if one.subject.spec]
@@ -104,6 +106,10 @@ def test_a_mean_is_met_by_the_stated_images_or_by_a_sample_of_two_models() -> No
     # What is met as stated leaves no other model to be solved with.
     alone = [solved[0], replace(solved[1], verdict="stated size")]
     assert chance._mean_verdict(solved[0], pair[0], alone) == "not reproduced"
+    # All of the draws beyond the means' are of single inputs; means get theirs where there are any.
+    monkeypatch.setattr(chance, "MEAN_DRAWS", 3)
+    both = wrong_figures_met([*means, audited(STATED, "stated size")], draws=5)
+    assert [rule["draws"] for rule in both["rules"].values()] == [2, 0, 0, 3]
     target = chance._target(solved[1], pair[1])
     assert (target.model, target.low, target.high) == (models[1], *print_ranges(pair[1])["rounded"])
 
