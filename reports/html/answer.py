@@ -53,13 +53,15 @@ def sentence(record: FlopsRecord, reference: FlopsRecord, report: Mapping[str, A
         return [tag("strong", record["encoder_title"]), f": {cost}."]
     against = ""
     if there is not None and there is not here:
-        against = f" ({change(here['gflops_total'], there['gflops_total'])})"
-    cost = f"{here['gflops_total']:.1f} GMACs{against}, the encoder {here['gflops_encoder']:.1f}"
-    told = [cost, f"PQ {here['pq']:.2f}"]
+        against = f"{change(here['gflops_total'], there['gflops_total'])}; "
+    told = [
+        f"{here['gflops_total']:.1f} GMACs ({against}encoder {here['gflops_encoder']:.1f})",
+        f"PQ {here['pq']:.2f}",
+    ]
     timed = _timed(record, report)
     if timed is not None:
-        told.append(f"{timed['latency_ms']:.0f} ms")
-    return [tag("strong", record["encoder_title"]), f": {'; '.join(told)}{_time(record, report)}."]
+        told.append(f"{timed['latency_ms']:.0f} ms a pass")
+    return [tag("strong", record["encoder_title"]), f": {', '.join(told)}{_time(record, report)}."]
 
 
 def conditions(report: Mapping[str, Any]) -> str:
@@ -112,9 +114,25 @@ def _time(record: FlopsRecord, report: Mapping[str, Any]) -> str:
     bounds = spread(pairs)
     if bounds is None:
         return ""
-    low, _, high = (100 * share for share in bounds)
     settings = len({pair["machine"] for pair in pairs})
+    where = f"in the {settings} settings timed" if settings > 1 else "in the one setting timed"
+    baseline = str(pairs[0]["baseline"])
     return (
-        f"; {low:.0f} to {high:.0f} % less time than {pairs[0]['baseline']} in {len(pairs)} "
-        f"record{'s' * (len(pairs) > 1)} of {settings} setting{'s' * (settings > 1)}"
+        f"; {time_range(bounds[0], bounds[2])} time than {baseline.rpartition(', ')[0] or baseline} {where}"
     )
+
+
+def time_range(low: float, high: float) -> str:
+    """Shares of time saved, from the least to the most, in words.
+
+    >>> time_range(0.03, 0.12), time_range(-0.4, 0.12), time_range(-0.4, -0.08)
+    ('3 to 12 % less', 'from 40 % more to 12 % less', '8 to 40 % more')
+    """
+    least, most = round(100 * low), round(100 * high)
+    if least < 0 < most:
+        return f"from {-least} % more to {most} % less"
+    if most <= 0 and least < 0:
+        least, most, word = -most, -least, "more"
+    else:
+        word = "less"
+    return f"{least} to {most} % {word}" if least != most else f"{most} % {word}"

@@ -101,7 +101,7 @@ def _cells(audit: Mapping[str, Any]) -> Html:
     ]
     filters = ("verdict", "table", "backbone", "data set", "figure", "print")
     caption = "Printed GFLOPs, measured again; GMACs. Cell 1.2 is table 1, row 2."
-    return table(caption, header, rows, name="audit-cells", filters=filters, stacked=True)
+    return table(caption, header, rows, name="audit-cells", filters=filters)
 
 
 def _percentages(found: Sequence[Mapping[str, Any]]) -> Html:

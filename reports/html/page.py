@@ -69,46 +69,54 @@ def report_html(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str
 
 
 def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> dict[str, Html]:
-    about_tokens = {name: drawing for name, drawing in drawings.items() if name in TOKEN_FIGURES}
-    others = {name: drawing for name, drawing in drawings.items() if name not in TOKEN_FIGURES}
-    points = sections.chart_points(report["figures"]["points"])
-    first = next(iter(report["records"].values()))
-    own_place = ("realised", "breakdown")
-    shown = {name: drawing for name, drawing in others.items() if name in own_place}
-    others = {name: drawing for name, drawing in others.items() if name not in own_place}
-    contents = {
-        "summary": join([answer(report, drawings), tag("p", sections.measured_text(report), class_="note")]),
-        "speed": _gallery(report, shown, "realised"),
-        "measured": join(
-            [_gallery(report, shown, "breakdown"), _more("costs", "Each size and part in a table")]
-        ),
-        "tokens": join(
-            [
-                tokens_answer(report["tokens"], report["tokens_missing"]),
-                _more("tokens-in-full", "Similarities and figures") if report["tokens"] else Html(""),
-            ]
-        ),
+    """Name -> section, those with something in them: first the answers, then the appendices."""
+    contents = {**_answers(report, drawings), **_appendices(report, drawings)}
+    return {
+        name: tag(
+            "section",
+            tag("h2", ABOUT_SECTIONS[name], id=f"{name}-title"),
+            content,
+            id=name,
+            aria_labelledby=f"{name}-title",
+        )
+        for name, content in contents.items()
+        if content
+    }
+
+
+def _answers(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> dict[str, Html]:
+    """What a reader came for, in the order of the questions."""
+    tokens = [tokens_answer(report["tokens"], report["tokens_missing"])]
+    if report["tokens"]:
+        tokens.append(_more("tokens-in-full", "Similarities and figures"))
+    measured = tag("p", sections.measured_text(report), class_="note")
+    costs = _more("costs", "Each size and part in a table")
+    return {
+        "summary": join([answer(report, drawings), measured]),
+        "speed": _gallery(report, drawings, "realised"),
+        "measured": join([_gallery(report, drawings, "breakdown"), costs]),
+        "tokens": join(tokens),
         "audit": join([summary(report), _more("audit-in-full", "Every cell, percentage and finding")]),
-        "trade-offs": join(
-            [
-                tag("p", TRADE_OFFS),
-                tag("noscript", tag("p", "The chart needs scripts; the table and the figures below do not.")),
-                tag("div", id="chart", class_="chart", hidden=True),
-                tag("details", tag("summary", "The points as a table"), sections.points_table(points)),
-                tag("script", embedded_json(points), type="application/json", id="points-data"),
-            ]
-        ),
+    }
+
+
+def _appendices(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]) -> dict[str, Html]:
+    """Every point, cost, cell, figure and record."""
+    of_tokens = {name: drawing for name, drawing in drawings.items() if name in TOKEN_FIGURES}
+    # Two figures stand among the answers.
+    shown_above = {"realised", "breakdown", *of_tokens}
+    others = {name: drawing for name, drawing in drawings.items() if name not in shown_above}
+    first = next(iter(report["records"].values()))
+    in_full = Html("")
+    if report["tokens"]:
+        gallery = tag("div", *_figures(report, of_tokens), class_="gallery")
+        in_full = join([tokens_section(report["tokens"]), gallery])
+    return {
+        "trade-offs": _points(sections.chart_points(report["figures"]["points"])),
         "costs": join(
             [sections.measured_costs(report), tag("h3", "Not counted"), sections.not_counted(first)]
         ),
-        "tokens-in-full": join(
-            [
-                tokens_section(report["tokens"]),
-                tag("div", *_figures(report, about_tokens), class_="gallery"),
-            ]
-        )
-        if report["tokens"]
-        else Html(""),
+        "tokens-in-full": in_full,
         "audit-in-full": join([tag("p", AUDIT), audit(report["audit"])]),
         "figures": join(
             [
@@ -127,17 +135,19 @@ def _sections(report: Mapping[str, Any], drawings: Mapping[str, tuple[str, str]]
             ]
         ),
     }
-    return {
-        name: tag(
-            "section",
-            tag("h2", ABOUT_SECTIONS[name], id=f"{name}-title"),
-            content,
-            id=name,
-            aria_labelledby=f"{name}-title",
-        )
-        for name, content in contents.items()
-        if content
-    }
+
+
+def _points(points: Sequence[Mapping[str, Any]]) -> Html:
+    """The chart that a reader can set, and its points as a table."""
+    return join(
+        [
+            tag("p", TRADE_OFFS),
+            tag("noscript", tag("p", "The chart needs scripts; the table and the figures below do not.")),
+            tag("div", id="chart", class_="chart", hidden=True),
+            tag("details", tag("summary", "The points as a table"), sections.points_table(points)),
+            tag("script", embedded_json(points), type="application/json", id="points-data"),
+        ]
+    )
 
 
 APPENDICES = "Appendices: every point, cost, cell, figure and record."

@@ -80,7 +80,7 @@ def table(
     name: str = "",
     filters: Sequence[str] = (),
     keys: Sequence[str] = (),
-    stacked: bool = False,
+    stacked: bool = True,
 ) -> Html:
     """A table whose columns the page's script makes sortable, inside a region that scrolls on its own.
 
@@ -91,7 +91,8 @@ def table(
         name: id of the table.
         filters: titles of the columns that get a drop-down to filter by.
         keys: one ``data-key`` for each row, for scripts that look rows up.
-        stacked: whether a row becomes a block of lines, each with its title, on a narrow screen.
+        stacked: whether a row becomes a block of lines, each with its title, on a narrow screen; every cell
+            then holds its title.
     """
     numeric = [bool(rows) and any(isinstance(row[i], Number) for row in rows) for i in range(len(header))]
     head = [
@@ -154,6 +155,8 @@ def inline_svg(svg: str, name: str, label: str, themed: bool = True) -> Html:
         tag = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', element.group())
         tag = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", tag)
         tag = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', tag)
+        # A hundredth of a point is a fiftieth of a pixel, and a quarter of the page's size.
+        tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
         return re.sub("#[0-9A-Fa-f]{6}", _themed, tag) if themed else tag
 
     # Inside tags alone: names between them may hold anything, "<" and ">" as entities.

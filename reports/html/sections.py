@@ -88,9 +88,9 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Html:
             ]
         )
     keys = [str(index) for index in range(len(points))]
-    return table(
-        "The points of the chart; its filters apply here too", header, rows, name="points", keys=keys
-    )
+    title = "The points of the chart; its filters apply here too"
+    # Of several hundred rows; as blocks of lines they would be no table any more.
+    return table(title, header, rows, name="points", keys=keys, stacked=False)
 
 
 def measured_costs(report: Mapping[str, Any]) -> Html:

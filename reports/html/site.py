@@ -70,7 +70,6 @@ def _models(record: Mapping[str, Any]) -> Html:
         cells,
         name="models-table",
         keys=[str(place) for place in range(len(rows))],
-        stacked=True,
     )
     data = {"size": record["size"], "unit": unit, "settings": record["settings"], "rows": rows}
     return join(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABEL_POINTS = 6.0
-# Distances from a marker's edge that a label tries, points; beyond the second it gets a line to its marker.
+# Distances from a marker's edge that a label tries, points; beyond the third it gets a line to its marker.
 DISTANCES = (2.0, 5.0, 9.0, 14.0, 20.0, 27.0, 35.0, 45.0, 57.0)
 DIRECTIONS = 24
 # Every label is placed once more when all others are.
@@ -121,14 +121,13 @@ def _best(
         nearest = _gaps(boxes, rivals).min(axis=1)
     # What stands nearer to another marker, or far away, would be read as no one's without a line.
     astray = nearest < own + 1.0 * scale
-    leader = astray | (distance > DISTANCES[1])
+    leader = astray | (distance > DISTANCES[2])
     step = np.tile(np.arange(DIRECTIONS), len(DISTANCES))
     cost = distance + 0.5 * (step % (DIRECTIONS // 4) != 0) + 12.0 * astray + 6.0 * leader
     cost = cost + 400 * _shares(boxes, taken).sum(axis=1)
     if len(dots):
         # A line right across the text meets it in three dots at least.
-        met = np.minimum(1.0, _holds(boxes, dots).sum(axis=1) / 3)
-        cost = cost + 25 * met
+        cost = cost + 30 * np.minimum(1.0, _holds(boxes, dots).sum(axis=1) / 2)
     outside = (boxes[:, :2] < frame[:2]).any(axis=1) | (boxes[:, 2:] > frame[2:]).any(axis=1)
     cost = cost + 1000 * outside
     best, least = 0, np.inf

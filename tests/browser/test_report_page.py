@@ -96,6 +96,16 @@ def test_the_audit_shows_its_verdicts_at_any_width(opened: Any, width: int) -> N
     assert region.evaluate("r => r.scrollWidth <= r.clientWidth + 1")
 
 
+def test_on_a_phone_every_table_fits_and_wide_figures_scroll_in_their_frames(opened: Any) -> None:
+    opened.set_viewport_size({"width": 390, "height": 844})
+    for region in opened.locator(".scroll:has(table.stacked)").all():
+        assert region.evaluate("r => r.scrollWidth <= r.clientWidth + 1"), region.get_attribute("aria-label")
+    for sheet in opened.locator("figure.wide .sheet").all():
+        # 46rem: a figure of a page's width has its words at nine pixels or more.
+        assert sheet.evaluate("s => s.querySelector('.plot').getBoundingClientRect().width") >= 700
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_table_beside_the_chart_follows_it(opened: Any) -> None:
     opened.get_by_text("The points as a table").click()
     rows = opened.locator("#points tbody tr:visible")

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from segmeter.reports.html.answer import sentence
+from segmeter.reports.html.answer import sentence, time_range
 from segmeter.reports.html.page import figure_command
 from segmeter.reports.html.parts import Number, embedded_json, escape, inline_svg, table, tag
 from segmeter.reports.html.sections import chart_points, measured_costs
@@ -136,7 +136,7 @@ def test_an_infinite_figure_is_refused() -> None:
 
 def test_numbers_sort_by_value_and_missing_ones_have_none() -> None:
     made = table("t", ["a", "n"], [["x", Number("1,000", 1000.0)], ["y", Number("-", None)]])
-    assert 'data-value="1000.0">1,000<' in made and 'data-value="">-<' in made
+    assert 'data-value="1000.0" data-label="n">1,000<' in made and 'data-value="" data-label="n">-<' in made
     assert '<th scope="col" class="number">n</th>' in made
 
 
@@ -193,9 +193,24 @@ def test_a_sentence_gives_absolute_figures_and_all_records_of_time() -> None:
     ]
     told = {"figures": {"points": [known], "realised": runs}}
     assert "".join(sentence(record, record, told)) == (
-        "<strong>M2F</strong>: 226.5 GMACs, the encoder 116.7; PQ 52.03; 2000 ms; "
-        "3 to 20 % less time than B in 2 records of 2 settings."
+        "<strong>M2F</strong>: 226.5 GMACs (encoder 116.7), PQ 52.03, 2000 ms a pass; "
+        "3 to 20 % less time than B in the 2 settings timed."
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.03, 0.12, "3 to 12 % less"),
+        (0.1, 0.1, "10 % less"),
+        (-0.4, 0.12, "from 40 % more to 12 % less"),
+        (-0.4, -0.08, "8 to 40 % more"),
+        (-0.4, 0.0, "0 to 40 % more"),
+        (0.0, 0.0, "0 % less"),
+    ],
+)
+def test_more_time_is_never_called_less(low: float, high: float, told: str) -> None:
+    assert time_range(low, high) == told
 
 
 def test_forward_passes_show_no_seconds() -> None:
