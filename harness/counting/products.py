@@ -185,7 +185,7 @@ def bmm(args: Any, out: Any) -> list[Cost]:
 
 def baddbmm(args: Any, out: Any) -> list[Cost]:
     """Matrix products added to another batch of matrices (sum, left, right)."""
-    return multiplied("matmul", matmul_macs(shape(args[1]), shape(out)))
+    return multiplied("matmul", matmul_macs(shape(args[1]), shape(out)), out.numel())
 
 
 def addbmm(args: Any, out: Any) -> list[Cost]:
