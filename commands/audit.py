@@ -100,14 +100,15 @@ def audit(
         folders = RECORD_FOLDERS if records is None else (records,)
         with progress_bar("auditing", audit_steps()) as advance:
             record = run_audit(tables, advance, annotations=annotations, records=folders)
-    from segmeter.reports.text.audit import audit_notes, audit_tables, audit_text
+    from segmeter.reports.text.audit import audit_notes, audit_tables, audit_text, count_lines
 
     if json:
         return show_json(record)
     if format:
         typer.echo(audit_text(record, format), nl=False)
         return
-    show(*audit_tables(record), *audit_notes(record))
+    # The answer, and what the verdicts mean, before the many rows; the notes end with it again.
+    show(*count_lines(record), "", *audit_tables(record), *audit_notes(record))
 
 
 def _audit_files(

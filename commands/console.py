@@ -75,7 +75,7 @@ def show(*things: Any) -> None:
     """Print tables and lines; plain text is never read as markup."""
     from rich.table import Table
 
-    from segmeter.reports.text.fit import fitted, natural_width
+    from segmeter.reports.text.fit import fitted, hanging, natural_width
     from segmeter.reports.text.screen import Screen
 
     console = Screen(highlight=False)
@@ -84,7 +84,11 @@ def show(*things: Any) -> None:
         tables = [natural_width(thing) for thing in things if isinstance(thing, Table)]
         console = Screen(width=max(200, *tables, 0), highlight=False)
     for thing in things:
-        console.print(fitted(thing, console.width) if isinstance(thing, Table) else thing)
+        if isinstance(thing, str):
+            for line in hanging(thing, console.width):
+                console.print(line)
+        else:
+            console.print(fitted(thing, console.width) if isinstance(thing, Table) else thing)
 
 
 def show_json(content: Any) -> None:

@@ -61,12 +61,16 @@ def register(app: typer.Typer) -> None:
 
 
 def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="As --find: what there is under a name.")
+    ] = None,
     find: Annotated[
         str | None, typer.Option(help="Also what installed libraries have under a name, e.g. mask2former.")
     ] = None,
     json: JsonOpt = False,
 ) -> None:
     """List encoders with their options, backbones, data sets and the papers' rows."""
+    find = name if find is None else find
     if find is not None:
         return _find(find, json)
     from segmeter.harness.catalogue import catalogue

@@ -4,9 +4,11 @@ A column without a figure in it goes; then texts wrap between words; and where e
 becomes a block of its own, name by name.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import groupby
+from textwrap import wrap
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -18,6 +20,8 @@ EMPTY = ("", "-")
 # Beside each column's text: a space on either side and a border; and the last border.
 BESIDE, LAST = 3, 1
 INDENT = "  "
+# What follows of a long line stands this far in at most.
+MOST_INDENT = 16
 BETWEEN = "   "
 
 
@@ -51,6 +55,25 @@ def _widths(columns: Sequence[Column], room: int) -> list[int]:
         widest = max(range(len(columns)), key=lambda i: (widths[i] > least[i], widths[i]))
         widths[widest] -= 1
     return widths
+
+
+def hanging(line: str, width: int) -> list[str]:
+    """A line as lines of at most ``width``, what follows standing under its own beginning.
+
+    >>> hanging("  5 calls: one and two", 14)
+    ['  5 calls: one', '  and two']
+    >>> hanging("weights     random, from one seed", 26)
+    ['weights     random, from', '            one seed']
+    """
+    # A name with its value two spaces or more behind it, or spaces alone.
+    found = re.match(r"\s*(?:\S+(?: \S+)?\s{2,})?", line)
+    under = found.end() if found else 0
+    if under > min(MOST_INDENT, width // 2):
+        under = len(line) - len(line.lstrip())
+    if _wide(line) <= width or under > width // 2:
+        return [line]
+    indent = " " * under
+    return wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def natural_width(table: Table) -> int:
