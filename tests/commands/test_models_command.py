@@ -32,7 +32,8 @@ def test_a_model_is_found_under_its_name(
     code, out, _ = run(capsys, "models", "--find", word, "--json")
     assert code == 0 and names <= set(json.loads(out))
     assert all("".join(filter(str.isalnum, word.lower())) in _plain(name) for name in json.loads(out))
-    assert next(iter(names)) in run(capsys, "models", "--find", word)[1]
+    shown = run(capsys, "models", "--find", word)[1]
+    assert next(iter(names)) in shown and shown == run(capsys, "models", word)[1]
 
 
 def _plain(name: str) -> str:
