@@ -155,7 +155,7 @@ def inline_svg(svg: str, name: str, label: str, themed: bool = True) -> Html:
         tag = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', element.group())
         tag = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", tag)
         tag = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', tag)
-        # A hundredth of a point is a fiftieth of a pixel, and a quarter of the page's size.
+        # A hundredth of a point is a fiftieth of a pixel; more digits are 60 kB of a report.
         tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
         return re.sub("#[0-9A-Fa-f]{6}", _themed, tag) if themed else tag
 

@@ -135,8 +135,9 @@ def _stack(
     crowded = len(names) > 4
     axes.set_xticks(positions, names, rotation=25 if crowded else 0, ha="right" if crowded else "center")
     axes.tick_params(axis="x", length=0)
-    # Room for the legend above the bars.
-    axes.set_ylim(0, max(bottom) * 1.32)
+    # Room for the legend, two parts a row, above the bars and their figures; of 1.9 inches
+    rows = (len(axes.get_legend_handles_labels()[0]) + 1) // 2
+    axes.set_ylim(0, max(bottom) / (1 - (0.14 * rows + 0.2) / 1.9))
     # On a ground of its own, so that no grid line runs through its words.
     axes.legend(loc="upper right", ncols=2, columnspacing=1.0, handlelength=1.0, **ground_legend())
 

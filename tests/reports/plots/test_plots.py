@@ -327,6 +327,14 @@ def test_bars_of_several_backbones_name_theirs(data: dict[str, Any]) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()][::4] == ["M2F\nSwin-T", "Fpn\nR50"]
 
 
+def test_no_bar_s_figure_lies_under_the_legend(data: dict[str, Any]) -> None:
+    # The highest bars stand first and last.
+    for records in (data["breakdown"], [*data["breakdown"], {**data["breakdown"][0], "title": "M2F, R50"}]):
+        for axes in breakdown_figure(records).axes:
+            legend = axes.get_legend().get_window_extent()
+            assert not [text for text in axes.texts if text.get_text() and legend.overlaps(box(text))]
+
+
 def test_a_dark_version_has_the_same_marks_and_no_white(data: dict[str, Any]) -> None:
     chosen = select(data["points"], "gflops_total", "pq", "coco", ("swin-t",), ("pro-scale",))
     figure = pareto_figure(chosen, "gflops_total", "pq")[0]
