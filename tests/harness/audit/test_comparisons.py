@@ -74,6 +74,23 @@ def test_clean_cells_are_left_alone(tmp_path: Path) -> None:
     assert sum(record["counts"]["findings"]["contradiction"] for record in records) == 0
 
 
+@pytest.mark.parametrize(
+    ("cells", "follows"),
+    [
+        # Half of a cost is 0.5x of it, and 2x less.
+        ("10.0 (0.5x),100", True),
+        ("10.0 (2.0x),100", True),
+        ("10.0 (0.7x),100", False),
+        # Twice the speed is 2x alone.
+        ("10.0,100 (2.0x)", True),
+        ("10.0,100 (0.5x)", False),
+    ],
+)
+def test_a_factor_of_a_cost_may_be_its_share(cells: str, follows: bool, tmp_path: Path) -> None:
+    found = rules(audited(tmp_path, f"model,GFLOPs,FPS\nA,20.0,50\nB,{cells}\n"))
+    assert ("change" in found) is not follows
+
+
 def test_what_is_not_said_is_a_finding(tmp_path: Path) -> None:
     found = audited(tmp_path, "model,GFLOPs,FPS\nA,10.0,50\nB,20.0,30\n")["findings"]
     texts = [one["text"] for one in found if one["rule"] == "missing"]
