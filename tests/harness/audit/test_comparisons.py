@@ -12,6 +12,7 @@ import pytest
 
 from segmeter.harness.audit import audit_comparisons, read_comparisons
 from segmeter.harness.audit.comparisons import arithmetic, comparability, physics
+from segmeter.harness.audit.comparisons.table import CONTRADICTION, SUSPICIOUS
 from tests.helpers.seeded_tables import CONTEXT, FAULTS, MORE_FAULTS, SEEDS, STYLES, clean_table, written
 
 
@@ -89,6 +90,49 @@ def test_clean_cells_are_left_alone(tmp_path: Path) -> None:
 def test_a_factor_of_a_cost_may_be_its_share(cells: str, follows: bool, tmp_path: Path) -> None:
     found = rules(audited(tmp_path, f"model,GFLOPs,FPS\nA,20.0,50\nB,{cells}\n"))
     assert ("change" in found) is not follows
+
+
+@pytest.mark.parametrize(("printed", "follows"), [("-50", True), ("-10", False), ("0.5", False)])
+def test_a_column_of_percentages_holds_no_differences_or_factors(
+    printed: str, follows: bool, tmp_path: Path
+) -> None:
+    table = f"model,total GMACs,change of total GMACs (%)\nA,20.0,\nB,10.0,{printed}\n"
+    assert ("change" in rules(audited(tmp_path, table))) is not follows
+
+
+@pytest.mark.parametrize("kind", ["FPS", "memory (MB)", "latency (ms)", "params (M)", "GFLOPs", "mIoU"])
+def test_the_best_of_a_column_is_the_most_or_the_least(kind: str, tmp_path: Path) -> None:
+    more_is_better = kind in ("FPS", "mIoU")
+    for high in (True, False):
+        cells = ["41.0", "52.0", "63.0"]
+        at = 2 if high else 0
+        cells[at] = f"**{cells[at]}**"
+        lines = "".join(f"{name},{cell}\n" for name, cell in zip("ABC", cells, strict=True))
+        found = rules(audited(tmp_path, f"model,{kind}\n{lines}"))
+        assert ("best" in found) is (high is not more_is_better), high
+
+
+def test_the_row_of_another_batch_is_told_and_no_other(tmp_path: Path) -> None:
+    lines = "".join(f"{name},{50 * k},{1000 / (50 * k):.3f}\n" for k, name in enumerate("ABC", start=1))
+    found = audited(tmp_path, f"model,FPS,latency (ms)\n{lines}D,400,10.0\n")["findings"]
+    (told,) = [one["text"] for one in found if one["rule"] == "speed"]
+    assert told.startswith("D: speed and latency belong to 4 images at once, those of most rows to 1")
+
+
+@pytest.mark.parametrize("parts", [("encoder", "total"), ("total", "encoder")])
+def test_one_parts_speed_says_nothing_of_anothers_latency(parts: tuple[str, str], tmp_path: Path) -> None:
+    rows = "A,50,3.0\nB,60,4.0\n"
+    fast, slow = parts
+    assert "speed" not in rules(audited(tmp_path, f"model,{fast} FPS,{slow} latency (ms)\n{rows}"))
+    assert "speed" in rules(audited(tmp_path, f"model,{fast} FPS,{fast} latency (ms)\n{rows}"))
+
+
+@pytest.mark.parametrize(("total", "sure"), [(12.0, CONTRADICTION), (30.0, SUSPICIOUS)])
+def test_parts_beyond_the_total_contradict_it(total: float, sure: str, tmp_path: Path) -> None:
+    header = "model,backbone GMACs,encoder GMACs,total GMACs"
+    text = f"{header}\nA,10.0,5.0,{total}\nB,10.0,6.0,16.0\nC,10.0,7.0,17.0\n"
+    found = audited(tmp_path, text)["findings"]
+    assert [one["sure"] for one in found if one["rule"] == "sum"] == [sure]
 
 
 def test_what_is_not_said_is_a_finding(tmp_path: Path) -> None:
