@@ -174,12 +174,23 @@ def test_ids_that_the_ground_truth_contradicts_itself_on_are_noted():
         (line((1, 4)), {}, "ids 1 are in the PNG and not in the JSON"),
         (line((1, 4)), {1: 1, 2: 1}, "ids 2 are in the JSON and not in the PNG"),
         (line((1, 4)), {1: 3}, "segment 1 has the unknown category 3"),
+        (
+            line((1, 4)),
+            {1: 1} | dict.fromkeys(range(2, 10), 1),
+            "ids 2, 3, 4, 5, 6 and 3 more are in the JSON",
+        ),
         (line((1, 5)), {1: 1}, "the prediction is 1x5, the ground truth 1x4"),
     ],
 )
 def test_predictions_that_contradict_themselves_are_refused(predicted, segments, message):
     with pytest.raises(ValueError, match=message):
         score_maps(line((0, 4)), predicted, [], segments, CATEGORIES)
+
+
+def test_a_true_category_that_nobody_knows_is_refused():
+    truth = line((1, 4))
+    with pytest.raises(ValueError, match="true segment 1 has the unknown category 99"):
+        score_maps(truth, line((0, 4)), segments_of(truth, {1: 99}), {}, CATEGORIES)
 
 
 def test_means_are_over_the_classes_that_occur():
