@@ -135,6 +135,21 @@ def test_parts_beyond_the_total_contradict_it(total: float, sure: str, tmp_path:
     assert [one["sure"] for one in found if one["rule"] == "sum"] == [sure]
 
 
+def test_rows_that_are_left_out_are_named_up_to_five(tmp_path: Path) -> None:
+    def told(number: int) -> str:
+        text = "model,GFLOPs,FPS\nA,20.0,50\nB,10.0,60\n" + "C,1\n" * number
+        (one,) = [f["text"] for f in audited(tmp_path, text)["findings"] if f["rule"] == "ragged"]
+        return one
+
+    assert "more" not in told(2) and told(2).count("line") == 2
+    assert told(7).endswith(" and 2 more") and told(7).count("line") == 5
+
+
+def test_no_time_at_all_says_nothing_of_the_speed(tmp_path: Path) -> None:
+    found = rules(audited(tmp_path, "model,FPS,latency (ms)\nA,50,0\nB,60,16.7\n"))
+    assert "speed" not in found
+
+
 def test_what_is_not_said_is_a_finding(tmp_path: Path) -> None:
     found = audited(tmp_path, "model,GFLOPs,FPS\nA,10.0,50\nB,20.0,30\n")["findings"]
     texts = [one["text"] for one in found if one["rule"] == "missing"]
