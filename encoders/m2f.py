@@ -35,7 +35,7 @@ from segmeter.encoders.parts.layers import (
     to_tokens,
 )
 from segmeter.encoders.parts.pixel_embedding import fuse, pixel_embedding_components, smoothing
-from segmeter.encoders.parts.rowwise import Pointwise
+from segmeter.encoders.parts.rowwise import Conv2d
 from segmeter.encoders.rules import WholeNumber
 
 # Low to high resolution: the order of tokens, level embeddings and input projections.
@@ -187,7 +187,7 @@ class DeformablePixelDecoder(TokenEncoder):
         self.pixel_embedding = pixel_embedding
         self.adapter_1 = ConvNorm(in_channels["res2"], DIM, kernel_size=1)
         self.layer_1 = smoothing(pixel_embedding, DIM)
-        self.mask_features = Pointwise(DIM, DIM)
+        self.mask_features = Conv2d(DIM, DIM, kernel_size=1)
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -18,11 +18,12 @@ from segmeter.cuda_ops import ms_deform_attn_fused, rows
 from segmeter.encoders.interface import LayerTokens
 from segmeter.encoders.parts.kept import Kept, may_keep
 from segmeter.encoders.parts.rowwise import (
+    Conv2d,
     GroupNorm,
     LayerNorm,
     Linear,
-    Pointwise,
     by_rows,
+    is_pointwise,
     normed_,
     pointwise,
 )
@@ -315,7 +316,7 @@ class ConvNorm(nn.Conv2d):
 
     def normed(self, x: Tensor, relu: bool = False) -> Tensor:
         """As :meth:`forward`, then ReLU if asked for."""
-        is_product = self.kernel_size == (1, 1) and rows.serve(x, self)
+        is_product = is_pointwise(self) and rows.serve(x, self)
         convolved = pointwise(x, self) if is_product else super().forward(x)
         return normed_(convolved, self.norm, relu=relu)
 
@@ -333,8 +334,8 @@ class InputProjection(nn.Sequential):
 def input_projection(in_channels: int, dim: int, halving: bool = False) -> InputProjection:
     """The projection of a level; its convolution is 1x1, that which halves the resolution 3x3 of stride 2."""
     convolution = (
-        nn.Conv2d(in_channels, dim, kernel_size=3, stride=2, padding=1)
+        Conv2d(in_channels, dim, kernel_size=3, stride=2, padding=1)
         if halving
-        else Pointwise(in_channels, dim)
+        else Conv2d(in_channels, dim, kernel_size=1)
     )
     return InputProjection(convolution, GroupNorm(GROUPS, dim, eps=NORM_EPS))

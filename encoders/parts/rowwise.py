@@ -50,15 +50,18 @@ class GroupNorm(nn.GroupNorm):
         return x
 
 
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution."""
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias)
+class Conv2d(nn.Conv2d):
+    """A convolution; a 1x1 one is a matrix product of the pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        return pointwise(x, self) if rows.serve(x, self) else super().forward(x)
+        """(B, C_in, H, W) -> (B, C_out, H', W')."""
+        return pointwise(x, self) if is_pointwise(self) and rows.serve(x, self) else super().forward(x)
+
+
+def is_pointwise(convolution: nn.Conv2d) -> bool:
+    """Whether each pixel is worked on by itself, all channels together."""
+    settings = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.groups)
+    return settings == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def pointwise(x: Tensor, convolution: nn.Conv2d) -> Tensor:
