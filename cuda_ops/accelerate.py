@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from segmeter.cuda_ops import families
+from segmeter.cuda_ops import around, families
 
 FORWARD = "forward"
 
@@ -34,11 +34,13 @@ class Acceleration:
     Attributes:
         replaced: layers that run on the op.
         kept: layers that keep a path of their own, each with the reason.
+        around: how many modules around them go by rows in inference on a CPU.
     """
 
     def __init__(self) -> None:
         self.replaced: list[Layer] = []
         self.kept: list[Layer] = []
+        self.around = 0
         self._undo: list[Callable[[], None]] = []
 
     def undo(self) -> None:
@@ -119,7 +121,13 @@ def accelerate_model(model: nn.Module) -> Acceleration:
         plain: Any = type(module)
         done._replace(module, _accelerated(plain, found.attribute, found.function))
         done.replaced.append(Layer(path, kind))
-    if not done.replaced:
+    if done.replaced:
+        for module in list(model.modules()):
+            for each, forward in around.forwards(module):
+                if FORWARD not in each.__dict__ and not hasattr(type(each), families.MARK):
+                    done._replace(each, "__class__", _accelerated(type(each), forward))
+                    done.around += 1
+    else:
         name = type(model).__name__
         if done.kept:
             raise ValueError(

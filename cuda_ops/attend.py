@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from segmeter.cuda_ops.around import linear
 from segmeter.cuda_ops.drop_in import box_locations
 from segmeter.cuda_ops.op import ms_deform_attn, ms_deform_attn_fused
 
@@ -84,8 +85,8 @@ def attend(
         (B, Q, M*D).
     """
     heads, levels, number = sides
-    offsets = layer.sampling_offsets(queries).unflatten(2, (heads, levels, number, 2))
-    logits = layer.attention_weights(queries).unflatten(2, (heads, levels, number))
+    offsets = linear(layer.sampling_offsets, queries).unflatten(2, (heads, levels, number, 2))
+    logits = linear(layer.attention_weights, queries).unflatten(2, (heads, levels, number))
     if points.shape[-1] != 2:
         weights = logits.flatten(3).softmax(-1).unflatten(3, (levels, number))
         return sample(value, shapes, starts, box_locations(points, offsets, number), weights)

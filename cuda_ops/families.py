@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmeter.cuda_ops.around import linear
 from segmeter.cuda_ops.attend import attend, levels, sample
 from segmeter.cuda_ops.drop_in import box_locations
 
@@ -161,7 +162,7 @@ def _pixel_decoder(
     """
     assert encoder_hidden_states is not None and reference_points is not None
     queries = hidden_states if position_embeddings is None else hidden_states + position_embeddings
-    value = self.value_proj(encoder_hidden_states)
+    value = linear(self.value_proj, encoder_hidden_states)
     if attention_mask is not None:
         value = value.masked_fill(attention_mask[..., None], 0.0)
     value = value.unflatten(2, (self.n_heads, -1))
@@ -169,7 +170,7 @@ def _pixel_decoder(
     sides = (self.n_heads, self.n_levels, self.n_points)
     if output_attentions is False and not self._forward_hooks:
         sampled = attend(self, value, queries, reference_points, shapes, starts, sides)
-        return self.output_proj(sampled), None
+        return linear(self.output_proj, sampled), None
     offsets, weights = _projected(self, queries, *sides)
     places = _places(reference_points, offsets, shapes, self.n_points)
     return self.output_proj(sample(value, shapes, starts, places, weights)), weights
@@ -211,7 +212,7 @@ def _official(
     input_level_start_index: Tensor,
     input_padding_mask: Tensor | None = None,
 ) -> Tensor:
-    value = self.value_proj(input_flatten)
+    value = linear(self.value_proj, input_flatten)
     if input_padding_mask is not None:
         value = value.masked_fill(input_padding_mask[..., None], 0.0)
     value = value.unflatten(2, (self.n_heads, -1))
@@ -219,8 +220,7 @@ def _official(
     sampled = attend(
         self, value, query, reference_points, input_spatial_shapes, input_level_start_index, sides
     )
-    output: Tensor = self.output_proj(sampled)
-    return output
+    return linear(self.output_proj, sampled)
 
 
 def _official_refusal(module: nn.Module) -> str:

@@ -152,10 +152,10 @@ def product(
 def add_norm_and_ffn_(
     tokens: Tensor,
     others: Tensor,
-    norm1: Callable[..., Tensor],
+    norm1: nn.LayerNorm,
     linear1: nn.Linear,
     linear2: nn.Linear,
-    norm2: Callable[..., Tensor],
+    norm2: nn.LayerNorm,
 ) -> Tensor:
     """The rest of a post-norm layer on what its attention gave, in place.
 
@@ -165,18 +165,33 @@ def add_norm_and_ffn_(
     Args:
         tokens: (B, K, C).
         others: (B, K, C).
-        norm1, norm2: of the sum of two, called as ``norm(rows, others, out)``.
-        linear1, linear2: called as ``linear(rows, out, relu, panels)``.
+        norm1, norm2: torch's, or called as ``norm(rows, others, out)``.
+        linear1, linear2: torch's, or called as ``linear(rows, out, relu, panels)``.
     """
     step = block(tokens.shape[1])
     hidden, update = empty(step, linear1.out_features), empty(step, linear2.out_features)
     first, second = packed(linear1.weight), packed(linear2.weight)
     for image, other in zip(tokens, others, strict=True):
+        other = other.contiguous()
         for part in parts(len(image)):
-            rows = norm1(image[part], other[part], image[part])
-            inner = linear1(rows, hidden[: len(rows)], True, first)
-            norm2(rows, linear2(inner, update[: len(rows)], False, second), rows)
+            rows = _normed(norm1, image[part], other[part], image[part])
+            inner = _linear(linear1, rows, hidden[: len(rows)], True, first)
+            _normed(norm2, rows, _linear(linear2, inner, update[: len(rows)], False, second), rows)
     return tokens
+
+
+def _linear(linear: nn.Linear, rows: Tensor, out: Tensor, relu: bool, panels: Tensor | None) -> Tensor:
+    if type(linear) is nn.Linear:
+        return product(rows, linear.weight, linear.bias, out, relu, panels)
+    found: Tensor = linear(rows, out, relu, panels)
+    return found
+
+
+def _normed(norm: nn.LayerNorm, rows: Tensor, others: Tensor, out: Tensor) -> Tensor:
+    if type(norm) is nn.LayerNorm:
+        return add_norm(rows, others, norm, out)
+    found: Tensor = norm(rows, others, out)
+    return found
 
 
 def add_norm(rows: Tensor, others: Tensor, norm: nn.LayerNorm, out: Tensor) -> Tensor:
@@ -201,3 +216,38 @@ def add_enlarged_(pixels: Tensor, others: Tensor) -> Tensor:
     """Add a map (h, w, C), bilinearly resized, to a larger one (H, W, C), in place."""
     _call("segmeter_add_enlarged", pixels, others, *pixels.shape[:2], *others.shape)
     return pixels
+
+
+def is_pointwise(convolution: nn.Conv2d) -> bool:
+    """Whether each pixel is worked on by itself, all channels together."""
+    settings = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.groups)
+    return settings == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def pointwise(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution as a matrix product of the pixels, where :func:`serve` has said yes."""
+    found = new_maps(x, convolution.out_channels)
+    for image, out in zip(x, found, strict=True):
+        product(
+            pixels(image).flatten(0, 1),
+            convolution.weight.flatten(1),
+            convolution.bias,
+            pixels(out).flatten(0, 1),
+        )
+    return found
+
+
+def by_rows(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether these modules may run on memory of the caller's: nobody looks at what they take and give."""
+    return serve(x, *modules) and not any(is_watched(module) for module in modules)
+
+
+def new_maps(like: Tensor, channels: int) -> Tensor:
+    """New memory (B, C, H, W) of a map's size, a pixel's channels side by side."""
+    batch, _, height, width = like.shape
+    return empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def pixels(image: Tensor) -> Tensor:
+    """(C, H, W) whose channels lie side by side -> (H, W, C)."""
+    return image.permute(1, 2, 0)
