@@ -41,9 +41,25 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return out.view(*x.shape[:-1], layer.out_features)
 
 
+def added(x: Tensor, other: Tensor) -> Tensor:
+    """The sum of two tensors of one shape."""
+    if x.shape != other.shape or other.dtype != x.dtype or not rows.serve(x):
+        return x + other
+    return torch.add(x, other, out=rows.empty(*x.shape))
+
+
+def masked(value: Tensor, mask: Tensor, owner: nn.Module) -> Tensor:
+    """What ``owner`` has just made, (B, K, C), with zeros where the mask (B, K) is set."""
+    if rows.by_rows(value, owner) and type(owner) is nn.Linear:
+        return value.masked_fill_(mask[..., None], 0.0)
+    return value.masked_fill(mask[..., None], 0.0)
+
+
 def _plain(module: nn.Module) -> Callable[..., Any]:
     """The forward of the class that this module's was made of."""
-    return type(module).__mro__[1].forward
+    made_of: Any = type(module).__mro__[1]
+    found: Callable[..., Any] = made_of.forward
+    return found
 
 
 def _layer(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.cuda_ops.around import linear
+from segmeter.cuda_ops.around import added, linear, masked
 from segmeter.cuda_ops.attend import attend, levels, sample
 from segmeter.cuda_ops.drop_in import box_locations
 
@@ -161,10 +161,10 @@ def _pixel_decoder(
     them, they are not worked out.
     """
     assert encoder_hidden_states is not None and reference_points is not None
-    queries = hidden_states if position_embeddings is None else hidden_states + position_embeddings
+    queries = hidden_states if position_embeddings is None else added(hidden_states, position_embeddings)
     value = linear(self.value_proj, encoder_hidden_states)
     if attention_mask is not None:
-        value = value.masked_fill(attention_mask[..., None], 0.0)
+        value = masked(value, attention_mask, self.value_proj)
     value = value.unflatten(2, (self.n_heads, -1))
     shapes, starts = levels(spatial_shapes_list, value.device)
     sides = (self.n_heads, self.n_levels, self.n_points)

@@ -309,3 +309,27 @@ def test_every_layer_that_is_said_to_be_known_is_called_as_we_expect(library: st
     nn.Module.__init__(layer)
     family = families.recognise(layer)
     assert family is not None and family.refuses(layer) == ""
+
+
+def test_mask2formers_inference_by_rows_changes_no_output_and_no_input() -> None:
+    torch.manual_seed(0)
+    model, images = mask2former().eval(), torch.randn(2, 3, 96, 128)
+    before, inputs = images.clone(), {"pixel_values": images}
+    seen: list[torch.Tensor] = []
+    layer = next(m for m in model.modules() if type(m).__name__ == "Mask2FormerPixelDecoderEncoderLayer")
+    with torch.inference_mode():
+        plain = outputs(model, inputs)
+        with segmeter.accelerate(model) as done:
+            assert done.around > 0 and type(layer.fc1) is nn.Linear
+            found = outputs(model, inputs)
+            handle = layer.fc1.register_forward_hook(
+                lambda module, inputs, output: seen.append(output.clone())
+            )
+            watched = outputs(model, inputs)
+            handle.remove()
+        again = outputs(model, inputs)
+    assert images.equal(before) and seen[0].lt(0).any()
+    # Rounding of float32 through some ten layers.
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(watched, plain, rtol=1e-3, atol=1e-4)
+    assert again.equal(plain)
