@@ -22,10 +22,7 @@ from segmeter.encoders.parts.rowwise import (
     GroupNorm,
     LayerNorm,
     Linear,
-    by_rows,
-    is_pointwise,
     normed_,
-    pointwise,
 )
 from segmeter.encoders.parts.slices import in_slices
 
@@ -290,7 +287,7 @@ class DeformableEncoderLayer(nn.Module):
     def _goes_by_rows(self, tokens: Tensor) -> bool:
         # Nobody else may hold what the attention gives: it is worked on in place.
         attention = (self.self_attn, self.self_attn.output_proj)
-        return by_rows(tokens, *attention, self.norm1, self.linear1, self.linear2, self.norm2)
+        return rows.by_rows(tokens, *attention, self.norm1, self.linear1, self.linear2, self.norm2)
 
     def _norm_and_ffn(self, queries: Tensor, attended: Tensor) -> Tensor:
         queries = self.norm1(queries + attended)
@@ -316,8 +313,8 @@ class ConvNorm(nn.Conv2d):
 
     def normed(self, x: Tensor, relu: bool = False) -> Tensor:
         """As :meth:`forward`, then ReLU if asked for."""
-        is_product = is_pointwise(self) and rows.serve(x, self)
-        convolved = pointwise(x, self) if is_product else super().forward(x)
+        is_product = rows.is_pointwise(self) and rows.serve(x, self)
+        convolved = rows.pointwise(x, self) if is_product else super().forward(x)
         return normed_(convolved, self.norm, relu=relu)
 
 

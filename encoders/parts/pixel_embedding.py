@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segmeter.cuda_ops import rows
 from segmeter.encoders.options import Option
 from segmeter.encoders.parts.layers import GROUPS, NORM_EPS, ConvNorm
-from segmeter.encoders.parts.rowwise import GroupNorm, by_rows, normed_, pixels
+from segmeter.encoders.parts.rowwise import GroupNorm, normed_
 from segmeter.encoders.rules import OneOf
 
 PIXEL_EMBEDDINGS = {
@@ -57,7 +57,7 @@ class PooledSmoothing(nn.Module):
         """(B, C, H, W) -> (B, C, H, W); in place, of maps in the order of memory format channels last."""
         if in_place and self.pool == "max":
             for image in x:
-                rows.max_pool_(pixels(image))
+                rows.max_pool_(rows.pixels(image))
             pooled = x
         elif self.pool == "max":
             pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
@@ -75,7 +75,7 @@ def smoothing(kind: str, dim: int) -> nn.Module:
 
 def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor) -> Tensor:
     """One FPN step: (B, C_in, H/4, W/4) and (B, C, H/8, W/8) -> (B, C, H/4, W/4)."""
-    if isinstance(adapter, ConvNorm) and by_rows(res2, adapter) and rows.serve(stride_8):
+    if isinstance(adapter, ConvNorm) and rows.by_rows(res2, adapter) and rows.serve(stride_8):
         return _fuse_in_place(adapter(res2), smoother, stride_8)
     lateral = adapter(_channels_last(res2))
     enlarged = F.interpolate(
@@ -90,8 +90,8 @@ def fuse(adapter: nn.Module, smoother: nn.Module, res2: Tensor, stride_8: Tensor
 def _fuse_in_place(lateral: Tensor, smoother: nn.Module, stride_8: Tensor) -> Tensor:
     # Maps at stride 4 are the largest that there are: each further one costs as much as a matrix product.
     for image, other in zip(lateral, stride_8, strict=True):
-        rows.add_enlarged_(pixels(image), pixels(other).contiguous())
-    if isinstance(smoother, PooledSmoothing) and by_rows(lateral, smoother):
+        rows.add_enlarged_(rows.pixels(image), rows.pixels(other).contiguous())
+    if isinstance(smoother, PooledSmoothing) and rows.by_rows(lateral, smoother):
         found: Tensor = smoother(lateral, in_place=True)
         return found
     return smoother(lateral)

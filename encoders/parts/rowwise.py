@@ -1,7 +1,7 @@
 """Modules that a CPU's inference may run row by row, in memory of the caller's: see :mod:`cuda_ops.rows`.
 
 Each is the module of torch whose name it has, with the same parameters, and works as that one does unless it
-is given memory to write to. Whoever gives it has asked :func:`by_rows`.
+is given memory to write to. Whoever gives it has asked :func:`cuda_ops.rows.by_rows`.
 
 Legend: K rows (tokens or pixels), C channels.
 """
@@ -46,7 +46,7 @@ class GroupNorm(nn.GroupNorm):
         if not in_place:
             return super().forward(x)
         for image in x:
-            rows.group_norm_(pixels(image).flatten(0, 1), self, relu)
+            rows.group_norm_(rows.pixels(image).flatten(0, 1), self, relu)
         return x
 
 
@@ -55,47 +55,14 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
-        return pointwise(x, self) if is_pointwise(self) and rows.serve(x, self) else super().forward(x)
-
-
-def is_pointwise(convolution: nn.Conv2d) -> bool:
-    """Whether each pixel is worked on by itself, all channels together."""
-    settings = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.groups)
-    return settings == ((1, 1), (1, 1), (0, 0), 1)
-
-
-def pointwise(x: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution as a matrix product of the pixels, where :func:`cuda_ops.rows.serve` has said yes."""
-    found = new_maps(x, convolution.out_channels)
-    for image, out in zip(x, found, strict=True):
-        rows.product(
-            pixels(image).flatten(0, 1),
-            convolution.weight.flatten(1),
-            convolution.bias,
-            pixels(out).flatten(0, 1),
+        return (
+            rows.pointwise(x, self) if rows.is_pointwise(self) and rows.serve(x, self) else super().forward(x)
         )
-    return found
 
 
 def normed_(x: Tensor, norm: "GroupNorm", *owners: nn.Module, relu: bool = False) -> Tensor:
     """A map that its owners have just made, normed, then ReLU if asked for; in place if it may be."""
-    if by_rows(x, norm, *owners) and all(pixels(image).is_contiguous() for image in x):
+    if rows.by_rows(x, norm, *owners) and all(rows.pixels(image).is_contiguous() for image in x):
         return norm(x, in_place=True, relu=relu)
     found = norm(x)
     return F.relu(found, inplace=True) if relu else found
-
-
-def by_rows(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether these modules may run on memory of the caller's: nobody looks at what they take and give."""
-    return rows.serve(x, *modules) and not any(rows.is_watched(module) for module in modules)
-
-
-def new_maps(like: Tensor, channels: int) -> Tensor:
-    """New memory (B, C, H, W) of a map's size, a pixel's channels side by side."""
-    batch, _, height, width = like.shape
-    return rows.empty(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def pixels(image: Tensor) -> Tensor:
-    """(C, H, W) whose channels lie side by side -> (H, W, C)."""
-    return image.permute(1, 2, 0)
