@@ -125,8 +125,8 @@ def accelerate_model(model: nn.Module) -> Acceleration:
         for module in list(model.modules()):
             for each, forward in around.forwards(module):
                 if FORWARD not in each.__dict__ and not hasattr(type(each), families.MARK):
-                    replaced = _accelerated(type(each), forward)  # type: ignore[arg-type]
-                    done._replace(each, "__class__", replaced)
+                    surrounding: Any = type(each)
+                    done._replace(each, _accelerated(surrounding, FORWARD, forward))
                     done.around += 1
     else:
         name = type(model).__name__
