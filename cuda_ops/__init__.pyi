@@ -9,5 +9,8 @@ from .implementation import Implementation as Implementation
 from .implementation import implementation_for as implementation_for
 from .implementation import kernel_for as kernel_for
 from .implementation import use_implementation as use_implementation
+from .kept import Kept as Kept
+from .kept import may_keep as may_keep
+from .level_sizes import compiled_level_tensors as compiled_level_tensors
 from .op import ms_deform_attn as ms_deform_attn
 from .op import ms_deform_attn_fused as ms_deform_attn_fused

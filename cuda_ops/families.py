@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmeter.cuda_ops.around import added, linear, masked
-from segmeter.cuda_ops.attend import attend, levels, sample
+from segmeter.cuda_ops.attend import attend, sample
 from segmeter.cuda_ops.drop_in import box_locations
+from segmeter.cuda_ops.level_sizes import level_tensors
 
 KNOWN = "transformers' models, MSDeformAttn of the official codes, mmcv's MultiScaleDeformableAttention"
 # Sampled there, a point is off every map and costs nothing.
@@ -90,7 +91,7 @@ def _v2(
     method: str = "default",
 ) -> Tensor:
     """(B, Q, M, P of all levels) samples, a number of points for each level."""
-    shapes, starts = levels(value_spatial_shapes, value.device)
+    shapes, starts = level_tensors(value_spatial_shapes, value.device)
     places = _by_level(sampling_locations, num_points_list, 3, OFF_THE_MAP)
     weights = _by_level(attention_weights, num_points_list, 3, 0.0)
     return sample(value, shapes, starts, places, weights)
@@ -166,7 +167,7 @@ def _pixel_decoder(
     if attention_mask is not None:
         value = masked(value, attention_mask, self.value_proj)
     value = value.unflatten(2, (self.n_heads, -1))
-    shapes, starts = levels(spatial_shapes_list, value.device)
+    shapes, starts = level_tensors(spatial_shapes_list, value.device)
     sides = (self.n_heads, self.n_levels, self.n_points)
     if output_attentions is False and not self._forward_hooks:
         sampled = attend(self, value, queries, reference_points, shapes, starts, sides)

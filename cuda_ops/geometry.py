@@ -44,17 +44,26 @@ def known_sizes(spatial_shapes: Tensor) -> tuple[tuple[int, int], ...] | None:
     return None if content is None else tuple((height, width) for height, width in content)
 
 
+def remember(tensor: Tensor, content: list) -> None:
+    """Note what a tensor holds, so that it need not be read from the GPU."""
+    if tensor.is_cuda:
+        _read_before[tensor] = (_version(tensor), content)
+
+
 def _content(tensor: Tensor) -> list | None:
     """The tensor as nested lists, or None where it cannot be read now."""
     if not tensor.is_cuda:
         return tensor.tolist()
-    # Tensors made in inference mode do not count their versions.
-    version = None if tensor.is_inference() else tensor._version
     known = _read_before.get(tensor)
-    if known is not None and known[0] == version:
+    if known is not None and known[0] == _version(tensor):
         return known[1]
     if torch.cuda.is_current_stream_capturing():
         return None
     content: list = tensor.tolist()
-    _read_before[tensor] = (version, content)
+    remember(tensor, content)
     return content
+
+
+def _version(tensor: Tensor) -> int | None:
+    # Tensors made in inference mode do not count their versions.
+    return None if tensor.is_inference() else tensor._version

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.cuda_ops import ms_deform_attn_fused, rows
+from segmeter.cuda_ops import Kept, compiled_level_tensors, may_keep, ms_deform_attn_fused, rows
 from segmeter.encoders.interface import LayerTokens
-from segmeter.encoders.parts.kept import Kept, may_keep
 from segmeter.encoders.parts.rowwise import (
     Conv2d,
     GroupNorm,
@@ -138,12 +137,18 @@ class Levels:
         map 256 wide a point would lie up to half a pixel beside its cell's centre.
         """
         dtype = torch.promote_types(dtype, torch.float32)
-        counts = [height * width for height, width in sizes]
-        starts = [sum(counts[:i]) for i in range(len(counts))]
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            shapes, starts = compiled_level_tensors(sizes, device)
+        else:
+            counts = [height * width for height, width in sizes]
+            shapes = torch.tensor(sizes, dtype=torch.int64, device=device)
+            starts = torch.tensor(
+                [sum(counts[:i]) for i in range(len(counts))], dtype=torch.int64, device=device
+            )
         return cls(
             sizes=sizes,
-            shapes=torch.tensor(sizes, dtype=torch.int64, device=device),
-            starts=torch.tensor(starts, dtype=torch.int64, device=device),
+            shapes=shapes,
+            starts=starts,
             centres=torch.cat([cell_centres(h, w, device=device, dtype=dtype) for h, w in sizes]),
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segmeter.encoders.parts.kept import may_keep
+from segmeter.cuda_ops import may_keep
 
 # Of 256 channels in float32 a slice has 1 MiB, and 4 MiB of an FFN's hidden ones.
 ROWS = 1024

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmeter.encoders.parts.kept import Kept, may_keep
+from segmeter.cuda_ops import Kept, may_keep
 from segmeter.encoders.reduction.interface import TokenSet
 from segmeter.encoders.reduction.merging import Gathering, Matching
 from segmeter.encoders.reduction.modes import GridMode

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segmeter.encoders.parts.kept import Kept, may_keep
+from segmeter.cuda_ops import Kept, level_sizes, may_keep
 from segmeter.encoders.parts.layers import Levels, position_tokens
 
 SIZES = ((2, 3), (4, 6), (8, 12))
@@ -91,6 +91,43 @@ def test_nothing_is_kept_where_operators_are_counted() -> None:
         watched = position_tokens(2, 3, 8, like=like)
     assert "sin" in seen and torch.equal(watched, warm)
     assert may_keep(like) and not may_keep(torch.zeros(1, device="meta"))
+
+
+def test_a_compiled_pass_of_any_size_makes_its_level_tensors_in_one_operator() -> None:
+    """On a GPU anything else copies the sizes to it, and the op's check of them waits to read them back."""
+    graphs = []
+
+    def keep(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(module.graph)
+        return module.forward
+
+    def tensors(*maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        levels = Levels.of(maps)
+        return levels.shapes, levels.starts
+
+    compiled = torch.compile(tensors, backend=keep, fullgraph=True, dynamic=True)
+    # No two sides alike: torch takes equal ones for the same.
+    for sizes in (((2, 3), (5, 7), (9, 11)), ((3, 5), (7, 9), (11, 13))):
+        shapes, starts = compiled(*(torch.zeros(1, 4, *size) for size in sizes))
+        fresh = Levels.of_sizes(sizes, CPU, torch.float32)
+        assert torch.equal(shapes, fresh.shapes) and torch.equal(starts, fresh.starts)
+    (graph,) = graphs
+    operators = [str(node.target) for node in graph.nodes if str(node.target).startswith("segmeter")]
+    assert operators == ["segmeter.level_tensors"]
+    assert not [node for node in graph.nodes if node.target in (torch.tensor, torch.full)]
+
+
+def test_the_operator_of_level_tensors_tells_what_they_hold_and_shares_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {}
+    monkeypatch.setattr(level_sizes, "remember", lambda tensor, content: told.update({id(tensor): content}))
+    like, flat = torch.zeros(1), [side for size in SIZES for side in size]
+    torch.library.opcheck(torch.ops.segmeter.level_tensors.default, (like, flat))
+    first, second = (torch.ops.segmeter.level_tensors(like, flat) for _ in range(2))
+    assert [told[id(tensor)] for tensor in first] == [tensor.tolist() for tensor in first]
+    # Compiled code may write into memory once it has read it last.
+    assert not {tensor.data_ptr() for tensor in first} & {tensor.data_ptr() for tensor in second}
 
 
 @pytest.mark.cuda

@@ -144,7 +144,7 @@ def test_more_weights_than_one_file_holds_are_refused_before_tracing(
     assert run("export", f"{source}:Tiny", "--size", "64x96", "--output", tmp_path / "t.onnx") == 2
     assert "GB of weights, an ONNX file of one piece at most" in capsys.readouterr().err
     assert run("export", f"{source}:Tiny", "--size", "64x96", "--output", tmp_path) == 2
-    assert "is a folder; --out names the file to write" in capsys.readouterr().err
+    assert "it is a folder, expected a file" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
