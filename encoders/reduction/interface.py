@@ -78,6 +78,8 @@ class PatchTokens:
             return values
         if self.canvas is None:
             return take_rows(values, self.rows)
+        if not values.shape[1]:  # every patch is halted
+            return self.canvas.to(values.dtype)
         restored = take_rows(values, self.rows.clamp(min=0))
         return torch.where(self.rows[..., None] < 0, self.canvas.to(restored.dtype), restored)
 

@@ -107,7 +107,7 @@ class Step(nn.Module):
         Returns:
             Tokens, rows and canvas after it.
         """
-        if layer not in self.exits:
+        if layer not in self.exits or x.shape[1] == 1:  # all patches may be halted by now
             return x, rows, canvas
         classes, logits = self.heads[str(layer)](x[:, 1:])
         score, label = (logits.sigmoid() * classes[:, None]).max(2)

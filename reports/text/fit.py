@@ -27,9 +27,9 @@ BETWEEN = "   "
 
 def fitted(table: Table, width: int) -> RenderableType:
     """A table, or its rows as blocks, no line of it wider than ``width`` columns unless a word is."""
-    columns = [column for column in table.columns if _tells(column)] if table.row_count else table.columns
-    if not columns:
+    if not table.columns:
         return table
+    columns = [column for column in table.columns if _tells(column)] or table.columns
     alike = _alike(columns)
     # What is the same in every row is said once, below.
     told = Text(", ".join(f"{_flat(column.header)} {_flat(_first(column))}" for column in alike))

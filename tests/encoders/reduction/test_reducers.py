@@ -128,6 +128,16 @@ def test_step_runs_images_one_by_one_and_restores_every_patch() -> None:
     assert any(halted)
 
 
+def test_where_step_halts_every_patch_later_exits_find_nothing_to_halt() -> None:
+    text = "segmenter@vit-ti:num_classes=5:train_size=128:reduction=step:exits=2,4:confidence=0:keep=0"
+    model = real_model(parse_model(text))
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (found,) = model.encoder(image)
+        assert model(image).isfinite().all()
+    assert bool((found.rows < 0).all()) and found.canvas is not None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

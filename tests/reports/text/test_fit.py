@@ -49,6 +49,14 @@ def test_every_figure_and_word_is_there_whole(table: Table, width: int) -> None:
                 assert part in ("", "-") or part in text, f"{part!r} is not in\n{text}"
 
 
+def test_headings_stay_whole_over_rows_that_say_nothing() -> None:
+    table = Table()
+    for number in range(9):
+        table.add_column(f"throughput-{number}")
+    table.add_row(*["-"] * 9)
+    assert "…" not in drawn(table, 60) and "throughput-8" in drawn(table, 200)
+
+
 def test_a_column_without_figures_goes_and_one_that_never_changes_is_said_once() -> None:
     table = Table(title="Latency")
     for name, justify in (("model", "left"), ("where", "left"), ("ms", "right"), ("J/image", "right")):
