@@ -93,10 +93,6 @@ def tokens(
 ) -> None:
     """Measure how much tokens resemble each other, per scale and layer, and what merging them would save."""
     with user_input():
-        if library_name(looked.backbone or ""):
-            raise ValueError(
-                f"--backbone takes a backbone of segmeter; a whole model is --encoder {looked.backbone}"
-            )
         if looked.encoder is not None and _is_of_blocks(looked.encoder):
             return _by_block(looked.encoder, looked, drawn, analysis, out, json)
         if analysis.labels is not None:

@@ -126,6 +126,10 @@ def check_backbone_name(name: str | None) -> None:
     systems = known()["systems"].values()
     if not name or any(name in (system["backbones"] or ()) for system in systems):
         return
+    if library_name(name):
+        raise ValueError(
+            f"--backbone takes a backbone of segmeter; {name} is a whole model, given in the encoder's place"
+        )
     _check_any_backbone(name)
 
 

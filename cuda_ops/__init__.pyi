@@ -2,6 +2,7 @@ from .accelerate import Acceleration as Acceleration
 from .accelerate import accelerate_model as accelerate_model
 from .drop_in import MultiScaleDeformableAttention as MultiScaleDeformableAttention
 from .drop_in import install as install
+from .drop_in import stands_in as stands_in
 from .drop_in import uninstall as uninstall
 from .formulas import fvcore_handles as fvcore_handles
 from .formulas import ptflops_hooks as ptflops_hooks

@@ -131,9 +131,14 @@ def install() -> types.ModuleType:
 
 def uninstall() -> None:
     """Take back what :func:`install` did; what was imported meanwhile keeps the op."""
-    loaded = sys.modules.get(EXTENSION)
-    if loaded is not None and getattr(loaded, "ms_deform_attn_forward", None) is ms_deform_attn_forward:
+    if stands_in():
         del sys.modules[EXTENSION]
+
+
+def stands_in() -> bool:
+    """Whether ``import MultiScaleDeformableAttention`` finds this op now."""
+    loaded = sys.modules.get(EXTENSION)
+    return getattr(loaded, "ms_deform_attn_forward", None) is ms_deform_attn_forward
 
 
 class MultiScaleDeformableAttention(nn.Module):

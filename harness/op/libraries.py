@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from segmeter.cuda_ops import stands_in
+
 # Layers as :mod:`cuda_ops.families` recognises them by class.
 LAYER = re.compile(
     r"^class (?:MultiScaleDeformableAttention|RTDetrV2MultiscaleDeformableAttention"
@@ -68,7 +70,9 @@ def transformers_families() -> list[str]:
 def drop_ins() -> list[dict[str, str]]:
     """What is at hand beside the op: ``name`` and ``state``, which says what is missing and how to get it."""
     spec = find_spec(EXTENSION) if _importable(EXTENSION) else None
-    if spec is None:
+    if stands_in():
+        official = "segmeter.ops.install() stands in for it"
+    elif spec is None:
         official = "not installed; segmeter.ops.install() stands in for it"
     else:
         official = f"{spec.origin or 'loaded'}; segmeter.ops.install() must come before its import"
@@ -84,7 +88,7 @@ def _importable(name: str) -> bool:
     try:
         return find_spec(name) is not None
     except ValueError:
-        # Loaded already, by segmeter.ops.install().
+        # Loaded already, by something that says nothing of where it is from.
         return False
 
 

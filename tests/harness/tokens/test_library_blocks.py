@@ -94,4 +94,4 @@ def test_a_librarys_model_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     code, out, error = call(capsys, "tokens", "--encoder", "timm:resnet18", *drawn)
     assert (code, out) == (2, "") and "no blocks that take tokens" in error and error.count("\n") == 1
     code, _, error = call(capsys, "tokens", "--backbone", name, *drawn)
-    assert code == 2 and f"a whole model is --encoder {name}" in error
+    assert code == 2 and f"{name} is a whole model" in error
