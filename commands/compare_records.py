@@ -8,7 +8,10 @@ from segmeter.commands.console import show, show_json, user_input, warn, whole_r
 
 
 def compare_records(folder: Path, models: Sequence[str], published: bool, markdown: bool, json: bool) -> None:
-    """Print the records of a folder, ratios to the first model, and where environments differ."""
+    """Print the records of a folder, ratios to the first model, and where environments differ.
+
+    With ``published`` the ratios to M2F stand beside the paper's instead of among themselves.
+    """
     from segmeter.harness.records import beside_published, collect, compare_runs
 
     with user_input():
@@ -25,14 +28,13 @@ def compare_records(folder: Path, models: Sequence[str], published: bool, markdo
         comparison_markdown,
         comparison_tables,
         environment_lines,
-        published_table,
+        published_tables,
     )
 
     with user_input(), whole_record("one of the records"):
         if markdown:
             sys.stdout.write(comparison_markdown(compared) + "\n")
             return
-        parts = list(comparison_tables(compared))
-        parts += [published_table(compared["published"])] if published else []
+        parts = published_tables(compared) if published else list(comparison_tables(compared))
         lines = environment_lines(compared)
     show(*parts, *lines)

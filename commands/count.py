@@ -228,7 +228,9 @@ class Recorded:
     ] = None
     published: Annotated[
         bool,
-        typer.Option("--beside-published", help="With --from: beside the paper's FPS, as ratios to M2F."),
+        typer.Option(
+            "--beside-published", help="With --from: ratios to M2F beside those of the paper's FPS."
+        ),
     ] = False
     markdown: Annotated[bool, typer.Option("--markdown", help="With --from: print markdown.")] = False
 

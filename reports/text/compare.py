@@ -1,13 +1,13 @@
 """Records beside each other as tables, for a terminal and for a document; reads records only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from segmeter.plain import markdown, plain
 from segmeter.reports.text.markdown import markdown_table
-from segmeter.reports.text.profile import conditions, number
+from segmeter.reports.text.profile import condition_words, conditions, number
 
 Header = Sequence[str]
 Rows = list[list[str]]
@@ -16,19 +16,32 @@ Rows = list[list[str]]
 def comparison_tables(compared: Mapping[str, Any]) -> list[Table]:
     """One table for each set of equal conditions."""
     tables = []
-    for group in compared["groups"]:
-        table = Table(title=conditions(group["settings"]), title_justify="left")
-        header, rows = _group_cells(group)
-        ways = {row["how"] for row in group["rows"]} - {"baseline"}
-        said = [component_sums(group)]
-        if len(ways) == 1:
-            # The same for all ratios: said once, below.
-            said = [f"ratios to {group['rows'][0]['title']}: {ways.pop()}", *said]
-            header, rows = header[:-1], [row[:-1] for row in rows]
-        table.caption, table.caption_justify = "; ".join(filter(None, said)), "left"
+    for title, header, rows, said in _groups(compared):
+        table = Table(title=title, title_justify="left", caption=said, caption_justify="left")
         _fill(table, header, rows)
         tables.append(table)
     return tables
+
+
+def _groups(compared: Mapping[str, Any]) -> Iterator[tuple[str, Header, Rows, str]]:
+    """Title, header, rows and caption of each set of conditions; what all rows share is said once."""
+    for group in compared["groups"]:
+        header, rows = _group_cells(group)
+        ways = {row["how"] for row in group["rows"]} - {"baseline"}
+        said = []
+        if len(ways) == 1:
+            said = [f"ratios: {ways.pop()}"]
+            header, rows = header[:-1], [row[:-1] for row in rows]
+        if compared["same_environment"]:
+            header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+        title = f"{conditions(group['settings'])}; times faster than {_baseline_title(group)}"
+        yield title, header, rows, "; ".join(filter(None, [*said, component_sums(group)]))
+
+
+def _baseline_title(group: Mapping[str, Any]) -> str:
+    return next(
+        (row["title"] for row in group["rows"] if row["model"] == group["baseline"]), group["baseline"]
+    )
 
 
 def component_sums(group: Mapping[str, Any]) -> str:
@@ -92,58 +105,78 @@ def environment_lines(compared: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-PUBLISHED_HEADER = (
-    "model",
-    "backbone",
-    "paper's table",
-    "FPS, A6000",
-    "M2F's",
-    "times M2F, A6000",
-    "times M2F, measured",
-    "95 % interval",
-    "measured on",
-)
+def published_tables(compared: Mapping[str, Any]) -> list[Table | str]:
+    """The paper's ratios beside the measured ones; lines alone where no record has one."""
+    title, header, rows, said = _published(compared)
+    if not rows:
+        return [title, said]
+    table = Table(title=title, title_justify="left", caption=said, caption_justify="left")
+    _fill(table, header, rows)
+    return [table]
 
 
-def published_cells(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """The paper's ratios beside the measured ones."""
-    cells = []
-    for row in rows:
-        stages = f" ({row['stages']})" if row["stages"] else ""
-        seen = row["measured"]
-        m2f_from = "" if row["m2f_table"] == row["table"] else f" (Table {row['m2f_table']})"
-        cells.append(
-            [
-                f"{row['model']}{stages}",
-                row["backbone"],
-                f"{row['table']}, {row['dataset']}, {row['image_size']}",
-                f"{row['fps']:.2f}",
-                f"{row['m2f_fps']:.2f}{m2f_from}",
-                f"{row['times_faster']:.2f}",
-                "-" if seen is None else _times(seen["times_faster"]),
-                "-" if seen is None else _span(seen["low"], seen["high"]),
-                "no record" if seen is None else conditions(seen),
-            ]
-        )
-    return cells
+def _published(compared: Mapping[str, Any]) -> tuple[str, Header, Rows, str]:
+    """Title, header, rows and caption: one row for each model, one column for each set of conditions.
+
+    Rows of two of the paper's tables with equal figures of one model are one row, that names both.
+    """
+    measured = [row["measured"] for row in compared["published"] if row["measured"]]
+    words = {_words(seen, compared): None for seen in measured}
+    shared = [word for word in next(iter(words), ()) if all(word in other for other in words)]
+    columns = {ways: ", ".join(w for w in ways if w not in shared) or "measured" for ways in words}
+    models: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in compared["published"]:
+        name = f"{row['model']} ({row['stages']})" if row["stages"] else row["model"]
+        figures = (f"{row['fps']:.2f}", f"{row['m2f_fps']:.2f}", f"{row['times_faster']:.2f}")
+        key = (name, row["backbone"], row["dataset"], row["image_size"], *figures)
+        found = models.setdefault(key, {"tables": [], "measured": {}})
+        if row["table"] not in found["tables"]:
+            found["tables"].append(row["table"])
+        if seen := row["measured"]:
+            span = "" if seen["low"] is None else f" ({_span(seen['low'], seen['high'])})"
+            found["measured"][_words(seen, compared)] = f"{_times(seen['times_faster'])}{span}"
+    rows = [
+        [
+            name,
+            backbone,
+            f"{' and '.join(map(str, found['tables']))}, {dataset}, {size}",
+            fps,
+            base,
+            times,
+            *(found["measured"].get(ways, "-") for ways in columns),
+        ]
+        for (name, backbone, dataset, size, fps, base, times), found in models.items()
+        if found["measured"]
+    ]
+    missing = [f"{key[0]} with {key[1]}" for key, found in models.items() if not found["measured"]]
+    said = ["in brackets the 95 % interval"] if rows else []
+    said += [f"no record of {', '.join(missing)}"] if missing else []
+    where = f", at {', '.join(shared)}" if shared else ""
+    title = f"FPS as ratios to M2F: the paper's, on an A6000, beside these records{where}"
+    header = [
+        "model",
+        "backbone",
+        "paper's table",
+        "FPS, A6000",
+        "M2F's",
+        "times M2F, A6000",
+        *columns.values(),
+    ]
+    return title, header, rows, "; ".join(said)
 
 
-def published_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """As :func:`published_cells`, for a terminal."""
-    table = Table(title="FPS as ratios to M2F: the paper's A6000 beside these records", title_justify="left")
-    _fill(table, PUBLISHED_HEADER, published_cells(rows))
-    return table
+def _words(seen: Mapping[str, Any], compared: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a measurement's column is headed by."""
+    machine = () if compared["same_environment"] else (f"environment {seen['environment']}",)
+    return (*condition_words(seen), *machine)
 
 
 def comparison_markdown(compared: Mapping[str, Any]) -> str:
     """Every table and line as markdown."""
     sections = []
-    for group in compared["groups"]:
-        sections += [f"**{markdown(conditions(group['settings']))}**", markdown_table(*_group_cells(group))]
-        sections += [said] if (said := component_sums(group)) else []
-    if "published" in compared:
-        sections.append("**FPS as ratios to M2F: the paper's A6000 beside these records**")
-        sections.append(markdown_table(PUBLISHED_HEADER, published_cells(compared["published"])))
+    for title, header, rows, said in [_published(compared)] if "published" in compared else _groups(compared):
+        sections += [f"**{markdown(title)}**", *([markdown_table(header, rows)] if rows else [])]
+        sections += [markdown(said)] if said else []
     sections.append("\n".join(f"    {plain(line)}" for line in environment_lines(compared)))
     return "\n\n".join(sections)
 
@@ -151,7 +184,7 @@ def comparison_markdown(compared: Mapping[str, Any]) -> str:
 def _fill(table: Table, header: Header, rows: Rows) -> None:
     for index, name in enumerate(header):
         # Words stay left; figures stand under each other.
-        words = index == 0 or name in ("environment", "verdict", "ratio from", "backbone", "measured on")
+        words = index == 0 or name in ("environment", "verdict", "ratio from", "backbone", "paper's table")
         table.add_column(name, justify="left" if words else "right")
     for row in rows:
         table.add_row(*row)

@@ -38,6 +38,11 @@ def ratio_lines(runs: Sequence[Record]) -> list[str]:
 
 def conditions(settings: Mapping[str, Any]) -> str:
     """What was held equal, in one line."""
+    return ", ".join(condition_words(settings))
+
+
+def condition_words(settings: Mapping[str, Any]) -> list[str]:
+    """What was held equal, one condition each."""
     words = [
         f"{settings['padded_size']}",
         f"batch {settings['batch']}",
@@ -52,7 +57,7 @@ def conditions(settings: Mapping[str, Any]) -> str:
         words.append(str(settings["runtime"]))
     if settings.get("inputs") == "photos":
         words.append("photos")
-    return ", ".join(words)
+    return words
 
 
 def latency_table(runs: Sequence[Record]) -> Table:

@@ -14,6 +14,7 @@ from segmeter.harness.records.runs import Run, environment_differences, how_meas
 from segmeter.reports.text.compare import comparison_markdown, component_sums
 from segmeter.reports.text.profile import conditions
 from tests.helpers.places import ROOT
+from tests.helpers.profile_docs import BLOCKS
 
 SETTINGS = {
     **{"padded_size": "512x1024", "batch": 1, "dtype": "fp32", "device": "cpu", "compile": False},
@@ -213,16 +214,20 @@ def test_the_command_says_that_environments_differ(
     assert "is not a folder" in said("--from", str(tmp_path / "none"), code=2)
 
 
-def test_the_documents_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    # After new records: python benchmarks/profile_docs.py
-    root = ROOT
-    records = root / "results" / "records" / "cpu-512x1024-kept"
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_documents_tables_are_what_the_command_prints(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # After new records: python -m tests.helpers.profile_docs
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
-        main(["compare", "--from", str(records), "--published", "--markdown"])
-    text = (root / "docs" / "profile.md").read_text()
-    shown = text.partition("<!-- compare: begin -->\n")[2].partition("<!-- compare: end -->")[0]
+        main(list(BLOCKS[name]))
+    text = (ROOT / "docs" / "profile.md").read_text()
+    shown = text.partition(f"<!-- {name}: begin -->\n")[2].partition(f"<!-- {name}: end -->")[0]
     assert shown == capsys.readouterr().out
-    assert "512x1024, batch 1, fp32, cpu" in shown
+    assert "512x1024" in shown and "fp32" in shown
+    # The reader sees the command that printed it.
+    assert f"    segmeter {' '.join(BLOCKS[name])}\n" in text
 
 
 def test_a_ratio_between_two_runtimes_is_none_of_a_group_of_one() -> None:
