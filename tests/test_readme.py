@@ -37,6 +37,29 @@ def test_the_readmes_own_encoder_counts(tmp_path: Path) -> None:
     assert encoder == pytest.approx(256 * 512 * 256 * 256 * (1 + 1 / 2 + 1 / 4 + 1 / 8) / 1e9)
 
 
+def test_the_readmes_budget_holds_its_own_encoder(tmp_path: Path) -> None:
+    for name, language in (("mine.py", "python"), ("budgets.toml", "toml")):
+        (text,) = re.findall(rf"```{language}\n# {re.escape(name)}\n(.*?)```", README, re.S)
+        (tmp_path / name).write_text(text)
+    done = here("check", "budgets.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_screen_tells_what_it_is_shows_it_and_installs_it() -> None:
+    first = README[: README.index("## What it answers")]
+    assert len(first.splitlines()) <= 45
+    assert first.index("```console\n$ segmeter flops") < first.index("## Install") < first.index("pip install .")
+    assert "CPU build" in first and "GB" in first
+
+
+def test_a_shown_table_has_its_header() -> None:
+    for lines in EXAMPLES.values():
+        if any(line.startswith("│") for line in lines):
+            (header,) = (line for line in lines if line.startswith("┃"))
+            cells = {line.count("│") for line in lines if line.startswith("│")}
+            assert cells == {header.count("┃")}, header
+
+
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()
