@@ -48,7 +48,9 @@ def test_the_readmes_budget_holds_its_own_encoder(tmp_path: Path) -> None:
 def test_the_first_screen_tells_what_it_is_shows_it_and_installs_it() -> None:
     first = README[: README.index("## What it answers")]
     assert len(first.splitlines()) <= 45
-    assert first.index("```console\n$ segmeter flops") < first.index("## Install") < first.index("pip install .")
+    assert (
+        first.index("```console\n$ segmeter flops") < first.index("## Install") < first.index("pip install .")
+    )
     assert "CPU build" in first and "GB" in first
 
 
