@@ -1,4 +1,4 @@
-"""Print how many instructions the CUDA kernels issue for each sample, as docs/op.md says; without a GPU.
+"""Print how many instructions the CUDA kernels issue for each sample (docs/notes/op.md); without a GPU.
 
 Run it as ``python benchmarks/op_instructions.py``, with ``80``, ``90`` or other architectures after it.
 """

@@ -55,14 +55,18 @@ class OverBudgetError(AssertionError):
     """A model costs more than its budget; the message names the figures and what moved them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference:
-    """What lies between two counts. Figures are whole numbers, positive where the newer one costs more."""
+    """What lies between two counts, positive where the newer costs more; printed, every change."""
 
     macs: int
     params: int
     activation_bytes: int
     changes: tuple[Change, ...]
+
+    def __repr__(self) -> str:
+        cost = _figures(self.macs, self.params) or "no difference in cost"
+        return f"Difference({cost}, {len(self.changes)} changes)"
 
     def __str__(self) -> str:
         lines = [_figures(self.macs, self.params) or "no difference in cost"]

@@ -16,6 +16,7 @@ if not (Path(__file__).parent / "harness").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
+    from segmeter import ops
     from segmeter.encoders import Encoder, EncoderOutput
     from segmeter.harness.api import (
         Count,
@@ -55,6 +56,7 @@ __all__ = [
     "accelerate",
     "assert_within_budget",
     "count",
+    "ops",
     "profile",
     "register_op",
 ]
@@ -66,6 +68,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("segmeter")
+    if name == "ops":
+        # `import segmeter` is enough for `segmeter.ops.install()`; the module is not loaded before.
+        return import_module("segmeter.ops")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -64,9 +64,9 @@ def test_the_loop_forward_does_what_it_must_and_nothing_twice(
     assert not {"FMUL", "FSEL", "LDC", "S2R", "CALL"} & set(per_sample)
 
 
-@pytest.mark.skipif(not WHY_NOT and cuda_build.nvrtc_version() != "13.2", reason="docs/op.md: NVRTC 13.2")
+@pytest.mark.skipif(not WHY_NOT and cuda_build.nvrtc_version() != "13.2", reason="tabled by NVRTC 13.2")
 def test_the_documentation_tables_these_very_numbers() -> None:
-    table = (ROOT / "docs" / "op.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "notes" / "op.md").read_text(encoding="utf-8")
     for name, dtype in (("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
         now = [
             f"{max(loops(dtype, fused)[f'segmeter_{way}'].per_sample for fused in (False, True)):.0f}"

@@ -1,6 +1,8 @@
 """The Python interface: its examples run, and what it says of time and cost holds together."""
 
 import doctest
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import segmeter
 import segmeter.harness.api
+from tests.helpers.places import ROOT
 
 
 class Net(nn.Module):
@@ -90,6 +93,26 @@ def test_a_printed_count_is_a_table_and_its_repr_one_line() -> None:
     ):
         assert part in text
     assert len(text) < 1500
+
+
+def test_a_notebook_prints_the_table_that_a_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = segmeter.count(Net(), (1, 3, 8, 8))
+    in_a_terminal = str(counted)
+    # How rich tells a notebook, where it would show the table itself and leave nothing to print.
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(counted) == in_a_terminal and "96.43 %" in in_a_terminal
+
+
+def test_a_difference_is_one_line_until_it_is_printed() -> None:
+    counted = segmeter.count(Net(), (1, 3, 8, 8))
+    more = segmeter.count(nn.Sequential(Net(), nn.Conv2d(1, 2, 1)), (1, 3, 8, 8)).diff(counted)
+    assert repr(more).count("\n") == 0 and len(repr(more)) < 100 < len(str(more))
+
+
+def test_the_op_needs_no_import_of_its_own() -> None:
+    code = "import segmeter, sys; assert 'torch' not in sys.modules; print(segmeter.ops.install.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("segmeter."), done.stderr
 
 
 def test_a_count_is_the_same_text_in_a_pipe_and_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
