@@ -196,9 +196,31 @@ def _draw_pareto(choice: Choice) -> tuple[Any, str, Any]:
         for p in points
         if p["source"] == "own" and p[y] is None and p[x] is not None and p["dataset"] == choice.dataset
     ]
+    _tell_undrawn(points, [*shown, *unscored], choice)
     figure, caption = pareto_figure(shown, x, y, unscored)
     best = {id(p) for group in fronts(shown, x, y).values() for p in group}
     return figure, caption, [{**p, "on_front": id(p) in best} for p in [*shown, *unscored]]
+
+
+def _tell_undrawn(
+    points: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]], choice: Choice
+) -> None:
+    """Name the user's own points that the chart has no place for, and why."""
+    names = {p["label"] for p in drawn}
+    missing: dict[str, list[str]] = {}
+    for point in points:
+        if point["source"] != "own" or point["label"] in names:
+            continue
+        lacking = [column for column in (X[choice.x], choice.y) if point[column] is None]
+        if point["dataset"] not in ("", choice.dataset):
+            why = f"of {point['dataset']}, the chart is of {choice.dataset} (--dataset)"
+        elif lacking:
+            why = f"without {' and '.join(lacking)}"
+        else:
+            why = f"of backbone {point['backbone'] or 'unknown'} (--backbone)"
+        missing.setdefault(why, []).append(point["label"])
+    for why, labels in missing.items():
+        warn(f"not drawn: {', '.join(labels[:3])}{' ...' if len(labels) > 3 else ''}: {why}")
 
 
 def _records(folder: Path | None) -> Path | None:

@@ -141,6 +141,12 @@ def _baseline(read: "Budgets", given: str | None) -> tuple["dict[str, Snapshot] 
         return revision_baseline(given.removeprefix(PREFIX), read.path), given
     path = Path(given) if given is not None else read.baseline
     if path is None:
+        free = [model.name for model in read.models if not model.limits]
+        if free:
+            raise ValueError(
+                f"{read.path}: nothing to hold {', '.join(free)} to: give [models.{free[0]}.limits], "
+                "or a baseline (file or git:REV)"
+            )
         return None, "absolute limits"
     known = read_baseline(path)
     missing = [model.name for model in read.models if model.name not in known]

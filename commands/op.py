@@ -92,7 +92,7 @@ def bench(
         typer.Option(help="Also time torch.compile of the reference; compiling takes a few seconds a case."),
     ] = True,
     out: Annotated[Path, typer.Option(help="Where to write. A folder for the record.")] = Path(
-        "results/runs"
+        "results/runs/op"
     ),
     json: JsonOpt = False,
 ) -> None:

@@ -271,7 +271,10 @@ _Counted = tuple[int, dict[str, int] | None, dict[str, int]]
 
 
 def _count_fvcore(module: nn.Module, inputs: tuple[Tensor, ...], values: SmallValues | None) -> _Counted:
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        # Of what it imports: its users can change nothing about that.
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(module, inputs).set_op_handle(**fvcore_handles())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

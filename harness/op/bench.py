@@ -131,7 +131,7 @@ def run_benchmark(
     }
 
 
-def write_record(record: dict[str, Any], folder: Path = Path("results/runs")) -> Path:
+def write_record(record: dict[str, Any], folder: Path = Path("results/runs/op")) -> Path:
     """Write a record under a name of its own; returns the path."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = "".join(letter for letter in record["made"] if letter.isdigit())[:14]

@@ -14,7 +14,8 @@ from segmeter.reports.units import PART_TITLES, change, covered, giga, millions,
 def flops_tree(record: FlopsRecord, depth: int) -> Table:
     """One model's cost per component, ``depth`` levels deep, with shares of the total."""
     unit = record["unit"]
-    heading = " at ".join(part for part in (record["title"], record["size"]) if part)
+    between = ", " if record["size"].startswith("mean over") else " at "
+    heading = between.join(part for part in (record["title"], record["size"]) if part)
     table = Table(title=heading, title_justify="left")
     table.add_column("component")
     table.add_column(unit, justify="right")
@@ -109,7 +110,8 @@ def comparison(records: Sequence[FlopsRecord]) -> Table:
     """Models side by side, with each figure's change against the first model."""
     first = records[0]
     sizes = [record["size"] for record in records]
-    where = f"At {sizes[0]}" if len(set(sizes)) == 1 else f"Each at its own size, {', '.join(sizes)}"
+    one = sizes[0][:1].upper() + sizes[0][1:] if sizes[0].startswith("mean over") else f"At {sizes[0]}"
+    where = one if len(set(sizes)) == 1 else f"Each at its own size, {', '.join(sizes)}"
     table = Table(title=Text(f"{where}, in {first['unit']}"), title_justify="left")
     table.add_column("component")
     for index, record in enumerate(records):

@@ -44,8 +44,10 @@ def page_text(caption: str, heads: Sequence[str], rows: Rows, notes: Sequence[st
     below = "<br>".join(escape(plain(note)) for note in notes)
     head = "".join(cells("th", heads))
     return (
-        f"<table><caption>{escape(plain(caption))}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table><p>{below}</p>"
+        f'<table><caption style="text-align: left">{escape(plain(caption))}</caption>'
+        f"<thead><tr>{head}</tr></thead>"
+        # No colours: a notebook's own hold, light or dark. The notes' first words stand in a column.
+        f'<tbody>{body}</tbody></table><p style="font-family: monospace; white-space: pre-wrap">{below}</p>'
     )
 
 

@@ -175,11 +175,12 @@ def notes(run: Record) -> list[str]:
     env, figures = run["environment"], run["figures"]
     op, git = env["op_implementation"], env["git"]
     dirty = " with changes" if git["dirty"] else ""
+    revision = f"git {git['revision'][:12]}{dirty}" if git["revision"] else "no git revision"
     return [
         f"method      {run['settings']['method']}",
         *(f"{key:<11} {text}" for key, text in run["notes"].items()),
         f"machine     {env['device_name']}, load {load_text(env)}, torch {env['versions']['torch']}, "
-        f"op {op['name']} ({op['reason']}), git {str(git['revision'])[:12]}{dirty}",
+        f"op {op['name']} ({op['reason']}), {revision}",
         f"peaks       {number(figures['peak_tflops'])} TFLOP/s in a matrix product or convolution, "
         f"{number(figures['peak_gbytes_per_s'])} GB/s in a copy, both measured now",
         f"meanwhile   {'; '.join(meanwhile(env))}",

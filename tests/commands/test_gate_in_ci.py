@@ -57,7 +57,9 @@ def action_steps() -> dict[str, str]:
 @pytest.mark.parametrize(("width", "code"), [(4, 0), (8, 1)])
 def test_the_actions_check_annotates_and_writes_the_summary(scratch: Path, width: int, code: int) -> None:
     (scratch / "net.py").write_text(MODEL.format(width=width))
-    summary = scratch.parent / "summary.md"
+    # A repository's own module of this name must not be what is run.
+    (scratch / "cli.py").write_text("raise SystemExit(0)\n")
+    summary = scratch.parent / "the summary.md"
     done = subprocess.run(
         ["bash", "-e", "-c", action_steps()["Check budgets"]],
         cwd=scratch,
@@ -70,6 +72,40 @@ def test_the_actions_check_annotates_and_writes_the_summary(scratch: Path, width
     assert done.returncode == code, done.stderr
     assert done.stdout.count("::error ") == (2 if code else 0)
     assert summary.read_text().startswith(f"### segmeter: {'over' if code else 'within'} budget")
+
+
+def test_the_actions_check_takes_paths_with_spaces(scratch: Path) -> None:
+    (scratch / "my budgets").mkdir()
+    # 4 channels of 3 inputs at 32*64 places are 24576.
+    budget = BUDGETS.replace("net.py:Net", "../net.py:Net")
+    limits = '[models.tiny.limits]\ntotal = "24575 MACs"\n'
+    (scratch / "my budgets" / "all of them.toml").write_text(f"{budget}\n{limits}")
+    done = subprocess.run(
+        ["bash", "-e", "-c", action_steps()["Check budgets"]],
+        cwd=scratch,
+        env=environment(
+            scratch,
+            BUDGETS="my budgets/all of them.toml",
+            BASELINE="",
+            GITHUB_STEP_SUMMARY=str(scratch / "the summary.md"),
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("::error file=my budgets/all of them.toml,line=")
+    assert "over budget" in (scratch / "the summary.md").read_text()
+
+
+def test_a_budget_that_holds_a_model_to_nothing_is_refused(scratch: Path) -> None:
+    (scratch / "budgets.toml").write_text("[models.tiny]\nmodel = 'net.py:Net'\nsize = '32x64'\n")
+    done = subprocess.run(
+        ["segmeter", "check"], cwd=scratch, env=environment(scratch), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        "nothing to hold tiny to: give [models.tiny.limits]" in done.stderr and done.stderr.count("\n") == 1
+    )
 
 
 def test_the_actions_install_step_makes_the_check_runnable(scratch: Path) -> None:
@@ -93,9 +129,11 @@ def test_the_actions_install_step_makes_the_check_runnable(scratch: Path) -> Non
     (scratch / "cli.py").write_text("raise SystemExit(0)\n")
     env = environment(scratch) | {"PYTHONPATH": str(site)}
     env["PATH"] = f"{site / 'bin'}{os.pathsep}{env['PATH']}"
-    checked = subprocess.run(["segmeter", "check"], cwd=scratch, env=env, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
-    assert "tiny  net.py:Net at 32x64" in checked.stdout or "within budget" in checked.stdout
+    for limit, code, verdict in ((24576, 0, "within budget: 1 "), (24575, 1, "over budget: 1 of 1 ")):
+        limits = f'\n[models.tiny.limits]\ntotal = "{limit} MACs"\n'
+        (scratch / "budgets.toml").write_text(BUDGETS + limits)
+        checked = subprocess.run(["segmeter", "check"], cwd=scratch, env=env, capture_output=True, text=True)
+        assert checked.returncode == code and verdict in checked.stdout, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize(("width", "code"), [(4, 0), (8, 1)])

@@ -36,7 +36,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_own_points_are_on_the_front_and_in_three_files(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("label,dataset,gflops_encoder,pq\nMine,coco,20,53.5\n")
+    (tmp_path / "mine.csv").write_text(
+        "label,dataset,gflops_encoder,pq\nMine,coco,20,53.5\nElse,cityscapes,20,60\nFree,coco,,50\n"
+    )
     done = run(
         *("plot", "pareto", "--dataset", "coco", "--backbone", "swin-t"),
         *("--add", "mine.csv", "--out", "figures", "--json"),
@@ -48,6 +50,11 @@ def test_own_points_are_on_the_front_and_in_three_files(run: Run, tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(names)
     assert [p["label"] for p in record["data"] if p["on_front"]] == ["Mine"]
     assert "800x1088" in record["caption"]
+    # What has no place in this chart is named with the reason, and nothing else is.
+    assert done.stderr.splitlines() == [
+        "segmeter: not drawn: Else: of cityscapes, the chart is of coco (--dataset)",
+        "segmeter: not drawn: Free: without gflops_encoder",
+    ]
 
 
 def test_one_file_by_its_suffix_at_column_width(run: Run, tmp_path: Path) -> None:
