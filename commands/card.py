@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from segmeter.commands.asked import chosen_classes, chosen_sizes, chosen_spec, sizes_of
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input, warn
 from segmeter.commands.grouped import grouped
+from segmeter.commands.groups import CommandGroup
 from segmeter.commands.known import known
 from segmeter.commands.options import (
     MODEL_SYNTAX,
@@ -58,7 +58,7 @@ WeightsOpt = Annotated[
 ]
 
 
-class CardGroup(TyperGroup):
+class CardGroup(CommandGroup):
     """The commands on cards, where a model in a command's place means ``make``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -71,7 +71,7 @@ class CardGroup(TyperGroup):
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     group = typer.Typer(
-        help="Make, show and verify efficiency cards: `card MODEL...` makes one.",
+        help="Make, show and verify efficiency cards: `card MODEL...` makes one, see `card make -h`.",
         cls=CardGroup,
         no_args_is_help=True,
     )

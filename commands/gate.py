@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, show_json, user_input, warn
+from segmeter.commands.groups import CommandGroup
 from segmeter.commands.options import JsonOpt, RenamedCommand, VerboseOpt
 from segmeter.commands.written import check_model, check_size
 from segmeter.model_text import relative_source
@@ -21,7 +22,9 @@ BudgetsArg = Annotated[Path, typer.Argument(help="Budget file (TOML): models, si
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(cls=RenamedCommand)(check)
-    baseline = typer.Typer(help="The figures that `check` compares with.", no_args_is_help=True)
+    baseline = typer.Typer(
+        help="The figures that `check` compares with.", cls=CommandGroup, no_args_is_help=True
+    )
     baseline.command("update", cls=RenamedCommand)(update)
     app.add_typer(baseline, name="baseline")
 

@@ -6,11 +6,16 @@ from typing import Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, progress_bar, show, show_json, user_input
+from segmeter.commands.groups import CommandGroup
 from segmeter.commands.known import check_word
 from segmeter.commands.options import DeviceOpt, JsonOpt, precision
 from segmeter.files import prepare_folder
 
-op = typer.Typer(help="The compiled deformable-attention op: build it ahead, time it.", no_args_is_help=True)
+op = typer.Typer(
+    help="The compiled deformable-attention op: build it ahead, time it.",
+    cls=CommandGroup,
+    no_args_is_help=True,
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input
+from segmeter.commands.groups import CommandGroup
 from segmeter.commands.options import WEIGHT_DTYPES, DeviceOpt, DtypeOpt, JsonOpt, precision
 from segmeter.commands.weights import load, named_failures
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(predict)
-    group = typer.Typer(help="Data sets on disk; nothing is ever downloaded.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Data sets on disk; nothing is ever downloaded.", cls=CommandGroup, no_args_is_help=True
+    )
     group.callback()(_datasets)
     group.command()(check)
     app.add_typer(group, name="datasets")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segmeter.commands.console import EXIT_FAILED, show, show_json, user_input, warn, whole_record
+from segmeter.commands.groups import CommandGroup
 from segmeter.commands.options import JsonOpt
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ DEFAULT = Path("results/runs")
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    group = typer.Typer(help="Records of measurements: list, show, diff, export.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Records of measurements: list, show, diff, export.", cls=CommandGroup, no_args_is_help=True
+    )
     group.command("list")(list_records)
     group.command("show")(show_record)
     group.command("diff")(diff)

@@ -33,11 +33,12 @@ def catalogue_tables(listed: Mapping[str, Any]) -> list[Table]:
         for name, text in listed[key].items():
             table.add_row(name, text)
         tables.append(table)
-    presets = Table(title="Presets: the papers' rows, as models", title_justify="left")
+    # Most are PRO-SCALE's, and their names say where: the row then fits a line of 100 columns.
+    presets = Table(title="Presets: papers' rows as models (Table N: of PRO-SCALE)", title_justify="left")
     for name in ("preset", "model", "data set", "where it stands"):
         presets.add_column(name)
     for name, row in listed["presets"].items():
-        presets.add_row(name, row["model"], row["dataset"], row["source"])
+        presets.add_row(name, row["model"], row["dataset"], row["source"].removeprefix("PRO-SCALE, "))
     return [*tables, presets]
 
 

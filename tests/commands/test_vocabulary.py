@@ -146,3 +146,12 @@ def test_an_encoder_is_taken_before_the_list_of_names_is_made_again(monkeypatch:
         check_model("pemm")
     with pytest.raises(ValueError, match="yoso has no option 'fcss'"):
         check_model("yoso:fcss=2")
+
+
+@pytest.mark.parametrize("group", ["baseline", "card", "datasets", "op", "results"])
+def test_a_groups_help_says_its_sentences_to_their_end(
+    group: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, "--help") == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2]
+    assert commands.rstrip().endswith(".") and "..." not in commands
