@@ -5,8 +5,9 @@ and run the model, and the words of the command. The name of a kept answer is th
 edited line, or another torch, and it is counted anew. Nothing is kept of a model that a file or a library's
 configuration describes, nor of one whose work depends on pictures.
 
-They lie in ``$SEGMETER_CACHE/counts``, else ``~/.cache/segmeter/counts``; an empty ``SEGMETER_CACHE`` keeps
-none.
+A file that was cut short, changed, or written by another user is not believed: the digest of the answer
+stands beside it. They lie in ``$SEGMETER_CACHE/counts``, else ``~/.cache/segmeter/counts``; an empty
+``SEGMETER_CACHE`` keeps none.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from segmeter import words
 from segmeter.commands.known import known
-from segmeter.compiler import cache_folder, digest
+from segmeter.compiler import cache_folder, digest, foreign_hand
 from segmeter.files import read_json
 from segmeter.model_text import ModelText, is_library_name, is_source
 
@@ -49,12 +50,14 @@ def answer_file(command: str, models: Sequence[str | None], *words_given: object
 
 
 def kept_answer(place: Path | None) -> Any | None:
-    """What was kept there; None if nothing was, or what was is no JSON."""
-    if place is None or not place.is_file():
+    """What was kept there; None if nothing was, or not by this user and as it stands now."""
+    if place is None:
         return None
-    with suppress(ValueError, OSError):
-        if place.stat().st_size <= MOST_BYTES:
-            return read_json(place)
+    with suppress(ValueError, OSError, LookupError, TypeError, RecursionError):
+        if place.stat().st_size <= MOST_BYTES and not any(map(foreign_hand, (place.parent, place))):
+            kept = read_json(place)
+            text = kept["answer"]
+            return json.loads(text) if digest(text) == kept["digest"] else None
     return None
 
 
@@ -65,8 +68,10 @@ def keep_answer(place: Path | None, answer: Any) -> None:
     from segmeter.harness.records import write_text
 
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, text)
+        # Each of them as a folder that only this user can write to, whatever the shell's mask.
+        place.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        write_text(place, json.dumps({"digest": digest(text), "answer": text}))
         kept = sorted(place.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in kept[:-MOST_KEPT]:
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segmeter.compiler import KernelUnavailableError, cached_file, digest, find_compiler
+from segmeter.compiler import KernelUnavailableError, cached_library, digest, find_compiler
 
 SOURCES = Path(__file__).parent / "csrc"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -87,14 +87,14 @@ def library() -> ctypes.CDLL:
             "install g++ 9 or clang 9 or later, or set CXX"
         )
 
-    place = cached_file(f"cpu-{key}.so", build)
+    place = cached_library(f"cpu-{key}.so", build)
     try:
         loaded = ctypes.CDLL(str(place))
     except OSError:
         # A damaged file, e.g. after a full disk: build it once more.
         place.unlink(missing_ok=True)
         try:
-            loaded = ctypes.CDLL(str(cached_file(f"cpu-{key}.so", build)))
+            loaded = ctypes.CDLL(str(cached_library(f"cpu-{key}.so", build)))
         except OSError as error:
             raise KernelUnavailableError(
                 f"the CPU kernel cannot be loaded ({error}); set SEGMETER_CACHE to another folder"

@@ -3,17 +3,23 @@
 The op's CPU kernel and the reader of panoptic pictures are compiled at first use; without a compiler both
 have a slower stand-in. The folder is ``$SEGMETER_CACHE``, else ``~/.cache/segmeter``. A file is written
 beside its place and renamed into it, so that two processes which build at once both end with a whole file,
-and an interrupted build leaves none. Needs nothing of the rooms, and no torch.
+and an interrupted build leaves none. What is loaded runs as this user: a folder or a file that somebody else
+could have written is refused, and a library that is not as it was written is built anew. Needs nothing of the
+rooms, and no torch.
 """
 
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 class KernelUnavailableError(RuntimeError):
@@ -85,29 +91,83 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
+def foreign_hand(path: Path) -> str:
+    """Who else could have written a file or a folder, in words; empty if nobody but this user and root."""
+    if not hasattr(os, "geteuid"):  # Windows: folders of a user are the user's.
+        return ""
+    found = path.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        return "it belongs to another user"
+    # In a sticky folder, such as /tmp, others cannot replace a file: it then says itself whose it is.
+    if found.st_mode & stat.S_IWOTH and not (path.is_dir() and found.st_mode & stat.S_ISVTX):
+        return "any user can write to it"
+    return ""
+
+
 def cached_file(name: str, build: Callable[[Path], None]) -> Path:
     """The file ``name`` in the cache; if it is missing, ``build(path)`` writes it first.
 
     Raises:
-        KernelUnavailableError: the cache folder cannot be written, or the build says so.
+        KernelUnavailableError: the cache folder cannot be written, others can write to it, or the build says
+            so.
     """
-    place = cache_folder() / name
-    return place if place.is_file() else replaced_file(name, build)
+    folder = cache_folder()
+    place = folder / name
+    with _usable(folder):
+        if not place.is_file():
+            return replaced_file(name, build)
+        _check_own(folder)
+        _check_own(place)
+    return place
+
+
+def cached_library(name: str, build: Callable[[Path], None]) -> Path:
+    """As :func:`cached_file`, for a shared library, which is built anew if it is not as it was written.
+
+    A system that loads one cut short (by a full disk, say) ends the process. Behind the library's last byte,
+    where no loader looks, stands the digest of all before it.
+    """
+
+    def sealed(target: Path) -> None:
+        build(target)
+        with target.open("r+b") as file:
+            content = file.read()
+            file.write(hashlib.sha256(content).digest())
+
+    place = cached_file(name, sealed)
+    with _usable(cache_folder()):
+        content = place.read_bytes()
+    whole, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
+    return place if hashlib.sha256(whole).digest() == seal else replaced_file(name, sealed)
 
 
 def replaced_file(name: str, build: Callable[[Path], None]) -> Path:
     """As :func:`cached_file`, but written anew; the old file stays until the new one is whole."""
     folder = cache_folder()
     place = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _usable(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_own(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as own:
             built = Path(own) / name
             build(built)
             os.replace(built, place)
+    return place
+
+
+def _check_own(path: Path) -> None:
+    if reason := foreign_hand(path):
+        raise KernelUnavailableError(
+            f"the kernel cache {path} is not used: {reason}; set SEGMETER_CACHE to a folder of your own"
+        )
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise KernelUnavailableError(
-            f"the kernel cache {folder} cannot be written ({error.strerror or error}); "
+            f"the kernel cache {folder} cannot be used ({error.strerror or error}); "
             "set SEGMETER_CACHE to a folder that can"
         ) from None
-    return place

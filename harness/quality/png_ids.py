@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from zlib_ng import zlib_ng
 
-from segmeter.compiler import KernelUnavailableError, cached_file, digest, find_compiler
+from segmeter.compiler import KernelUnavailableError, cached_library, digest, find_compiler
 from segmeter.files import check_regular
 
 MAX_ID = 256**3 - 1
@@ -124,7 +124,7 @@ def build_decoder() -> Path | None:
         compiler = find_compiler()
         text = SOURCE.read_text(encoding="utf-8")
         key = digest(text, *FLAGS, compiler.path, compiler.version, platform.machine())
-        place = cached_file(f"png-{key}.so", build)
+        place = cached_library(f"png-{key}.so", build)
         ctypes.CDLL(str(place))
     except (KernelUnavailableError, OSError):
         return None

@@ -74,7 +74,30 @@ def test_a_damaged_answer_is_counted_anew(tmp_path: Path) -> None:
     place = tmp_path / "counts" / "x.json"
     keep_answer(place, {"total_gmacs": 1.5})
     assert kept_answer(place) == {"total_gmacs": 1.5}
-    place.write_bytes(b'{"total_gmacs": 1')
+    whole = place.read_text()
+    for damaged in (
+        whole[:-5],
+        whole.replace("1.5", "2.5"),
+        '{"total_gmacs": 1.5}',
+        "[]",
+        "7",
+        "null",
+        "[" * 99999,
+    ):
+        assert damaged != whole
+        place.write_text(damaged)
+        assert kept_answer(place) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_an_answer_that_another_user_could_have_written_is_counted_anew(tmp_path: Path) -> None:
+    place = tmp_path / "counts" / "x.json"
+    keep_answer(place, {"total_gmacs": 1.5})
+    place.parent.chmod(0o777)
+    assert kept_answer(place) is None
+    place.parent.chmod(0o1777)
+    assert kept_answer(place) == {"total_gmacs": 1.5}
+    place.chmod(0o666)
     assert kept_answer(place) is None
 
 

@@ -1,6 +1,8 @@
 """Building the CPU kernel: the cache, two builders at once, what is said when there is no compiler."""
 
+import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -66,13 +68,23 @@ def test_two_processes_building_at_once_leave_one_whole_library(built: Path) -> 
     assert [path.suffix for path in built.iterdir()] == [".so"]
 
 
+def other_library(folder: Path, compiler: str) -> bytes:
+    """One that loads, and holds nothing of what is asked of it."""
+    (folder / "other.cpp").write_text("int nothing;")
+    made = folder / "other.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", made, folder / "other.cpp"], check=True)
+    return made.read_bytes()
+
+
 @needs_compiler
 def test_a_damaged_library_is_built_again(built: Path, quick: str, tmp_path: Path) -> None:
     (library,) = shutil.copytree(built, tmp_path / "cache").iterdir()
-    whole = library.stat().st_size
-    library.write_bytes(library.read_bytes()[:100])
-    assert start(library.parent, CXX=quick).communicate() == ("cpu-kernel\n", "")
-    assert library.stat().st_size == whole
+    whole = library.read_bytes()
+    # A loader refuses the first; at the others it ends the process, or takes the library as it is.
+    for damaged in (whole[:100], whole[: len(whole) // 2], whole[:-40], other_library(tmp_path, quick)):
+        library.write_bytes(damaged)
+        assert start(library.parent, CXX=quick).communicate() == ("cpu-kernel\n", "")
+        assert library.stat().st_size == len(whole)
 
 
 def test_without_a_compiler_the_reference_runs_with_one_notice(tmp_path: Path) -> None:
@@ -156,3 +168,32 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("SEGMETER_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(KernelUnavailableError, match="SEGMETER_CACHE"):
         cached_file("kernel.so", lambda target: None)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_what_another_user_could_have_written_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(target: Path) -> None:
+        target.write_bytes(b"own")
+
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SEGMETER_CACHE", str(cache))
+    cached_file("kernel.so", build)
+    assert cache.stat().st_mode & 0o077 == 0
+    for folder, file, fault in ((0o777, 0o644, "any user"), (0o1777, 0o666, "any user"), (0o1777, 0o644, "")):
+        cache.chmod(folder)
+        (cache / "kernel.so").chmod(file)
+        if not fault:
+            assert cached_file("kernel.so", build).read_bytes() == b"own"
+            continue
+        with pytest.raises(KernelUnavailableError, match=fault):
+            cached_file("kernel.so", build)
+    cache.chmod(0o777)
+    with pytest.raises(KernelUnavailableError, match="any user"):
+        cached_file("new.so", build)
+    cache.chmod(0o700)
+    monkeypatch.setattr("os.geteuid", lambda: cache.stat().st_uid + 1)
+    if cache.stat().st_uid:  # what root owns, everybody trusts
+        with pytest.raises(KernelUnavailableError, match="another user"):
+            cached_file("kernel.so", build)
