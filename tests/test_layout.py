@@ -335,6 +335,9 @@ def test_data_come_with_the_wheel(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(tiny)
     sizes = run("flops", "mine.py:tiny", "--dataset", "coco-val2017:100", "--json")
     assert '"images": 100' in sizes.stdout, sizes.stderr
+    carded = run("card", "mine.py:tiny", "--padded-size", "64x64", "--out", "card.json")
+    shown = run("card", "show", "card.json", "--out", "badge.svg")
+    assert carded.returncode == shown.returncode == 0, carded.stderr + shown.stderr
     printed = run("reproduce", "--table", "2")
     assert printed.returncode == 0 and "55.14" in printed.stdout, printed.stderr
     for words in (["check", "results/budgets.toml"], ["compare", "--from", "results/records"]):
