@@ -122,8 +122,13 @@ def profile(
         from segmeter.reports.text.profile import component_tables, latency_table, notes, ratio_lines
 
         show(*ratio_lines(records), latency_table(records))
-        for record in records:
-            show(*(component_tables(record) if record["components"] else ()), *notes(record))
+        noted = [notes(record) for record in records]
+        # How all were measured, and on what, is said once.
+        shared = [line for line in noted[0] if all(line in lines for lines in noted)]
+        for record, lines in zip(records, noted, strict=True):
+            tables = component_tables(record) if record["components"] else ()
+            show(*tables, *(line for line in lines if line not in shared))
+        show(*shared)
     # Printed before they are written: a full disk does not take the figures along.
     with user_input():
         paths = [save(run, out) for run in runs]

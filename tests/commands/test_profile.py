@@ -20,6 +20,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "PRO-SCALE (1,1,1), R50 against M2F, R50" in done.stdout
     assert "95 % interval" in done.stdout and "not measured: energy is read by NVML" in done.stdout
+    # What holds for all models is said once.
+    assert [done.stdout.count(f"\n{word} ") for word in ("method", "energy", "components")] == [1, 1, 2]
     return folder
 
 
