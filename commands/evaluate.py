@@ -200,7 +200,8 @@ def _score(
     if scores.faults:
         _list_faults(scores.faults)
         if not skip_faulty:
-            warn(f"{len(scores.faults)} faults in all; no score was made (--skip-faulty leaves those out)")
+            count = len(scores.faults)
+            warn(f"{count} fault{'s' * (count != 1)} in all; no score was made (--skip-faulty leaves those out)")
             raise typer.Exit(EXIT_FAILED)
     return scores
 

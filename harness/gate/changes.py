@@ -158,6 +158,10 @@ def _grouped(kind: str, modules: dict[str, ModuleCost], elsewhere: set[str], sig
         groups.setdefault(top, {})[path] = cost
     changes = []
     for top, rows in groups.items():
+        if top in elsewhere:
+            # It was there and is there: its own forward is what began or ceased to do work.
+            changes.append(_own_work(top, rows[top], sign))
+            continue
         largest = max(rows.values(), key=lambda c: (c.work, c.params))
         what = (
             _described(largest)
@@ -175,6 +179,20 @@ def _grouped(kind: str, modules: dict[str, ModuleCost], elsewhere: set[str], sig
             )
         )
     return changes
+
+
+def _own_work(path: str, cost: ModuleCost, sign: int) -> Change:
+    """A module whose work was all inside its children, before or after."""
+    gives = f", giving {cost.output}" if cost.output and sign > 0 else ""
+    does = "does work of its own now" if sign > 0 else "does no work of its own any more"
+    return Change(
+        "changed",
+        path,
+        f"{path or 'the model itself'}: the forward of {cost.kind} changed: it {does}{gives}",
+        sign * cost.work,
+        sign * cost.params,
+        (cost.component,),
+    )
 
 
 def _changed(path: str, old: ModuleCost, now: ModuleCost) -> Change:

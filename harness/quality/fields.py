@@ -132,7 +132,8 @@ def check_mask(segmentation: object, size: tuple[int, int], what: str, polygons:
         _check_polygons(segmentation, size, what)
         return
     height, width = size
-    if not isinstance(segmentation, Mapping) or list(member(segmentation, "size", what)) != [height, width]:
+    given = member(segmentation, "size", what) if isinstance(segmentation, Mapping) else None
+    if not isinstance(given, list | tuple) or list(given) != [height, width]:
         raise ValueError(f"{what} needs a mask of size {height}x{width}, got {shown(segmentation)}")
     counts = member(segmentation, "counts", f"the mask of {what}")
     if polygons and isinstance(counts, list):

@@ -210,7 +210,7 @@ def test_a_faulty_prediction_is_named_and_stops_the_score(tmp_path, capsys, what
     command = ["evaluate", "--dataset", "coco", "--data", data, "--predictions", folder, "--record", record]
     code, out, err = called(capsys, *command)
     assert code == 1 and "PQ" not in out and not record.exists()
-    assert "1 faults in all; no score was made" in err
+    assert "1 fault in all; no score was made" in err
     code, out, _ = called(capsys, *command, "--skip-faulty", "--json")
     skipped = json.loads(out)
     assert code == 0 and json.loads(record.read_text()) == skipped

@@ -168,6 +168,14 @@ def test_run_lengths_that_fill_no_picture_are_told(data, own, capsys, counts):
     assert "instance prediction 0 (image 1)" in said
 
 
+@pytest.mark.parametrize("size", [8.5, None, True, "8", {}, [[8], 400], [8], [400, 8], [INF, 8], []], ids=str)
+def test_a_mask_s_size_is_its_image_s(data, own, capsys, size):
+    edit(own / "instances.json", lambda c: c[0]["segmentation"].update(size=size))
+    code, said = evaluate(data, own, capsys)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "needs a mask of size" in said
+
+
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_run_lengths_are_those_that_pycocotools_wrote(mask: np.ndarray) -> None:
     counts = run_lengths(encode_mask(mask)["counts"])
