@@ -201,7 +201,8 @@ def _score(
         _list_faults(scores.faults)
         if not skip_faulty:
             count = len(scores.faults)
-            warn(f"{count} fault{'s' * (count != 1)} in all; no score was made (--skip-faulty leaves those out)")
+            told = f"{count} fault{'s' * (count != 1)} in all"
+            warn(f"{told}; no score was made (--skip-faulty leaves those out)")
             raise typer.Exit(EXIT_FAILED)
     return scores
 

@@ -26,6 +26,8 @@ class Change:
         text: what happened, in words, without figures of work.
         work: change of work, in units of work. params: change of parameters.
         components: the components that it touches.
+        caller: of ``reshaped`` ones, path of the module whose forward hands them what they see: the parent of
+            the outermost module in which nothing is as it was.
     """
 
     kind: str
@@ -34,6 +36,7 @@ class Change:
     work: int
     params: int
     components: tuple[str, ...]
+    caller: str = ""
 
 
 def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
@@ -63,7 +66,8 @@ def changes_between(before: Snapshot, after: Snapshot) -> list[Change]:
             else:
                 reshaped.setdefault(now.component, []).append((path, old, now))
     found += [_rewritten(rows) for rows in rewritten.values()]
-    found += [_reshaped(rows) for rows in reshaped.values()]
+    same = _prefixes(path for path, cost in after.modules.items() if before.modules.get(path) == cost)
+    found += [_reshaped(rows, same) for rows in reshaped.values()]
     found += _renamed(renames, after.modules)
     return sorted(found, key=lambda c: (KINDS.index(c.kind), -abs(c.work), -abs(c.params), c.path))
 
@@ -236,8 +240,13 @@ def _rewritten(rows: list[Pair]) -> Change:
     )
 
 
-def _reshaped(rows: list[Pair]) -> Change:
-    """The modules of one component that did not change but do another amount of work."""
+def _reshaped(rows: list[Pair], same: set[str]) -> Change:
+    """The modules of one component that did not change but do another amount of work.
+
+    Args:
+        rows: the modules.
+        same: paths of all modules that are as they were, and of all in which one is.
+    """
     path, old, now = max(rows, key=lambda row: abs(row[2].work - row[1].work))
     if old.calls != now.calls:
         why = f"runs {now.calls}x instead of {old.calls}x"
@@ -257,7 +266,14 @@ def _reshaped(rows: list[Pair]) -> Change:
         sum(now.work - old.work for _, old, now in rows),
         sum(now.params - old.params for _, old, now in rows),
         (now.component,),
+        _caller(path, same),
     )
+
+
+def _caller(path: str, same: set[str]) -> str:
+    names = path.split(".")
+    outermost = next((n for n in range(1, len(names)) if ".".join(names[:n]) not in same), len(names))
+    return ".".join(names[: outermost - 1])
 
 
 def _described(cost: ModuleCost) -> str:

@@ -54,7 +54,15 @@ def revision_baseline(revision: str, budgets: Path) -> dict[str, Snapshot]:
     root = Path(git(budgets.resolve().parent, "rev-parse", "--show-toplevel"))
     if revision.startswith("-"):
         raise ValueError(f"no git revision {revision!r}")
-    commit = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", what=revision)
+    try:
+        commit = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", what=revision)
+    except ValueError as error:
+        # What a CI's checkout does unless told otherwise.
+        if git(root, "rev-parse", "--is-shallow-repository") == "true":
+            raise ValueError(
+                f"{error}: this clone is shallow; fetch its history, e.g. fetch-depth: 0"
+            ) from None
+        raise
     with tempfile.TemporaryDirectory(prefix="segmeter-") as folder:
         tree, output = Path(folder) / "tree", Path(folder) / "baseline.json"
         git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)

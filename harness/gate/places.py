@@ -24,8 +24,9 @@ def place_of(verdict: Verdict, measured: Measured, budgets: Path, root: Path) ->
     """File, relative to ``root``, and line of the class behind a figure; None for a figure within budget.
 
     The class is that of the module that changed; of its owner, where a module came or went, since the owner
-    is what was edited; without a change, that of what the limit names. Where no class of the repository is
-    behind it, the place is the model's table in the budget file.
+    is what was edited; of its caller, where a module sees other inputs or runs more often; without a change,
+    that of what the limit names. Where no class of the repository is behind it, the place is the model's
+    table in the budget file.
     """
     if verdict.status == WITHIN:
         return None
@@ -43,6 +44,8 @@ def _module_behind(verdict: Verdict, snapshot: Snapshot) -> str | None:
         first = verdict.causes[0]
         if first.kind == "asked":
             return None
+        if first.kind == "reshaped":
+            return first.caller
         return first.path.rpartition(".")[0] if first.kind in ("added", "removed") else first.path
     return "" if verdict.what in FIGURES else _costliest(verdict.what, snapshot)
 

@@ -249,6 +249,12 @@ def test_another_revision_is_counted_in_a_worktree_of_its_own(project: Path, run
     assert len(listed.stdout.splitlines()) == 1
     code, _, err = run("check", "--baseline", "git:no-such-branch")
     assert (code, err) == (2, "segmeter: no git revision 'no-such-branch'\n")
+    # A clone of its newest commit alone, as CI makes it.
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True).stdout
+    (project / ".git" / "shallow").write_text(head)
+    code, _, err = run("check", "--baseline", "git:HEAD~1")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("segmeter: no git revision 'HEAD~1': this clone is shallow; fetch its history")
 
 
 @pytest.mark.parametrize("folder", ["src", "python/lib"])

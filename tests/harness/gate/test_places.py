@@ -1,6 +1,7 @@
 """Where the gate points: at the class whose code was edited, relative to the repository, always somewhere."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,33 @@ class Encoder(nn.Module):
         return self.head(x)
 
 
+class FfnTwice(Layer):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ffn(self.ffn(self.attention(x)))
+
+
+class MoreTokens(Encoder):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.cat((x, x), 1))
+
+
+class Mixed(Ffn):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x @ x.transpose(1, 2) @ x)
+
+
+def with_layers(make: Callable[[], nn.Module]) -> Encoder:
+    model = Encoder()
+    model.layers = nn.ModuleList(make() for _ in range(2))
+    return model
+
+
+def with_ffn(ffn: nn.Module) -> Encoder:
+    model = Encoder()
+    model.layers[0].ffn = ffn
+    return model
+
+
 def measured(model: nn.Module, **limits: float) -> Measured:
     _, count = run_and_count(model.to("meta"), torch.empty(1, 4, 8, device="meta"))
     read = {name.replace("__", ".*."): Limit(most, relative=False) for name, most in limits.items()}
@@ -89,6 +117,30 @@ def test_a_figure_points_at_the_class_that_was_edited(
     found = places(measured(now), measured(Encoder()), budgets)
     here = Path(__file__).relative_to(ROOT).as_posix()
     assert found.get("total") == ((here, line_of(owner)) if owner else None)
+
+
+@pytest.mark.parametrize(
+    ("now", "owner", "said"),
+    [
+        (with_layers(lambda: FfnTwice(16)), FfnTwice, "runs 2x instead of 1x"),
+        (MoreTokens(), MoreTokens, "1x8x"),
+        # Work of its own where there was none: the class was there, and was edited.
+        (
+            with_ffn(Mixed(16)),
+            Mixed,
+            "layers.0.ffn: the forward of Mixed changed: it does work of its own now",
+        ),
+    ],
+    ids=["called-twice", "fed-more", "own-work"],
+)
+def test_an_edit_inside_forward_points_at_the_class_whose_forward_it_is(
+    now: Encoder, owner: type, said: str, budgets: Path
+) -> None:
+    before = measured(Encoder())
+    assert places(measured(now), before, budgets)["total"][1] == line_of(owner)
+    judged, _ = judge_measured(measured(now), before.snapshot)
+    (verdict,) = [v for v in judged if v.what == "total"]
+    assert said in verdict.causes[0].text and "added" not in verdict.causes[0].text
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,21 @@ save(Run(cell.id, now(), "sweep", "ok", cell.model, environment=environment), Pa
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Three nodes in this machine; the last one claims a GPU."""
+    """Three nodes in this machine; the last one claims a GPU.
+
+    On a busy machine a worker takes minutes to start: no limit of Ray's or of a cell's may decide a test.
+    Without a size of its own each node's store takes a third of the memory.
+    """
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    started.add_node(num_cpus=1)
-    started.add_node(num_cpus=1, num_gpus=1)
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    patient = {"worker_register_timeout_seconds": 600}
+    started = Cluster(
+        initialize_head=True,
+        head_node_args={**node, "include_dashboard": False, "_system_config": patient},
+    )
+    started.add_node(**node)
+    started.add_node(**node, num_gpus=1)
     yield started
     started.shutdown()
 
@@ -44,7 +53,7 @@ def cluster() -> Iterator[Any]:
 def plan(folder: Path, encoders: list[str], devices: str = '["cpu"]') -> tuple[SweepPlan, list[str]]:
     (folder / "worker.py").write_text(WORKER)
     file = folder / "s.toml"
-    file.write_text(f"[grid]\nencoders = {encoders!r}\ndevices = {devices}\n[settings]\ntimeout_s = 60\n")
+    file.write_text(f"[grid]\nencoders = {encoders!r}\ndevices = {devices}\n[settings]\ntimeout_s = 600\n")
     return read_plan(file), [str(folder / "worker.py")]
 
 
