@@ -39,7 +39,7 @@ KINDS = {
     "resolution": "Encoder cost against resolution",
     "layers": "Cost per level and layer",
     "not-counted": "What the published figures leave out",
-    "realised": "FLOPs fell, latency did not: claimed beside realised savings",
+    "realised": "What a clock sees of the FLOPs saved: claimed beside realised savings",
 }
 REPORT_PARETO = {
     "pareto-gflops-coco": ("gflops_total", "pq", "coco"),

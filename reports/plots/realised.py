@@ -1,4 +1,4 @@
-"""FLOPs fell, latency did not: claimed beside realised savings, with every record that applies."""
+"""What a clock sees of the FLOPs saved: claimed beside realised savings, with every record that applies."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median

@@ -149,6 +149,17 @@ def test_two_drawings_do_not_share_ids() -> None:
     assert 'role="img" aria-label="what it shows"' in first
 
 
+def test_a_drawing_keeps_what_is_seen_and_no_more() -> None:
+    body = '<g id="a">\n <g id="b"/>\n <g id="c">\n </g>\n <path id="m1" d="M 0 0\n"/>\n'
+    body += '<use href="#m1"/>\n <text>x "y"</text>\n</g>'
+    drawn = inline_svg(f'<svg viewBox="0 0 1 1">{body}</svg>', "f", "l")
+    assert drawn.endswith('><g><path id="f-m1" d="M 0 0 "/><use href="#f-m1"/><text>x "y"</text></g></svg>')
+
+
+def test_quotes_in_text_stand_as_they_are_and_tags_do_not() -> None:
+    assert tag("pre", '{"a": "</pre><b>"}') == '<pre>{"a": "&lt;/pre&gt;&lt;b&gt;"}</pre>'
+
+
 def test_what_is_not_a_drawing_is_named() -> None:
     with pytest.raises(ValueError, match="figure 'lpe' is not an SVG"):
         inline_svg("<p>", "lpe", "")
