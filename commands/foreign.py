@@ -13,12 +13,9 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-from segmeter.files import read_toml
-from segmeter.model_text import library_name, relative_source, source_parts
+from segmeter.model_text import library_name, read_own_file, source_parts
 from segmeter.words import nearest
 
-# What segmeter's TOML files of own models say.
-TOML_KEYS = ("model", "options", "components")
 # Folders of torchvision's models that take no single images.
 NO_IMAGES = ("video", "optical_flow")
 # In a module with one of these, names may come from anywhere.
@@ -68,9 +65,8 @@ def check_own(source: str) -> None:
         ValueError: what is wrong, with the nearest name.
     """
     if source.endswith(".toml"):
-        path = Path(source)
-        content = _own_toml(path)
-        return check_own(relative_source(content, path.parent)) if source_parts(content) else None
+        named = read_own_file(Path(source)).source
+        return check_own(named) if source_parts(named) else None
     where, name = source_parts(source) or ("", "")
     if where.endswith(".py"):
         if not Path(where).is_file():
@@ -148,19 +144,6 @@ def plainly(name: str) -> str:
 def _defines(library: str, name: str) -> bool:
     sign = f"class {name}(".encode()
     return any(sign in path.read_bytes() for path in _files(library, "models/*/modeling_*.py"))
-
-
-def _own_toml(path: Path) -> str:
-    if not path.exists():
-        raise ValueError(f"no such file: {path}")
-    content = read_toml(path)
-    for key in content:
-        if key not in TOML_KEYS:
-            raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")
-    source = content.get("model")
-    if not isinstance(source, str) or source.endswith(".toml"):
-        raise ValueError(f'{path} must say which model it means, e.g. model = "mine.py:MyEncoder"')
-    return source
 
 
 def _check_defined(path: Path, where: str, name: str) -> None:

@@ -2,13 +2,19 @@
 
 NAME is an encoder's or a system's, the source of the user's own code: ``mine.py:MyEncoder``,
 ``package.module:attribute``, ``mine.toml``, or a model of an installed library: ``hf:ORG/NAME@REVISION``,
-``timm:NAME``, ``torchvision:NAME``. Nothing is looked up or imported here.
+``timm:NAME``, ``torchvision:NAME``. Nothing is looked up or imported here, but for what a TOML file says:
+:func:`read_own_file`.
 """
 
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from segmeter.files import read_toml
+from segmeter.plain import shown
+from segmeter.words import nearest
 
 # An option of this prefix names a component: ``components.layers.*.ffn=ffn``.
 COMPONENTS = "components."
@@ -16,6 +22,8 @@ COMPONENTS = "components."
 INPUT = "input."
 # Libraries whose models are named as LIBRARY:NAME.
 LIBRARIES = ("hf", "timm", "torchvision")
+# What a TOML file of an own model says.
+TOML_KEYS = ("model", "options", "components")
 # A plain name in a library's registry or on the Hub: no folder, no file, no option.
 _LIBRARY_NAME = re.compile(r"(?:timm|torchvision):[\w.]+|hf:[\w-]+/[\w.-]+")
 _SOURCE = re.compile(r"(?P<where>.+?):(?P<name>[A-Za-z_][A-Za-z0-9_.]*)")
@@ -158,3 +166,42 @@ def relative_source(text: str, folder: Path) -> str:
         return f"hf:{folder / name}{colon}{options}" if is_folder else text
     file = text.partition(":")[0].partition("@")[0]
     return f"{folder / file}{text[len(file) :]}" if file.endswith((".py", ".toml")) else text
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """What the TOML file of an own model says.
+
+    Attributes:
+        source: the model, as it is written from here.
+        options: its factory's arguments.
+        components: module-path pattern -> component.
+    """
+
+    source: str
+    options: dict[str, Any]
+    components: dict[str, str]
+
+
+def read_own_file(path: Path) -> OwnFile:
+    """Read the TOML file of an own model; what it names is not looked for.
+
+    Raises:
+        ValueError: no such file, no TOML, an unknown key, no model, or tables that are none.
+    """
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    content = read_toml(path)
+    for key in content:
+        if key not in TOML_KEYS:
+            raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")
+    source = content.get("model")
+    if not isinstance(source, str) or source.endswith(".toml"):
+        raise ValueError(f'{path} must say which model it means, e.g. model = "mine.py:MyEncoder"')
+    options, components = content.get("options", {}), content.get("components", {})
+    for name, table in (("options", options), ("components", components)):
+        if not isinstance(table, dict):
+            raise ValueError(f"{path}: {name} must be a table, got {shown(table)}")
+    if not all(isinstance(component, str) for component in components.values()):
+        raise ValueError(f"{path}: components must be names, got {shown(components)}")
+    return OwnFile(relative_source(source, path.parent), options, components)

@@ -13,7 +13,8 @@ from segmeter.harness.gate.places import place_of, repository_root
 from segmeter.harness.gate.snapshot import Snapshot
 from segmeter.harness.gate.verdict import FIGURES, OVER, UNCOUNTED, WITHIN, Measured, Verdict
 from segmeter.harness.inputs import ImageSize, SizeSet, default_classes, parse_size
-from segmeter.harness.models import ModelSpec, parse_model, relative_source
+from segmeter.harness.models import ModelSpec, parse_model
+from segmeter.model_text import relative_source
 from segmeter.words import nearest
 
 SCHEMA = "segmeter.check/1"

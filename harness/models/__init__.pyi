@@ -14,7 +14,6 @@ from .libraries.settling import as_training_starts as as_training_starts
 from .libraries.settling import mask_probabilities as mask_probabilities
 from .meta_layouts import run_plainly as run_plainly
 from .own import own_encoders as own_encoders
-from .own import relative_source as relative_source
 from .presets import all_presets as all_presets
 from .presets import resolve_preset as resolve_preset
 from .presets import spec_of as spec_of

@@ -39,18 +39,15 @@ from segmeter.encoders.options import Option
 from segmeter.encoders.rules import write_value
 from segmeter.encoders.segmenter.model import masked_system
 from segmeter.encoders.systems.table import SYSTEMS
-from segmeter.files import read_toml
 from segmeter.harness.models.blame import OwnModelError, blaming
 from segmeter.harness.models.components import outside
 from segmeter.harness.models.constants import small_values
 from segmeter.harness.models.structure import meta_copy
-from segmeter.model_text import COMPONENTS, INPUT, relative_source, source_parts
-from segmeter.plain import shown
+from segmeter.model_text import COMPONENTS, INPUT, read_own_file, source_parts
 from segmeter.words import nearest
 
 ENTRY_POINTS = "segmeter.encoders"
 DECODER_CHANNELS = 256
-TOML_KEYS = ("model", "options", "components")
 
 
 @dataclass(frozen=True)
@@ -318,22 +315,9 @@ def _import(where: str) -> types.ModuleType:
 
 
 def _from_toml(path: Path) -> OwnModel:
-    if not path.exists():
-        raise ValueError(f"no such file: {path}")
-    content = read_toml(path)
-    for key in content:
-        if key not in TOML_KEYS:
-            raise ValueError(f"{path}: unknown key {key!r}{nearest(key, TOML_KEYS)}")
-    source = content.get("model")
-    if not isinstance(source, str) or source.endswith(".toml"):
-        raise ValueError(f'{path} must say which model it means, e.g. model = "mine.py:MyEncoder"')
-    options, components = content.get("options", {}), content.get("components", {})
-    for name, table in (("options", options), ("components", components)):
-        if not isinstance(table, dict):
-            raise ValueError(f"{path}: {name} must be a table, got {shown(table)}")
-    if not all(isinstance(component, str) for component in components.values()):
-        raise ValueError(f"{path}: components must be names, got {shown(components)}")
-    own = load_own(relative_source(source, path.parent))
+    said = read_own_file(path)
+    options, components = said.options, said.components
+    own = load_own(said.source)
     check_own_options(own, options)
     build, fixed = own.build, dict(options)
     return replace(

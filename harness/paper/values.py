@@ -8,7 +8,7 @@ from typing import Any
 
 from segmeter.harness.counting import count_model, flops_record, versions
 from segmeter.harness.inputs import choose_sizes, default_classes
-from segmeter.harness.models import inputs_of, model_from_parts, relative_source, resolve_preset, usual_input
+from segmeter.harness.models import inputs_of, model_from_parts, resolve_preset, usual_input
 from segmeter.harness.paper.plan import BREAKDOWN, TIMED, NumberPlan, Plan, TablePlan
 from segmeter.harness.records import (
     FlopsRecord,
@@ -18,6 +18,7 @@ from segmeter.harness.records import (
     read_folder,
     read_run,
 )
+from segmeter.model_text import relative_source
 from segmeter.plain import shown
 from segmeter.words import nearest
 

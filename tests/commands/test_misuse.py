@@ -178,6 +178,24 @@ def test_a_file_is_read_for_its_names_and_not_run(source: str, said: str, tmp_pa
         check_own(f"{path}:Net")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('modle = "mine.py:Net"', "unknown key 'modle'; did you mean 'model'?"),
+        ('model = "gone.py:Net"', "no such file: "),
+        ('model = "mine.py:net"', "has no 'net'; did you mean 'Net'?"),
+        ('model = "mine.py:Net"\noptions = 3', "options must be a table, got 3"),
+        ('model = "mine.py:Net"\ncomponents.a = 3', "components must be names"),
+    ],
+)
+def test_a_models_toml_file_is_judged_before_its_code_is_run(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit\ndef Net(): ...\n")
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_own(str(path))
+
+
 def test_timms_names_are_read_without_timm() -> None:
     # timm.list_models leaves deprecated names out; they are refused when timm itself is asked.
     assert set(timm.list_models()) <= timm_names()
