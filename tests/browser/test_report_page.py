@@ -106,6 +106,17 @@ def test_on_a_phone_every_table_fits_and_wide_figures_scroll_in_their_frames(ope
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_on_paper_tables_stay_tables_at_any_sheet(opened: Any) -> None:
+    # 210 mm at 96 pixels an inch: a portrait A4, narrower than the page's stacked rows need.
+    opened.set_viewport_size({"width": 794, "height": 1123})
+    head = opened.locator("#audit-cells thead")
+    assert head.is_hidden()
+    opened.emulate_media(media="print")
+    assert head.is_visible()
+    region = opened.locator(".scroll:has(#audit-cells)")
+    assert region.evaluate("r => r.scrollWidth <= r.clientWidth + 1")
+
+
 def test_the_table_beside_the_chart_follows_it(opened: Any) -> None:
     opened.get_by_text("The points as a table").click()
     rows = opened.locator("#points tbody tr:visible")
