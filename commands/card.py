@@ -216,7 +216,7 @@ def _form(wanted: Form, json: bool, models: int | None) -> str:
         raise ValueError(f"give one of {', '.join(asked)}; got {' and '.join(named)}")
     if out is not None and not named and out.suffix not in BY_SUFFIX:
         raise ValueError(f"--out {out.name!r} must end in {', '.join(BY_SUFFIX)}, or give --format")
-    form = next((form for form in asked.values() if form), BY_SUFFIX[out.suffix] if out else "text")
+    form = next((form for form in asked.values() if form), BY_SUFFIX.get(out.suffix, "") if out else "text")
     if form not in FORMATS:
         raise ValueError(f"unknown format {form!r}{nearest(form, FORMATS)}")
     if out is not None and form == "text":

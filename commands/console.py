@@ -1,5 +1,6 @@
 """What the commands share: exit codes, errors in one line, printing, progress."""
 
+import errno
 import os
 import sys
 import traceback
@@ -26,6 +27,11 @@ class InputError(Exception):
     """Bad input, told in one line."""
 
 
+def is_output_fault(error: OSError) -> bool:
+    """Whether a disk is full of what was printed: an error of a file that was written has the file's name."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 @contextmanager
 def user_input() -> Iterator[None]:
     """Turn what the library says of bad input into one line and exit code 2."""
@@ -34,6 +40,8 @@ def user_input() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if _verbose and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
+        if isinstance(error, OSError) and is_output_fault(error):
+            raise
         raise InputError(one_line(error)) from None
 
 

@@ -73,8 +73,11 @@ def check(
 
             write_text(out, text)
         if summary is not None:
-            with summary.open("a", encoding="utf-8") as file:
-                file.write(rendered(record, "markdown"))
+            try:
+                with summary.open("a", encoding="utf-8") as file:
+                    file.write(rendered(record, "markdown"))
+            except OSError as error:
+                raise ValueError(f"cannot write {summary}: {error.strerror or error}") from None
     if not record["passed"]:
         raise typer.Exit(EXIT_FAILED)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
@@ -25,7 +26,7 @@ from segmeter.commands import (
     sweep,
     tokens,
 )
-from segmeter.commands.console import EXIT_MISUSE, InputError, warn
+from segmeter.commands.console import EXIT_MISUSE, InputError, is_output_fault, warn
 from segmeter.commands.early import choices_of, told_early
 from segmeter.plain import one_line
 
@@ -125,6 +126,12 @@ def _command() -> Any:
     return command
 
 
+def _drop_output() -> None:
+    """Let go of what could not be written, or Python tries again as it ends, and exits with 120."""
+    with suppress(OSError):
+        sys.stdout.close()
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 fine, 1 a check failed, 2 misuse."""
     command = _command()
@@ -134,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if code == EXIT_STOPPED:
             # Newer versions of typer turn Ctrl-C into this code without a word.
             warn("stopped")
+        # Here, and not as the process ends: by then nobody could tell a full disk.
+        sys.stdout.flush()
     except InputError as error:
         warn(str(error))
         code = EXIT_MISUSE
@@ -143,7 +152,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
         sys.stderr.close()
+        _drop_output()
         code = 0
+    except OSError as error:
+        if not is_output_fault(error):
+            raise
+        warn(f"cannot write the output: {error.strerror or error}")
+        _drop_output()
+        code = EXIT_MISUSE
     except Exception as error:
         # The parser's own errors carry this method under every version of typer.
         message = getattr(error, "format_message", None)

@@ -235,6 +235,13 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_summary_that_a_full_disk_does_not_take_is_misuse_by_name(project: Path, run: Run) -> None:
+    run("baseline", "update")
+    code, _, err = run("check", "--summary", "/dev/full")
+    assert (code, err) == (2, "segmeter: cannot write /dev/full: No space left on device\n")
+
+
 def test_another_revision_is_counted_in_a_worktree_of_its_own(project: Path, run: Run) -> None:
     git(project, "init", "--quiet")
     (project / "net.py").write_text(MODEL.replace("Ffn(8)", "Ffn(4)"))

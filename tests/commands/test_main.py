@@ -149,6 +149,21 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "arguments", [("models",), ("models", "--json"), ("flops", "m2f@r50", "--padded-size", "64x64")]
+)
+def test_output_that_a_full_disk_does_not_take_is_one_line(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "segmeter: cannot write the output: No space left on device\n",
+    )
+
+
 @pytest.mark.parametrize(("backbone", "printed"), [("vit-s", "38.62"), ("vit-l", "671.8")])
 def test_a_model_of_one_size_is_counted_at_it(backbone: str, printed: str) -> None:
     """The plain Segmenters print their paper's figures with nothing else said: ViT-L at 640, ViT-S at 512."""

@@ -38,6 +38,13 @@ def file(card: Any, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["any_name", "card.txt"])
+def test_a_form_that_is_given_needs_no_ending(file: Path, name: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["card", "show", str(file), "--format", "md", "--out", str(file.with_name(name))])
+    assert not ended.value.code and "M2F" in file.with_name(name).read_text()
+
+
 def test_costs_are_whole_and_add_up(card: Any) -> None:
     for model in card["models"]:
         assert [cost["convention"] for cost in model["cost"]] == ["published", "macs", "flops"]
