@@ -255,6 +255,9 @@ def _caption(
         parts.append("Other papers' mIoU may be of models for semantic segmentation alone.")
     if any(not panel.basis for panel in panels):
         parts.append(f"{_unknown(x).capitalize()}: on no front.")
+    if any(p["source"] == "own" and basis(p, x) == "own" for p in points) and bases != ["own"]:
+        told = "input size" if cost else "machine"
+        parts.append(f"Own points name no {told}: shown as given, compared on your word.")
     if x == "gflops_encoder" and len(backbones) > 1:
         parts.append("Encoders alone: what the backbones cost is not in it, so a larger one looks free.")
     parts.append("Faded: dominated.")

@@ -56,6 +56,14 @@ def test_each_setting_has_its_panel_and_its_front() -> None:
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
 
 
+def test_an_own_time_of_no_machine_is_said_to_be_that() -> None:
+    own = timed("Mine", 50, 51, "own", source="own")
+    _, caption = pareto_figure([timed("A", 100, 50), own], "latency_ms", "pq")
+    assert "Own points name no machine" in caption
+    _, alone = pareto_figure([own], "latency_ms", "pq")
+    assert "name no machine" not in alone
+
+
 def test_one_setting_has_one_panel_and_says_which() -> None:
     figure, caption = pareto_figure([timed("A", 100, 50), timed("B", 200, 52)], "latency_ms", "pq")
     assert len(figure.axes) == 1 and f"Speed: {PLAIN}." in caption
