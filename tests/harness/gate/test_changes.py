@@ -209,6 +209,11 @@ def test_a_change_has_its_kind_its_words_and_its_sign(
     assert change.components
 
 
+def test_a_parent_that_begins_to_work_hides_no_module_that_came() -> None:
+    found = changes_between(made(a__b=cost()), made(a=cost(work=7), a__b=cost(), c=cost()))
+    assert [(c.kind, c.path, c.work) for c in found] == [("added", "c", 10), ("changed", "a", 7)]
+
+
 def test_the_same_is_no_change() -> None:
     assert changes_between(made(a=cost(), b__c=cost()), made(a=cost(), b__c=cost())) == []
 
@@ -279,6 +284,9 @@ def test_what_the_budget_file_asks_is_told_first() -> None:
         "in the budget file model m became n and size none became 64x64",
     )
     assert [c.kind for c in causes(found, "a")] == ["asked", "reshaped"]
+    # To have asked for something else is no work; what it did to the modules is.
+    assert sum(c.work for c in found) == asked.total - before.total
+    assert sum(c.params for c in found) == asked.params - before.params
 
 
 def test_a_rename_keeps_at_least_one_name_of_each_path() -> None:
