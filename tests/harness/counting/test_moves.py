@@ -59,6 +59,13 @@ def test_gathering_reads_and_writes_what_it_takes_and_reads_its_index(
     assert moves_of(name, args, out) == (BYTES, 12 * (4 + 4) + 12 * 8)
 
 
+def test_gathered_numbers_of_classes_are_no_indices() -> None:
+    classes, index = torch.zeros(500, dtype=torch.int64), torch.zeros(12, dtype=torch.int32)
+    moved = moves_of("aten::index_select", (classes, 0, index), torch.zeros(12, dtype=torch.int64))
+    # Twelve classes of eight bytes, read and written; twelve indices of four bytes, read.
+    assert moved == (BYTES, 12 * (8 + 8) + 12 * 4)
+
+
 @pytest.mark.parametrize("suffix", ["", "_"])
 @pytest.mark.parametrize("name", ["scatter", "scatter_add", "index_add", "index_copy"])
 def test_scattering_reads_and_writes_its_source_and_reads_its_index(name: str, suffix: str) -> None:

@@ -15,6 +15,7 @@ from segmeter.encoders.reduction.interface import TokenSet, first_rows
 from segmeter.encoders.reduction.tome import ToMe
 from segmeter.harness.counting.conventions import Figures, apply_convention
 from segmeter.harness.counting.counter import Count, count_call, run_and_count
+from segmeter.harness.counting.similarities import SIMILARITIES, norm_costs
 from segmeter.harness.counting.work import work_of
 from segmeter.harness.inputs.sizes import ImageSize
 from segmeter.harness.models.components import component_finder
@@ -84,6 +85,26 @@ def test_a_reducer_of_ones_own_is_counted_alike() -> None:
     tokens = token_set((4, 4), 1, protected=0)
     elements = BATCH * 16 * DIM
     assert macs(Pairs(), tokens) == {"local_similarities": elements // 2, "token_norms": 3 * elements}
+
+
+def test_a_cosine_divides_each_element_of_both_sides_by_a_length() -> None:
+    """Sides of 6 x 8 and 1 x 8, which meets all six: a dot product and a length are multiply-accumulates."""
+    costs = SIMILARITIES[F.cosine_similarity](torch.ones(6, 8), torch.ones(1, 8))
+    assert Counter({cost.operator: cost.macs for cost in costs if cost.macs}) == {
+        "local_similarities": 6 * 8,
+        "token_norms": 6 * 8 + 8,
+    }
+    assert sum(cost.flops for cost in costs if not cost.macs) == 6 * 8 + 8
+
+
+def test_a_length_is_euclidean_where_no_order_is_given() -> None:
+    x = torch.ones(6, 8)
+    for order in ((), (None,), (2,), (2.0,)):
+        costs = norm_costs("aten::linalg_vector_norm", (x, *order))
+        assert costs is not None and sum(cost.macs for cost in costs) == 6 * 8
+    # Sums and greatest elements multiply nothing.
+    assert norm_costs("aten::linalg_vector_norm", (x, 1)) is None
+    assert norm_costs("aten::linalg_vector_norm", (x, float("inf"))) is None
 
 
 def test_outside_a_reducer_norms_stay_elementwise_work() -> None:
