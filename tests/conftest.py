@@ -27,13 +27,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-# These count the systems of all tables, which takes 40 s once in a process, and little from then on.
-COUNT_ALL = ("tests/harness/audit/", "tests/commands/test_audit_command.py", "tests/reports/plots/")
+# These count the systems of all tables, which takes 40 s once in a process, and little from then on, in its
+# copies too.
+COUNT_ALL = (
+    *("tests/harness/audit/", "tests/commands/test_audit_command.py"),
+    *("tests/reports/plots/", "tests/reports/test_report_files.py"),
+)
 
 
 # Many of these files take half a minute: handed out last, one would keep a worker busy when all else is done.
 LONG = (
-    *(*COUNT_ALL, "tests/test_layout.py", "tests/test_readme.py", "tests/reports/test_report_files.py"),
+    *(*COUNT_ALL, "tests/test_layout.py", "tests/test_readme.py"),
     *("tests/commands/", "tests/cuda_ops/", "tests/encoders/", "tests/harness/"),
 )
 

@@ -61,6 +61,30 @@ def test_spans_reach_over_rows_and_columns() -> None:
     ]
 
 
+def test_three_lines_above_and_three_below_are_notes_of_a_table() -> None:
+    lines = "".join(f"<p>line {number}</p>\n" for number in range(4))
+    first, second = web_tables(
+        f"{lines}<table><tr><td>a</tr><tr><td>1</tr></table>\n{lines}<table><tr><td>b</tr><tr><td>2</tr></table>"
+    )
+    assert first.notes == [f"line {number}" for number in (1, 2, 3, 0, 1, 2)]
+    assert second.notes == [f"line {number}" for number in (1, 2, 3)]
+    # Lines are numbered from 1, as editors number them.
+    assert [line for line, _ in first.rows] == [5, 5]
+    assert [line for line, _ in second.rows] == [10, 10]
+
+
+def test_a_paragraph_that_ends_is_a_note_of_its_own() -> None:
+    (table,) = web_tables("<p>Measured on a V100.</p>Batch 1.<table><tr><td>a</tr><tr><td>1</tr></table>")
+    assert table.notes == ["Measured on a V100.", "Batch 1."]
+
+
+def test_a_cell_of_three_rows_stands_in_three() -> None:
+    (table,) = web_tables(
+        "<table><tr><td rowspan=3>A<td>1</tr><tr><td>2</tr><tr><td>3</tr><tr><td>B</tr></table>"
+    )
+    assert [cells for _, cells in table.rows] == [["A", "1"], ["A", "2"], ["A", "3"], ["B"]]
+
+
 def test_a_header_of_two_lines(tmp_path: Path) -> None:
     (table,) = read_tables(
         written(

@@ -59,9 +59,11 @@ def test_gathering_reads_and_writes_what_it_takes_and_reads_its_index(
     assert moves_of(name, args, out) == (BYTES, 12 * (4 + 4) + 12 * 8)
 
 
-def test_of_whole_numbers_too_only_the_rows_taken_are_read() -> None:
-    table, index = torch.zeros(1000, dtype=torch.int64), torch.zeros(12, dtype=torch.int64)
-    assert moves_of("aten::index_select", (table, 0, index), index) == (BYTES, 12 * (8 + 8) + 12 * 8)
+def test_gathered_numbers_of_classes_are_no_indices() -> None:
+    classes, index = torch.zeros(500, dtype=torch.int64), torch.zeros(12, dtype=torch.int32)
+    moved = moves_of("aten::index_select", (classes, 0, index), torch.zeros(12, dtype=torch.int64))
+    # Twelve classes of eight bytes, read and written; twelve indices of four bytes, read.
+    assert moved == (BYTES, 12 * (8 + 8) + 12 * 4)
 
 
 @pytest.mark.parametrize("suffix", ["", "_"])

@@ -87,23 +87,28 @@ def test_a_reducer_of_ones_own_is_counted_alike() -> None:
     assert macs(Pairs(), tokens) == {"local_similarities": elements // 2, "token_norms": 3 * elements}
 
 
+def test_a_cosine_divides_each_element_of_both_sides_by_a_length() -> None:
+    """Sides of 6 x 8 and 1 x 8, which meets all six: a dot product and a length are multiply-accumulates."""
+    costs = SIMILARITIES[F.cosine_similarity](torch.ones(6, 8), torch.ones(1, 8))
+    assert Counter({cost.operator: cost.macs for cost in costs if cost.macs}) == {
+        "local_similarities": 6 * 8,
+        "token_norms": 6 * 8 + 8,
+    }
+    assert sum(cost.flops for cost in costs if not cost.macs) == 6 * 8 + 8
+
+
+def test_a_length_is_euclidean_where_no_order_is_given() -> None:
+    x = torch.ones(6, 8)
+    for order in ((), (None,), (2,), (2.0,)):
+        costs = norm_costs("aten::linalg_vector_norm", (x, *order))
+        assert costs is not None and sum(cost.macs for cost in costs) == 6 * 8
+    # Sums and greatest elements multiply nothing.
+    assert norm_costs("aten::linalg_vector_norm", (x, 1)) is None
+    assert norm_costs("aten::linalg_vector_norm", (x, float("inf"))) is None
+
+
 def test_outside_a_reducer_norms_stay_elementwise_work() -> None:
     assert macs(Pairs(), token_set((4, 4), 1, protected=0).x) == {}
-
-
-def test_a_cosine_divides_each_row_of_either_side_by_its_length() -> None:
-    costs = SIMILARITIES[F.cosine_similarity](torch.zeros(2, 3, 4), torch.zeros(1, 3, 4), dim=2)
-    # Of 24 and of 12 elements.
-    assert sum(cost.flops for cost in costs if cost.operator == "elementwise") == 24 + 12
-
-
-def test_a_length_is_euclidean_unless_another_order_is_asked_for() -> None:
-    x = torch.zeros(2, 5)
-    for operator in ("aten::linalg_vector_norm", "aten::norm"):
-        (length,) = norm_costs(operator, (x,)) or []
-        assert (length.operator, length.macs) == ("token_norms", 10)
-        assert norm_costs(operator, (x, 2)) == [length]
-        assert norm_costs(operator, (x, 1)) is None
 
 
 class Fails(nn.Module):

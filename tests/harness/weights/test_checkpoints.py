@@ -1,6 +1,7 @@
 """Published checkpoints: names, recognition, agreement with the official outputs, and refusals."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ from segmeter.encoders.images import normalise, pad_to_multiple
 from segmeter.encoders.segmenter.model import build_masked_model
 from segmeter.harness.models.spec import model_spec, parse_model
 from segmeter.harness.weights.checkpoint import read_checkpoint
-from segmeter.harness.weights.load import CheckpointMismatchError, convert, load_model, recognise_model
+from segmeter.harness.weights.load import CheckpointMismatchError, convert, load_model
 from segmeter.harness.weights.names import our_name
 from tests.helpers.parity_recipe import image, weight
 from tests.helpers.places import DATA
@@ -90,6 +91,13 @@ def write_pkl(path: Path, entries: dict[str, np.ndarray]) -> Path:
     return path
 
 
+def write_shapes(path: Path, shapes: dict[str, tuple[int, ...]], **beside: object) -> Path:
+    """A file where only names and shapes matter: weights that share one number keep it small."""
+    entries = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    torch.save({"model": entries, **beside} if beside else entries, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def zoo_file(tmp_path_factory) -> Path:
     """R50 M2F as the model zoo has it: detectron2's pickle, with the loss's class weights."""
@@ -98,6 +106,11 @@ def zoo_file(tmp_path_factory) -> Path:
     assert len(entries) == 557
     entries["criterion.empty_weight"] = np.ones(134, np.float32)
     return write_pkl(tmp_path_factory.mktemp("zoo") / "model_final.pkl", entries)
+
+
+@pytest.fixture(scope="module")
+def zoo_model(zoo_file):
+    return load_model(zoo_file)
 
 
 # Whole official models: file of outputs, image seed and size, the recipe's salt. Each salt was picked so
@@ -141,21 +154,21 @@ def test_a_file_in_official_names_gives_the_official_outputs(text, tmp_path):
     check_parity(model, text)
 
 
-def test_a_model_zoo_file_gives_the_official_outputs(zoo_file):
-    model, spec, report = load_model(zoo_file)
+def test_a_model_zoo_file_gives_the_official_outputs(zoo_model):
+    model, spec, report = zoo_model
     assert (spec.text, spec.num_classes, spec.num_queries) == ("m2f@r50", 133, 100)
     assert (report.matched, report.ignored) == (557, ["criterion.empty_weight"])
     check_parity(model, "m2f@r50")
 
 
-def test_a_converted_file_gives_the_same_model(zoo_file, tmp_path):
+def test_a_converted_file_gives_the_same_model(zoo_file, zoo_model, tmp_path):
     target = tmp_path / "m2f.safetensors"
     spec, _ = convert(zoo_file, target)
     model, again, report = load_model(target)
     assert again == spec and report.is_whole
-    first, _, _ = load_model(zoo_file)
-    for name, entry in first.state_dict().items():
-        assert torch.equal(entry, model.state_dict()[name]), name
+    found = model.state_dict()
+    for name, entry in zoo_model[0].state_dict().items():
+        assert torch.equal(entry, found[name]), name
 
 
 @pytest.mark.parametrize(
@@ -172,14 +185,10 @@ def test_a_converted_file_gives_the_same_model(zoo_file, tmp_path):
 )
 def test_the_model_is_recognised_and_every_entry_is_used(text, tmp_path):
     shapes = official_shapes(text, classes=19)
-    path = tmp_path / "model.pth"
-    # Weights that share one number keep the file small; only names and shapes matter here.
-    torch.save({"model": {n: torch.zeros(()).expand(s) for n, s in shapes.items()}, "iteration": 7}, path)
-    checkpoint = read_checkpoint(path)
-    spec = recognise_model(checkpoint)
+    _, spec, report = load_model(write_shapes(tmp_path / "model.pth", shapes, iteration=7))
     assert spec.text == parse_model(text).text
     assert spec.num_classes == 19
-    assert load_model(path)[2].matched == len(shapes)
+    assert report.matched == len(shapes)
 
 
 def foreign_backbone(name: str, ours: str) -> str:
@@ -212,10 +221,8 @@ def test_other_names_are_recognised_and_every_entry_is_used(text, naming, tmp_pa
     for name, entry in model.state_dict().items():
         room, _, rest = name.partition(".")
         foreign = f"backbone.{foreign_backbone(naming, rest)}" if room == "backbone" else rooms[room] + rest
-        entries[foreign] = torch.zeros(()).expand(entry.shape)
-    path = tmp_path / "model.pth"
-    torch.save(entries, path)
-    _, found, report = load_model(path)
+        entries[foreign] = tuple(entry.shape)
+    _, found, report = load_model(write_shapes(tmp_path / "model.pth", entries))
     assert (found.text, found.num_classes) == (spec.text, 19)
     assert report.matched + len(report.ignored) == len(entries)
     assert all(name.endswith("num_batches_tracked") for name in report.ignored)
@@ -234,31 +241,35 @@ def test_other_names_are_recognised_and_every_entry_is_used(text, naming, tmp_pa
 def test_an_entry_that_the_model_is_recognised_by_is_listed_too_when_missing(gone, tmp_path):
     shapes = official_shapes("m2f@r50")
     del shapes[gone]
-    path = tmp_path / "model.pth"
-    torch.save({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}, path)
+    path = write_shapes(tmp_path / "model.pth", shapes)
     with pytest.raises(CheckpointMismatchError) as caught:
         load_model(path)
     assert caught.value.report.lines() == [f"missing     {our_name('detectron2', gone)}"]
 
 
 def test_every_entry_lands_in_its_place(tmp_path):
-    """Each weight of a Swin-T PRO-SCALE is drawn from its official name, and found under ours."""
-    entries = official_weights("pro-scale@swin-t")
-    model, _, _ = load_model(write_pkl(tmp_path / "model.pkl", entries))
+    """Each weight of a Swin-T PRO-SCALE has numbers of its own, and is found under our name, in order."""
+    entries = {}
+    for number, (name, shape) in enumerate(official_shapes("pro-scale@swin-t").items()):
+        # No two numbers of an entry are equal, and no two entries begin alike.
+        entries[name] = (torch.arange(float(math.prod(shape))) + number).view(shape)
+    torch.save(entries, tmp_path / "model.pth")
+    model, _, _ = load_model(tmp_path / "model.pth")
     ours = model.state_dict()
     assert len(entries) == len(ours)
     for name, expected in entries.items():
-        assert np.array_equal(ours[our_name("detectron2", name)].numpy(), expected), name
+        assert torch.equal(ours[our_name("detectron2", name)], expected), name
 
 
 def test_every_entry_that_does_not_fit_is_listed(tmp_path):
-    entries = official_weights("m2f@r50")
-    del entries["sem_seg_head.predictor.decoder_norm.bias"]
-    entries["sem_seg_head.predictor.decoder_norm.extra"] = np.zeros(3, np.float32)
-    entries["teacher.weight"] = np.zeros(3, np.float32)
-    entries["backbone.stem.conv1.weight"] = np.zeros((64, 3, 3, 3), np.float32)
+    shapes = official_shapes("m2f@r50")
+    del shapes["sem_seg_head.predictor.decoder_norm.bias"]
+    shapes["sem_seg_head.predictor.decoder_norm.extra"] = (3,)
+    shapes["teacher.weight"] = (3,)
+    shapes["backbone.stem.conv1.weight"] = (64, 3, 3, 3)
+    path = write_shapes(tmp_path / "model.pth", shapes)
     with pytest.raises(CheckpointMismatchError) as caught:
-        load_model(write_pkl(tmp_path / "model.pkl", entries))
+        load_model(path)
     report = caught.value.report
     assert report.missing == ["decoder.decoder_norm.bias"]
     assert sorted(report.unexpected) == ["sem_seg_head.predictor.decoder_norm.extra", "teacher.weight"]
@@ -269,9 +280,10 @@ def test_every_entry_that_does_not_fit_is_listed(tmp_path):
     assert "1 missing, 1 misshapen" in str(caught.value)
 
 
-def test_another_model_than_the_files_is_refused(zoo_file):
+def test_another_model_than_the_files_is_refused(tmp_path):
+    path = write_shapes(tmp_path / "model.pth", official_shapes("m2f@r50"))
     with pytest.raises(CheckpointMismatchError, match="does not fit pro-scale@r50"):
-        load_model(zoo_file, model_spec("pro-scale", "r50"))
+        load_model(path, model_spec("pro-scale", "r50"))
 
 
 def transformers_model(backbone: str):
@@ -302,24 +314,28 @@ def test_a_transformers_file_gives_transformers_outputs(backbone, tmp_path):
     theirs.save_pretrained(tmp_path)
     # In torch's own weights_only-readable form too, under version 5's names.
     torch.save(theirs.state_dict(), tmp_path / "version5.bin")
-    # 448 makes every stage's map a whole number of windows, and larger than one: transformers does not shift
-    # where a map is no larger than a window, detectron2 and segmeter do.
-    images = normalise(image(5, 448, 448))[None]
+    # 448 makes every stage's map a whole number of Swin's windows, and larger than one: transformers does not
+    # shift where a map is no larger than a window, detectron2 and segmeter do.
+    side = 448 if backbone == "swin-t" else 224
+    images = normalise(image(5, side, side))[None]
     with torch.no_grad():
-        expected = theirs(pixel_values=images, pixel_mask=torch.ones(1, 448, 448, dtype=torch.long))
-    for file in ("model.safetensors", "version5.bin"):
-        model, spec, _ = load_model(tmp_path / file)
+        expected = theirs(pixel_values=images, pixel_mask=torch.ones(1, side, side, dtype=torch.long))
+    model, again = (load_model(tmp_path / file) for file in ("model.safetensors", "version5.bin"))
+    for _, spec, _ in (model, again):
         assert (spec.text, spec.num_classes) == (f"m2f@{backbone}", 19)
-        with torch.no_grad():
-            encoded = model.encoder(model.backbone(images))
-            output = model.decoder(encoded.multi_scale, encoded.mask_features)
-        for ours, reference in (
-            (output.class_logits, expected.class_queries_logits),
-            (output.mask_logits, expected.masks_queries_logits),
-        ):
-            # Two float32 programs of one function: 1e-3 of the output's scale is the issue's bound, and
-            # attention masks of a logit at 0 may flip a query.
-            assert (ours - reference).abs().max() <= 1e-3 * reference.abs().max()
+    # One model in both, to the bit.
+    found = again[0].state_dict()
+    assert all(torch.equal(entry, found[name]) for name, entry in model[0].state_dict().items())
+    with torch.no_grad():
+        encoded = model[0].encoder(model[0].backbone(images))
+        output = model[0].decoder(encoded.multi_scale, encoded.mask_features)
+    for ours, reference in (
+        (output.class_logits, expected.class_queries_logits),
+        (output.mask_logits, expected.masks_queries_logits),
+    ):
+        # Two float32 programs of one function: 1e-3 of the output's scale, as attention masks of a logit at 0
+        # may flip a query.
+        assert (ours - reference).abs().max() <= 1e-3 * reference.abs().max()
 
 
 class Calls:
@@ -416,9 +432,9 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, suffix, content):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_a_truncated_file_is_refused(zoo_file, tmp_path):
-    content = zoo_file.read_bytes()
+def test_a_truncated_file_is_refused(tmp_path):
     path = tmp_path / "half.pkl"
+    content = write_pkl(path, {f"sem_seg_head.{number}": np.ones(999) for number in range(9)}).read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="not a whole pickle"):
         read_checkpoint(path)
