@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segmeter.commands.console import user_input
-from segmeter.commands.known import check_word
+from segmeter.commands.known import check_word, known
 from segmeter.commands.options import FLAGS
 from segmeter.commands.written import (
     MAX_CLASSES,
@@ -22,6 +22,7 @@ from segmeter.commands.written import (
     check_number,
     check_parts,
     check_size,
+    check_stages,
 )
 from segmeter.model_text import is_source, library_name
 from segmeter.words import nearest
@@ -39,9 +40,17 @@ BOUNDS = {
     "threshold": (-1, 1, "threshold must be a cosine from -1 to 1, such as 0.9; got {}"),
     "distance": (1, math.inf, "distance must be at least 1 token, got {}"),
     "radius": (1, math.inf, "radius must be at least 1 token, got {}"),
+    "width": (0, math.inf, "width must not be negative, got {}"),
+    "sample": (0, math.inf, "the sample must be at least 2 tokens, or 0 for all; got {}"),
 }
 # How an option is named in an error line where its name alone would not do.
 SPELT = {"what": "--what"}
+# Commands that count one model, which they cannot do without.
+OF_ONE_MODEL = ("flops", "crosscheck", "reconcile")
+# The shortest side that a backbone's maps are made of.
+SHORTEST = 32
+# Pictures that a figure is written as.
+PICTURES = (".pdf", ".svg", ".png")
 # Commands whose --out is a folder, and those whose --out is a file.
 INTO_FOLDERS = ("predict", "tokens", "profile", "sweep", "report", "evaluate", "bench", "hub")
 INTO_FILES = ("check", "update", "export", "table")
@@ -58,6 +67,7 @@ MISSING = {
     "weights": "no such checkpoint",
     "source": "no such checkpoint",
     "budgets": "no such budget file",
+    "add": "no such file of points",
 }
 
 
@@ -74,7 +84,10 @@ def told_early(
                     check_word(
                         SPELT.get(option, option.replace("_", " ")), str(value).replace("_", "-"), words
                     )
+            if name in OF_ONE_MODEL and not given.get("model") and not given.get("encoder"):
+                raise ValueError(f"no encoder given; choose from {', '.join(known()['systems'])}")
             check_early(given)
+            _check_of_command(name, given)
             _check_outputs(name, given)
         return callback(**given)
 
@@ -120,6 +133,68 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         raise ValueError(f"--at must be backbone, layer:N or all; got {at!r}")
 
 
+def _check_of_command(name: str, given: Mapping[str, Any]) -> None:
+    """What one command alone asks of its options."""
+    if name == "flops":
+        _check_training(given)
+    elif name == "export" and "tolerance" in given:
+        # `results export` has the name too.
+        if not 0 < given["tolerance"] < 1:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {given['tolerance']}")
+        if given["part"] != "model":
+            check_stages(given["model"], given["part"].split("..", 1), "stage {!r}", ["model"])
+    elif name == "profile":
+        _check_profile(given)
+    elif name == "tokens":
+        from segmeter.harness.inputs import MAX_SIDE
+
+        short = given["short_side"]
+        if not SHORTEST <= short <= MAX_SIDE:
+            raise ValueError(f"--short-side must be from {SHORTEST} to {MAX_SIDE} pixels, got {short}")
+        if str(given["at"]).startswith("layer:") and not given.get("encoder"):
+            raise ValueError(f"--at {given['at']} needs an encoder: give --encoder")
+    elif name == "build":
+        for architecture in given.get("arch") or ():
+            if architecture not in known()["architectures"]:
+                among = ", ".join(map(str, known()["architectures"]))
+                raise ValueError(f"unknown architecture {architecture}: expected one of {among}")
+    elif name == "hub":
+        from segmeter.harness.op import check_owner
+
+        check_owner(given["owner"])
+    elif name == "plot" and given.get("kind") == "pareto":
+        if not any(given.get(other) for other in ("add", "records", "models")):
+            for option, words in known()["drawn"].items():
+                for value in _texts(given, option):
+                    check_word(f"--{option}", value, ["all", *words] if option == "paper" else words)
+    elif name == "sweep":
+        from segmeter.harness.profiling import read_plan
+
+        for cell in read_plan(given["file"]).cells:
+            check_model(cell.model)
+
+
+def _check_training(given: Mapping[str, Any]) -> None:
+    frozen = given.get("freeze") or ()
+    model = given.get("model") or given.get("encoder")
+    if frozen:
+        check_stages(model, [part.partition(".")[0] for part in frozen], "part {!r} to freeze")
+    if (frozen or given.get("training")) and (given.get("dataset") or given.get("annotations")):
+        raise ValueError("--training goes with one size; a data set has many")
+
+
+def _check_profile(given: Mapping[str, Any]) -> None:
+    roofline, device = given.get("roofline"), str(given["device"]).partition(":")[0]
+    if roofline is not None and roofline.suffix not in PICTURES:
+        raise ValueError(f"--roofline must end in .pdf, .svg or .png, got {roofline.name!r}")
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {given['device']!r}{nearest(device, DEVICES)}")
+    if given.get("cuda_graph") and device != "cuda":
+        raise ValueError("--cuda-graph needs --device cuda")
+    if given.get("compile") and given.get("runtime"):
+        raise ValueError("--compile is --runtime compile: give one of the two")
+
+
 def _texts(given: Mapping[str, Any], *names: str) -> Iterator[str]:
     for name in names:
         value = given.get(name)
@@ -152,11 +227,9 @@ def _check_models(given: Mapping[str, Any]) -> None:
 def _check_inputs(given: Mapping[str, Any]) -> None:
     """``--input``, which library's models alone take."""
     for text in _texts(given, "input"):
-        name, equals, _ = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
-            raise ValueError(
-                f"--input must be NAME=SHAPE[:DTYPE], such as task_inputs=1x77:int64; got {text!r}"
-            )
+        from segmeter.harness.models import written_input
+
+        written_input(text)
         for model in _texts(given, "model"):
             if not library_name(model):
                 raise ValueError("--input is for a library's model, such as hf:ORG/NAME")
@@ -200,6 +273,10 @@ def _check_places(given: Mapping[str, Any]) -> None:
                 raise ValueError(f"{message}: {path}")
         if name in ("weights", "source"):
             _check_checkpoints(value)
+    if isinstance(given.get("add"), Path):
+        from segmeter.harness.tradeoff import own_points
+
+        own_points(given["add"])
     for name in ("images", "photo"):
         # A site takes no photos, and says so.
         if given.get(name) and not given.get("site"):

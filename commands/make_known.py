@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from segmeter.commands.known import PATH
+from segmeter.cuda_ops.cuda_build import ARCHITECTURES
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.backbones.table import BACKBONES
 from segmeter.encoders.backbones.vit import VITS
@@ -18,9 +19,10 @@ from segmeter.encoders.reduction.table import REDUCERS
 from segmeter.encoders.rules import NotAllZero, rule_data
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting import CONVENTIONS
-from segmeter.harness.models import REDUCTION_PRESETS, all_presets
+from segmeter.harness.models import REDUCTION_PRESETS, all_presets, model_from_parts
 from segmeter.harness.profiling import DTYPES
 from segmeter.harness.records import to_json, write_text
+from segmeter.harness.tradeoff import published_points
 
 READ = {read_value: "value", read_stages: "stages", str: "word"}
 
@@ -29,7 +31,7 @@ def known() -> str:
     """The file's text: options of systems and reducers, backbones, presets, conventions, dtypes."""
     content = {
         "flags": _flags(),
-        "systems": {name: _system(system) for name, system in SYSTEMS.items()},
+        "systems": {name: _system(name, system) for name, system in SYSTEMS.items()},
         "not_all_zero": {
             kind.name: kind.together.names
             for kind in ENCODERS.values()
@@ -47,11 +49,16 @@ def known() -> str:
         "presets": {**{name: preset.model for name, preset in all_presets().items()}, **REDUCTION_PRESETS},
         "conventions": list(CONVENTIONS),
         "dtypes": list(DTYPES),
+        "drawn": {
+            "dataset": sorted({point.dataset for point in published_points()}),
+            "paper": sorted({point.paper for point in published_points()}),
+        },
+        "architectures": list(ARCHITECTURES),
     }
     return to_json(content)
 
 
-def _system(system: System) -> dict[str, Any]:
+def _system(name: str, system: System) -> dict[str, Any]:
     return {
         "options": _options(system.options),
         "chooser": system.chooser,
@@ -59,9 +66,15 @@ def _system(system: System) -> dict[str, Any]:
         "backbones": system.backbones,
         "default_backbone": system.default_backbone,
         "title": system.title,
+        "stages": _stages(name),
         "size_divisor": system.size_divisor,
         "has_queries": system.default_queries(system.default_backbone) > 0,
     }
+
+
+def _stages(name: str) -> list[str]:
+    """Names of the stages, with the usual options."""
+    return [stage.name for stage in model_from_parts(name, None, None, 133, None, {}).stages]
 
 
 def _options(options: Iterable[Option]) -> list[dict[str, Any]]:

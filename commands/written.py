@@ -4,7 +4,7 @@ Models of the user's own and of libraries are checked as far as their files tell
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -99,6 +99,28 @@ def check_number(what: str, value: Any, fewest: int, most: int) -> None:
     """Raise ValueError unless it is a whole number in these bounds."""
     if not is_integer(value) or not fewest <= value <= most:
         raise ValueError(f"{what} must be from {fewest} to {most}, got {value}")
+
+
+def check_stages(text: str, parts: Iterable[str], what: str, further: Iterable[str] = ()) -> None:
+    """Refuse a part of a system of ours that no system has.
+
+    Args:
+        text: the model.
+        parts: names of stages, as they were written.
+        what: how one is named in an error line.
+        further: other words that are allowed.
+
+    Raises:
+        ValueError: with the nearest stage.
+    """
+    systems = known()["systems"]
+    system = systems.get(_parsed(_resolved(text)).name)
+    # Some options add a stage: whether this choice of them does is told later.
+    every = {stage for each in systems.values() for stage in each["stages"]}
+    for part in parts:
+        if system and part not in every:
+            stages = [*system["stages"], *further]
+            raise ValueError(f"{system['title']} has no {what.format(part)}{nearest(part, stages)}")
 
 
 def check_size(text: str, padded: tuple[int, int]) -> None:

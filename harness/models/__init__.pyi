@@ -8,7 +8,7 @@ from .libraries.called import model_of as model_of
 from .libraries.called import refusal as refusal
 from .libraries.configs import read_object as read_object
 from .libraries.hub import config_files as config_files
-from .libraries.inputs import written_input as written_input
+from .libraries.input_text import written_input as written_input
 from .libraries.names import library_names as library_names
 from .libraries.settling import as_training_starts as as_training_starts
 from .libraries.settling import mask_probabilities as mask_probabilities

@@ -4,6 +4,7 @@ from .bench import write_record as write_record
 from .doctor import build_ahead as build_ahead
 from .doctor import diagnose as diagnose
 from .hub import write_project as write_project
+from .names import check_owner as check_owner
 from .problems import DTYPES as DTYPES
 from .shapes import DTYPE_NAMES as DTYPE_NAMES
 from .shapes import PASSES as PASSES

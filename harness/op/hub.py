@@ -12,6 +12,7 @@ from pathlib import Path
 
 from segmeter import compiler
 from segmeter.cuda_ops import cpu_kernel
+from segmeter.harness.op.names import check_owner
 
 NAME = "segmeter-deform-attn"
 PACKAGE = NAME.replace("-", "_")
@@ -195,8 +196,7 @@ def write_project(folder: Path, owner: str) -> list[Path]:
     Raises:
         ValueError: the folder exists already or cannot be written, or no owner's name can be so.
     """
-    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?", owner):
-        raise ValueError(f"--owner is a user's or an organisation's name on the Hub, got {owner!r}")
+    check_owner(owner)
     if folder.exists():
         raise ValueError(f"{folder} is there already; --out names a new folder")
     files = project(owner)

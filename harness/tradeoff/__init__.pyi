@@ -1,3 +1,4 @@
+from .collect import published_points as published_points
 from .figure_data import breakdown_data as breakdown_data
 from .figure_data import collect_figures as collect_figures
 from .figure_data import layers_data as layers_data

@@ -9,20 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from segmeter.harness.inputs import MAX_SIDE, Size, format_size
-from segmeter.model_text import INPUT
+from segmeter.harness.models.libraries.input_text import DTYPE_NAMES, read_input
 from segmeter.words import nearest
 
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "bool": torch.bool,
-}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 # Where a processor keeps an image's proportions, the figure is for the commonest image of COCO.
 PHOTO = (480, 640)
-# Elements; a larger one is a mistake, or would have to be made in earnest for nothing.
-MOST_ELEMENTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -170,43 +162,6 @@ def _filled(values: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     if wanted < 4:
         return values[:wanted] or values[:1]
     return (values[0], *[values[1]] * (wanted - 3), *values[-2:])
-
-
-def read_input(name: str, text: str) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype ("" where none is given) of ``1x77`` or ``1x77,int64`` or ``1x77:int64``.
-
-    >>> read_input("task_inputs", "1x77:int64")
-    ((1, 77), 'int64')
-    """
-    sides, _, dtype = re.sub(r"[,:]", " ", text.strip()).partition(" ")
-    dtype = dtype.strip()
-    if not re.fullmatch(r"\d{1,9}(x\d{1,9}){0,7}", sides):
-        raise ValueError(f"input {name} must be SHAPE[:DTYPE], such as 1x77:int64; got {text!r}")
-    shape = tuple(int(side) for side in sides.split("x"))
-    elements = 1
-    for side in shape:
-        elements *= side
-    if not 0 < elements <= MOST_ELEMENTS:
-        raise ValueError(f"input {name} must have from 1 to {MOST_ELEMENTS:,} elements, got {text!r}")
-    if dtype and dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r} of input {name}{nearest(dtype, DTYPES)}")
-    return shape, dtype
-
-
-def written_input(text: str) -> tuple[str, str]:
-    """The option that ``NAME=SHAPE[:DTYPE]`` of the command line stands for.
-
-    >>> written_input("task_inputs=1x77:int64")
-    ('input.task_inputs', '1x77,int64')
-
-    Raises:
-        ValueError: not of that form.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
-        raise ValueError(f"--input must be NAME=SHAPE[:DTYPE], such as task_inputs=1x77:int64; got {text!r}")
-    shape, dtype = read_input(name.strip(), value)
-    return f"{INPUT}{name.strip()}", ",".join(filter(None, ["x".join(map(str, shape)), dtype]))
 
 
 def check_side(size: Size, what: str) -> Size:
