@@ -176,7 +176,7 @@ def _check_of_command(name: str, given: Mapping[str, Any]) -> None:
 
 def _check_training(given: Mapping[str, Any]) -> None:
     frozen = given.get("freeze") or ()
-    model = given.get("model") or given.get("encoder")
+    model = str(given.get("model") or given.get("encoder") or "")
     if frozen:
         check_stages(model, [part.partition(".")[0] for part in frozen], "part {!r} to freeze")
     if (frozen or given.get("training")) and (given.get("dataset") or given.get("annotations")):

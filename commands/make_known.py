@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from segmeter.commands.known import PATH
-from segmeter.cuda_ops.cuda_build import ARCHITECTURES
 from segmeter.encoders import ENCODERS
 from segmeter.encoders.backbones.table import BACKBONES
 from segmeter.encoders.backbones.vit import VITS
@@ -20,6 +19,7 @@ from segmeter.encoders.rules import NotAllZero, rule_data
 from segmeter.encoders.systems.table import SYSTEMS
 from segmeter.harness.counting import CONVENTIONS
 from segmeter.harness.models import REDUCTION_PRESETS, all_presets, model_from_parts
+from segmeter.harness.op import ARCHITECTURES
 from segmeter.harness.profiling import DTYPES
 from segmeter.harness.records import to_json, write_text
 from segmeter.harness.tradeoff import published_points

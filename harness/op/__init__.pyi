@@ -1,6 +1,7 @@
 from .bench import Options as Options
 from .bench import run_benchmark as run_benchmark
 from .bench import write_record as write_record
+from .doctor import ARCHITECTURES as ARCHITECTURES
 from .doctor import build_ahead as build_ahead
 from .doctor import diagnose as diagnose
 from .hub import write_project as write_project

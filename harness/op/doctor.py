@@ -17,6 +17,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What the encoders ask for: 8 heads of 32 channels, 4 points, 1 to 4 levels (PRO-SCALE's stages, M2F,
 # Lite-M2F).
 HEADS, HEAD_DIM, POINTS, LEVELS = 8, 32, 4, (1, 2, 3, 4)
+ARCHITECTURES = cuda_build.ARCHITECTURES
 HOT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -61,8 +62,8 @@ def build_ahead(architectures: Sequence[int] = ()) -> list[dict[str, Any]]:
         ValueError: an architecture that the kernels are not made for.
     """
     for architecture in architectures:
-        if architecture not in cuda_build.ARCHITECTURES:
-            known = ", ".join(map(str, cuda_build.ARCHITECTURES))
+        if architecture not in ARCHITECTURES:
+            known = ", ".join(map(str, ARCHITECTURES))
             raise ValueError(f"unknown architecture {architecture}: expected one of {known}")
     rows = [_built("CPU kernel", lambda: cpu_kernel.library()._name)]
     for architecture in architectures or architectures_at_hand():
