@@ -287,11 +287,13 @@ def _check_places(given: Mapping[str, Any]) -> None:
 
 def _check_checkpoints(value: Any) -> None:
     for each in value if isinstance(value, list | tuple) else [value]:
-        path = Path(each) if isinstance(each, str) and Path(each).is_file() else each
-        if isinstance(path, Path):
-            from segmeter.harness.weights import check_checkpoint
+        if isinstance(each, Path) or (isinstance(each, str) and each.partition(":")[0] != "timm"):
+            from segmeter.harness.weights import SUFFIXES, check_checkpoint
 
-            check_checkpoint(path)
+            if isinstance(each, str) and not Path(each).is_file():
+                kinds = ", ".join(SUFFIXES)
+                raise ValueError(f"no such weights: {each}; expected a file ({kinds}), or timm or timm:TAG")
+            check_checkpoint(Path(each))
 
 
 def _check_outputs(name: str, given: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
 from .checkpoint import read_checkpoint as read_checkpoint
+from .kinds import SUFFIXES as SUFFIXES
 from .kinds import check_checkpoint as check_checkpoint
 from .load import CheckpointMismatchError as CheckpointMismatchError
 from .load import convert as convert

@@ -114,6 +114,7 @@ MISUSE = {
     "profile m2f --cuda-graph": "--cuda-graph needs --device cuda",
     "profile m2f --device mps": "unknown device 'mps'; choose from cpu, cuda",
     "profile m2f --runtime onnxruntime --compile": "--compile is --runtime compile",
+    "tokens --weights R-50.pkl": "no such weights: R-50.pkl; expected a file",
     "tokens --short-side 3": "--short-side must be from 32 to 32768 pixels, got 3",
     "tokens --at layer:9": "--at layer:9 needs an encoder",
     "tokens --sample -1": "the sample must be at least 2 tokens",

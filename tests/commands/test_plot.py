@@ -99,7 +99,7 @@ BAD = {
     "no timing": (["plot", "pareto", "--x", "latency"], "give timing records with --from"),
     "two backbones": (["plot", "layers", "--backbone", "r50", "--backbone", "r101"], "takes one --backbone"),
     "no picture": (["plot", "layers", "--out", "x.jpg"], "expected a folder or a file in .pdf, .svg, .png"),
-    "missing own file": (["plot", "pareto", "--add", "/no/such.csv"], "/no/such.csv is missing"),
+    "missing own file": (["plot", "pareto", "--add", "/no/such.csv"], "no such file of points: /no/such.csv"),
     "missing records": (["plot", "realised", "--from", "/no/such"], "/no/such is not a folder"),
     "no table": (["table"], "choose from 1 to 11, 15, 16"),
     "unknown table": (["table", "13"], "choose from 1 to 11, 15, 16; nearest: 11"),

@@ -270,12 +270,18 @@ def test_named_models_are_counted_at_the_stated_size(tmp_path: Path) -> None:
     assert all(one["by_chance"] < 0.02 for one in record["measured"] if one["verdict"] == "reproduced")
 
 
-def test_a_hundred_thousand_rows_take_no_ten_seconds(tmp_path: Path) -> None:
+def test_four_times_the_rows_take_about_four_times_the_work(tmp_path: Path) -> None:
+    # Each row against each other would take sixteen times.
+    assert _processor_seconds(tmp_path, 40_000) < 8 * _processor_seconds(tmp_path, 10_000)
+
+
+def _processor_seconds(folder: Path, rows: int) -> float:
+    """Of the audit of a table of so many models."""
     chance = random.Random(0)
-    path = tmp_path / "big.csv"
+    path = folder / f"{rows}.csv"
     with path.open("w") as file:
         file.write("model,backbone,size,params (M),GFLOPs,FPS,latency (ms),mIoU\n")
-        for n in range(100_000):
+        for n in range(rows):
             ms = round(chance.uniform(5, 100), 1)
             file.write(f"m{n},r50,512x512,{chance.uniform(5, 90):.1f},{chance.uniform(5, 900):.1f},")
             file.write(f"{1000 / ms:.1f},{ms},{chance.uniform(30, 60):.1f}\n")
@@ -284,4 +290,4 @@ def test_a_hundred_thousand_rows_take_no_ten_seconds(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode in (0, 1), done.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -131,7 +131,7 @@ def test_a_file_that_differs_or_cannot_be_is_not_written(
     said = capsys.readouterr().err
     assert "Choosy cannot be traced: " in said and said.count("\n") == 1
     assert run("export", "pro-scale@r50", *size, "--part", "encoders") == 2
-    assert "decoder, postprocess; did you mean 'encoder'?" in capsys.readouterr().err
+    assert "PRO-SCALE has no stage 'encoders'; did you mean 'encoder'?" in capsys.readouterr().err
     assert run("export", "pro-scale@r50", "--output", tmp_path / "no" / "a.onnx") == 2
     assert "there is no folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
