@@ -52,17 +52,19 @@ COMMANDS = (
     "results export {folder}/all.csv --from results/records",
     "sweep {sweep} --plan",
     "check {budgets}",
+    "baseline update {budgets} --out {folder}/baseline.json",
     "audit {table}",
     "audit --paper algm",
     "tokens --backbone r50 --encoder m2f --random-weights --num-images 1 --short-side 64 --out {folder}/t",
     "paper docs/paper/numbers.toml --out {folder}/paper",
     "plot circles --out {folder}",
     "export {mine}:Tiny --padded-size 32x32 --out {folder}/tiny.onnx",
+    "op build",
     "op hub --owner me --out {folder}/hub",
     "datasets check docs",
 )
 # What they print is prose, or needs weights, a data set or a compiler: their tables are shown elsewhere.
-ELSEWHERE = {"evaluate", "miou", "predict", "convert", "report", "op bench", "op build", "baseline update"}
+ELSEWHERE = {"evaluate", "miou", "predict", "convert", "report", "op bench"}
 WIDTHS = (60, 80, 100, 120, 200)
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?: %)?")
 MINE = """import torch
