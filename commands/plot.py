@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from segmeter.commands.console import progress_bar, show, show_json, user_input, warn
+from segmeter.commands.early import PICTURES
 from segmeter.commands.figures import choose, draw, one_of
 from segmeter.commands.options import JsonOpt, VerboseOpt
-
-PICTURES = (".pdf", ".svg", ".png")
 
 
 def register(app: typer.Typer) -> None:
